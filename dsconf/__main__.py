@@ -1,0 +1,5 @@
+"""``python -m dsconf``."""
+
+from dsconf.cli import main
+
+main()

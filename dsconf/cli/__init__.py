@@ -1,0 +1,69 @@
+"""The command line: one file per command, imported only when that command is asked for."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+import click
+
+from dsconf import __version__
+from dsconf.errors import DsconfError, nearest
+
+# The summaries stand here so that --help need not import the commands.
+COMMANDS = {
+    "recommend": "Choose the fastest config that fits, and write it.",
+    "estimate": "Say what each GPU and each node will hold, byte by byte.",
+    "stages": "Compare ZeRO stages 0 to 3 side by side.",
+    "validate": "Check ds_config files against DeepSpeed's own rules.",
+    "check": "Prove a config by running a short real DeepSpeed step.",
+}
+
+EPILOG = "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."
+
+
+class LazyGroup(click.Group):
+    """Imports ``dsconf.cli.<command>`` when it is run, and lists summaries without importing."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"dsconf.cli.{cmd_name}").command
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            raise click.UsageError(f"No such command {args[0]!r}{nearest(args[0], list(COMMANDS))}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, package_name="dsconf", message="%(prog)s %(version)s")
+def group() -> None:
+    """Which DeepSpeed config trains this model on these GPUs fastest without running out of memory?"""
+
+
+def main() -> None:
+    """Entry point: a person's mistake is one line on stderr and the right exit code, never a traceback."""
+    try:
+        group.main(prog_name="dsconf", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.Abort:
+        click.echo("dsconf: stopped", err=True)
+        sys.exit(130)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except DsconfError as error:
+        click.echo(f"dsconf: {error}", err=True)
+        sys.exit(error.exit_code)

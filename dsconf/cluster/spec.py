@@ -1,0 +1,45 @@
+"""What it runs on: GPUs, nodes and the links in and between them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """One accelerator. FLOP/s are dense (no sparsity); bandwidths are bytes a second."""
+
+    name: str
+    memory_bytes: int
+    """Memory that ``torch.cuda.mem_get_info`` can report as total (less than the marketing figure)."""
+    bf16_flops: float
+    """Dense bf16 (fp16 where the card has no bf16) matrix FLOP/s."""
+    fp32_flops: float
+    memory_bandwidth: float
+    link_bandwidth: float
+    """Bytes a second one GPU sends to its peers in a node, one direction (NVLink, else PCIe)."""
+    host_bandwidth: float
+    """Bytes a second between one GPU and host memory, one direction (PCIe or C2C)."""
+    has_bf16: bool = True
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """``world_size`` GPUs of one kind, ``gpus_per_node`` to a node."""
+
+    gpu: Gpu
+    world_size: int
+    gpus_per_node: int
+    host_memory_bytes: int | None = None
+    """Memory of one node; None when nobody said."""
+    nvme_path: str | None = None
+    node_bandwidth: float = 50e9
+    """Bytes a second one GPU sends to another node, one direction (400 Gbit/s InfiniBand a GPU)."""
+    cpu_cores: int = 64
+    host_memory_bandwidth: float = 300e9
+
+    @property
+    def nodes(self) -> int:
+        """Number of nodes, the last one possibly not full."""
+        return -(-self.world_size // self.gpus_per_node)

@@ -1,0 +1,1 @@
+"""The ds_config: reading, checking and writing it."""

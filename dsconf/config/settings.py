@@ -1,0 +1,64 @@
+"""A ds_config as DeepSpeed sees it: defaults filled in, "auto" resolved, deprecated names mapped.
+
+Every default is DeepSpeed 0.19.8's own (runtime/zero/config.py, runtime/zero/offload_config.py, runtime/config.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that decide memory and speed. Bucket sizes are in elements, as in the file."""
+
+    stage: int = 0
+    engine: str = "deepspeed"
+    """``deepspeed``, or ``ddp`` for torch's own DistributedDataParallel without DeepSpeed."""
+    precision: str = "fp32"
+    """``bf16``, ``fp16``, ``fp32`` or ``autocast`` (fp32 parameters under torch_autocast)."""
+    optimizer: str = "adamw"
+    """Lower-case optimizer name; ``none`` where the config has no optimizer and the script brings none."""
+    optimizer_fused: bool = True
+    """DeepSpeed's FusedAdam; False for ``torch_adam`` (torch's foreach AdamW on CUDA)."""
+    momentum: float = 0.0
+    """SGD's momentum: 0 keeps no state."""
+    micro_batch: int | None = None
+    accumulation: int | None = None
+    train_batch: int | None = None
+    gradient_clipping: float = 1.0
+    grad_accum_dtype: str | None = None
+    communication_dtype: str | None = None
+    bf16_master: bool = False
+    bf16_optimizer_states: bool = False
+    immediate_grad_update: bool = False
+    offload_optimizer: str = "none"
+    """``none``, ``cpu`` or ``nvme``."""
+    offload_optimizer_pinned: bool = True
+    offload_optimizer_ratio: float = 1.0
+    offload_optimizer_buffers: int = 4
+    offload_param: str = "none"
+    offload_param_pinned: bool = True
+    offload_param_buffers: int = 5
+    offload_param_buffer_size: int = 100_000_000
+    offload_param_max_in_cpu: int = 1_000_000_000
+    reduce_bucket_size: int = 500_000_000
+    allgather_bucket_size: int = 500_000_000
+    overlap_comm: bool = False
+    """DeepSpeed's default is True at stage 3 and False below."""
+    contiguous_gradients: bool = True
+    reduce_scatter: bool = True
+    multi_rank_bucket_allreduce: bool = True
+    round_robin_gradients: bool = False
+    parameter_alignment: bool = False
+    sub_group_size: int = 1_000_000_000
+    prefetch_bucket_size: int = 50_000_000
+    param_persistence_threshold: int = 100_000
+    model_persistence_threshold: int = 2**63 - 1
+    max_live_parameters: int = 1_000_000_000
+    max_reuse_distance: int = 1_000_000_000
+    allgather_sequential: bool = False
+    hpz_partition_size: int = 1
+    quantized_weights: bool = False
+    memory_efficient_linear: bool = True
+    module_granularity_threshold: int = 0

@@ -1,0 +1,34 @@
+"""The failures a person can cause or meet; each carries the exit code of the outside contract."""
+
+from __future__ import annotations
+
+
+class DsconfError(Exception):
+    """One clear line for a person: what was given, what is wrong, what to do."""
+
+    exit_code = 2
+
+
+class InputError(DsconfError):
+    """An option, argument or file cannot be used as given (exit 2)."""
+
+
+class DoesNotFitError(DsconfError):
+    """The question was understood and the answer is no (exit 1)."""
+
+    exit_code = 1
+
+
+class UnavailableError(DsconfError):
+    """The step cannot be run here: no GPU, DeepSpeed not installed, time limit (exit 3)."""
+
+    exit_code = 3
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """A ``did you mean`` suffix for an unknown ``word``, or an empty string when nothing is close."""
+    from difflib import get_close_matches
+
+    lowered = {name.lower(): name for name in known}
+    close = get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
+    return f"; did you mean {lowered[close[0]]!r}?" if close else ""

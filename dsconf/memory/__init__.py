@@ -1,0 +1,1 @@
+"""Bytes of each moment of a training step."""

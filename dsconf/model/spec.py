@@ -1,0 +1,93 @@
+"""What is trained: the shape of a decoder-only transformer and its parameters, in registration order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
+
+
+class Param(NamedTuple):
+    """One parameter tensor as ``named_parameters()`` of the Hugging Face module yields it."""
+
+    name: str
+    shape: tuple[int, ...]
+    trainable: bool = True
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+
+class Parameters(NamedTuple):
+    """All parameters of a model in registration order: ``before``, then ``layers`` times ``layer``, then ``after``.
+
+    ZeRO flattens and slices parameters in this order, so which tensors a rank owns follows from it.
+    A tied ``lm_head`` is not listed: it is the embedding. Names in ``layer`` are relative to the layer.
+    """
+
+    before: tuple[Param, ...]
+    layer: tuple[Param, ...]
+    layers: int
+    after: tuple[Param, ...]
+
+    def total(self) -> int:
+        """Elements of all parameters."""
+        return sum(p.numel for p in (*self.before, *self.after)) + self.layers * sum(p.numel for p in self.layer)
+
+    def trainable(self) -> int:
+        """Elements of the parameters that get a gradient."""
+        ends = sum(p.numel for p in (*self.before, *self.after) if p.trainable)
+        return ends + self.layers * sum(p.numel for p in self.layer if p.trainable)
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A decoder-only transformer. Two models are the same only when they are one object.
+
+    Lengths are in elements. ``mlp`` is the width of one feed-forward network (of one expert where there are
+    experts). Dropout figures are probabilities; 0 means the operation is absent from the graph.
+    """
+
+    name: str
+    """What the person called it: ``meta-llama/Llama-3.1-8B``, ``70B``, a path."""
+    family: str
+    """Hugging Face ``model_type``: decides the layer's operations."""
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    vocab: int
+    positions: int
+    """Longest sequence the model was made for (``max_position_embeddings``)."""
+    tied: bool
+    """Whether the output projection is the embedding matrix."""
+    parameters: Parameters
+    activation: str = "silu"
+    """Hugging Face name of the feed-forward activation: ``silu``, ``gelu_new``, ``gelu``, ``relu`` …"""
+    rotary_dim: int = 0
+    """Rotated elements of each head; 0 without rotary embedding."""
+    embedding_dim: int = 0
+    """Width of the token embedding where it differs from ``hidden`` (OPT's ``word_embed_proj_dim``), else 0."""
+    parallel_residual: bool = False
+    """Attention and feed-forward read the same input (GPT-NeoX, Falcon, Phi)."""
+    alibi: bool = False
+    pre_norm: bool = True
+    """False where the norm follows the block (OPT-350m's ``do_layer_norm_before: false``; OLMo 2 has its own)."""
+    embedding_dropout: float = 0.0
+    hidden_dropout: float = 0.0
+    attention_dropout: float = 0.0
+    attention_softcap: float = 0.0
+    logit_softcap: float = 0.0
+    sliding_window: int = 0
+    experts: int = 0
+    experts_per_token: int = 0
+    lora_rank: int = 0
+
+    @property
+    def num_params(self) -> int:
+        """Elements of all parameters, frozen ones included."""
+        return self.parameters.total()

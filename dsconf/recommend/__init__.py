@@ -1,0 +1,1 @@
+"""Which config trains fastest without running out of memory."""

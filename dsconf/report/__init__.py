@@ -1,0 +1,1 @@
+"""Prints results for people and machines."""

@@ -1,0 +1,78 @@
+"""Reads and prints sizes and counts. Bytes are ints everywhere else; GiB exists only here."""
+
+from __future__ import annotations
+
+import re
+
+from dsconf.errors import InputError
+
+KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
+
+_DECIMAL = {"": 1, "k": 10**3, "m": 10**6, "b": 10**9, "g": 10**9, "t": 10**12}
+_BYTES = {
+    "": 1,
+    "b": 1,
+    "kb": 10**3,
+    "mb": 10**6,
+    "gb": 10**9,
+    "tb": 10**12,
+    "kib": KIB,
+    "mib": MIB,
+    "gib": GIB,
+    "tib": TIB,
+}
+_NUMBER = re.compile(r"\s*([-+]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*([a-zA-Z]*)\s*")
+
+
+def _parse(value: str, units: dict[str, int], what: str, example: str) -> int:
+    match = _NUMBER.fullmatch(value)
+    if match is None or match[2].lower() not in units:
+        raise InputError(f"{value!r} is not {what}; write it like {example}")
+    try:
+        size = float(match[1].replace("_", "")) * units[match[2].lower()]
+        exact = int(size)
+    except (ValueError, OverflowError):
+        raise InputError(f"{value!r} is not a finite number") from None
+    if exact <= 0:
+        raise InputError(f"{value} is not a positive number")
+    return exact
+
+
+def parse_count(value: str) -> int:
+    """A positive count such as ``70B``, ``1.5e9`` or ``125M`` (decimal units).
+
+    Raises:
+        InputError: not a number, an unknown unit, or not positive.
+    """
+    return _parse(value, _DECIMAL, "a count", "70B, 125M or 1.5e9")
+
+
+def parse_bytes(value: str) -> int:
+    """A positive number of bytes such as ``80GiB`` (binary) or ``80GB`` (decimal).
+
+    Raises:
+        InputError: not a number, an unknown unit, or not positive.
+    """
+    return _parse(value, _BYTES, "a size", "80GiB (2**30) or 80GB (10**9)")
+
+
+def gib(num_bytes: int) -> float:
+    """Bytes as GiB (2**30), for printing."""
+    return num_bytes / GIB
+
+
+def format_bytes(num_bytes: int) -> str:
+    """``num_bytes`` with the unit a person would choose: ``3.14 GiB``, ``66.0 MiB``, ``1.50 TiB``."""
+    size = abs(num_bytes)
+    for unit, name, digits in ((TIB, "TiB", 2), (GIB, "GiB", 2), (MIB, "MiB", 1), (KIB, "KiB", 1)):
+        if size >= unit:
+            return f"{num_bytes / unit:.{digits}f} {name}"
+    return f"{num_bytes} B"
+
+
+def format_count(count: float) -> str:
+    """``count`` in decimal units: ``70.6B``, ``125M``, ``12.3k``."""
+    for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
+        if abs(count) >= unit:
+            return f"{count / unit:.3g}{name}"
+    return f"{count:.3g}"

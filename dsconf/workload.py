@@ -1,0 +1,29 @@
+"""How it is trained, as far as the ds_config does not say."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ATTENTION_KERNELS = ("sdpa", "eager", "flash")
+LOAD_DTYPES = ("bf16", "fp16", "fp32")
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One training step of one rank. Sequence length is in tokens, micro-batch in sequences."""
+
+    seq_len: int = 2048
+    micro_batch: int = 1
+    accumulation: int = 1
+    """Micro-batches of one optimizer step (gradient accumulation)."""
+    checkpointing: bool = False
+    """Activation checkpointing of every decoder layer (Hugging Face's ``gradient_checkpointing``)."""
+    reentrant: bool = False
+    """Which of torch's two checkpoint implementations; Hugging Face's default is the non-re-entrant one."""
+    attention: str = "sdpa"
+    load_dtype: str | None = None
+    """Type the weights are loaded in; None: the type they are trained in."""
+    zero_init: bool | None = None
+    """Built under ``deepspeed.zero.Init``; None: yes at stage 3."""
+    quantize: str | None = None
+    """``4bit`` or ``8bit`` storage of the frozen weights (QLoRA)."""
