@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from importlib import import_module
+from typing import Any
 
 import click
 
@@ -19,11 +20,35 @@ COMMANDS = {
     "check": "Prove a config by running a short real DeepSpeed step.",
 }
 
-EPILOG = "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."
+EPILOG = (
+    "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."
+)
+
+
+def _help_of(error: click.UsageError) -> str:
+    return f"{error.ctx.command_path if error.ctx else 'dsconf'} --help"
 
 
 class LazyGroup(click.Group):
     """Imports ``dsconf.cli.<command>`` when it is run, and lists summaries without importing."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """A person's mistake is one line on stderr and the right exit code, never a traceback."""
+        kwargs["standalone_mode"] = False
+        try:
+            code = super().main(*args, **kwargs)
+        except click.Abort:
+            message, code = "stopped", 130
+        except click.UsageError as error:
+            message, code = f"{error.format_message()} (see {_help_of(error)})", 2
+        except click.ClickException as error:
+            message, code = error.format_message(), error.exit_code
+        except DsconfError as error:
+            message, code = str(error), error.exit_code
+        else:
+            sys.exit(code if isinstance(code, int) else 0)
+        click.echo(f"dsconf: {message}", err=True)
+        sys.exit(code)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -53,17 +78,5 @@ def group() -> None:
 
 
 def main() -> None:
-    """Entry point: a person's mistake is one line on stderr and the right exit code, never a traceback."""
-    try:
-        group.main(prog_name="dsconf", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
-    except click.Abort:
-        click.echo("dsconf: stopped", err=True)
-        sys.exit(130)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except DsconfError as error:
-        click.echo(f"dsconf: {error}", err=True)
-        sys.exit(error.exit_code)
+    """Entry point of the ``dsconf`` script."""
+    group(prog_name="dsconf")
