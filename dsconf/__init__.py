@@ -1,3 +1,36 @@
-"""DeepSpeed config generator and memory estimator."""
+"""DeepSpeed config generator and memory estimator.
+
+``estimate``, ``recommend``, ``validate`` and ``check`` take the same words as the command line's options.
+They are loaded on first use, so that ``import dsconf`` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dsconf.config.validate import validate
+    from dsconf.live.check import check
+    from dsconf.memory.api import estimate
+    from dsconf.search.recommend import recommend
 
 __version__ = "0.1.0"
+__all__ = ["check", "estimate", "recommend", "validate"]
+
+_HOMES = {
+    "check": "dsconf.live.check",
+    "estimate": "dsconf.memory.api",
+    "recommend": "dsconf.search.recommend",
+    "validate": "dsconf.config.validate",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'dsconf' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

@@ -1,4 +1,4 @@
-"""Finds the shipped schemas/ and templates/: in a wheel, an editable install, a zip and a bare checkout alike."""
+"""Finds the shipped schemas/ and templates/ in a wheel, an editable install, a zip and a bare checkout."""
 
 from __future__ import annotations
 

@@ -14,7 +14,7 @@ from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Parsed(click.ParamType):
+class _Parsed(click.ParamType[Any]):
     """Turns text into a value with a function that raises InputError; the message names the option."""
 
     def __init__(self, name: str, parse: Callable[[str], Any]) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 class Param(NamedTuple):
@@ -78,7 +79,7 @@ class Model:
     """Attention and feed-forward read the same input (GPT-NeoX, Falcon, Phi)."""
     alibi: bool = False
     pre_norm: bool = True
-    """False where the norm follows the block (OPT-350m's ``do_layer_norm_before: false``; OLMo 2 has its own)."""
+    """False where the norm follows the block (OPT-350m); OLMo 2's norms follow from its family."""
     embedding_dropout: float = 0.0
     hidden_dropout: float = 0.0
     attention_dropout: float = 0.0
@@ -88,6 +89,8 @@ class Model:
     experts: int = 0
     experts_per_token: int = 0
     lora_rank: int = 0
+    hf_config: Mapping[str, Any] = field(default_factory=dict)
+    """The Hugging Face config.json this shape was read from, or stands for: what a live run builds."""
 
     @property
     def num_params(self) -> int:
