@@ -20,9 +20,7 @@ COMMANDS = {
     "check": "Prove a config by running a short real DeepSpeed step.",
 }
 
-EPILOG = (
-    "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."
-)
+EPILOG = "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."
 
 
 def _help_of(error: click.UsageError) -> str:

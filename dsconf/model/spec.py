@@ -35,9 +35,7 @@ class Parameters(NamedTuple):
 
     def total(self) -> int:
         """Elements of all parameters."""
-        return sum(p.numel for p in (*self.before, *self.after)) + self.layers * sum(
-            p.numel for p in self.layer
-        )
+        return sum(p.numel for p in (*self.before, *self.after)) + self.layers * sum(p.numel for p in self.layer)
 
     def trainable(self) -> int:
         """Elements of the parameters that get a gradient."""
