@@ -32,6 +32,8 @@ class Settings:
     bf16_master: bool = False
     bf16_optimizer_states: bool = False
     immediate_grad_update: bool = False
+    fp16_master: bool = False
+    """fp16's own ``fp16_master_weights_and_grads`` (DeepSpeedCPUAdam only)."""
     offload_optimizer: str = "none"
     """``none``, ``cpu`` or ``nvme``."""
     offload_optimizer_pinned: bool = True
@@ -42,6 +44,8 @@ class Settings:
     offload_param_buffers: int = 5
     offload_param_buffer_size: int = 100_000_000
     offload_param_max_in_cpu: int = 1_000_000_000
+    nvme_path: str | None = None
+    """Where NVMe offload puts its files; needed when a device is ``nvme``."""
     reduce_bucket_size: int = 500_000_000
     allgather_bucket_size: int = 500_000_000
     overlap_comm: bool = False
@@ -60,5 +64,7 @@ class Settings:
     allgather_sequential: bool = False
     hpz_partition_size: int = 1
     quantized_weights: bool = False
+    quantized_nontrainable_weights: bool = False
+    quantized_gradients: bool = False
     memory_efficient_linear: bool = True
     module_granularity_threshold: int = 0

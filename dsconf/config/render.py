@@ -1,0 +1,116 @@
+"""Writes a ds_config through the Jinja2 template of its ZeRO stage."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from dsconf.config.resolve import TARGETS
+from dsconf.config.settings import Settings
+from dsconf.errors import InputError, nearest
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+
+class _Optimizer(NamedTuple):
+    """What the ``optimizer`` block says."""
+
+    type: str
+    params: dict[str, Any]
+    tested: bool
+    """Whether ZeRO accepts it without ``zero_allow_untested_optimizer`` (DeepSpeed runtime/zero/utils.py:45-77)."""
+
+
+# Settings.optimizer: (type as DeepSpeed spells it, the parameters it takes, tested with ZeRO)
+_OPTIMIZERS = {
+    "adam": ("Adam", ("lr", "betas", "eps", "weight_decay"), True),
+    "adamw": ("AdamW", ("lr", "betas", "eps", "weight_decay"), True),
+    "adagrad": ("Adagrad", ("lr", "eps", "weight_decay"), True),
+    "lamb": ("Lamb", ("lr", "betas", "eps", "weight_decay"), False),
+    "lion": ("Lion", ("lr", "betas", "weight_decay"), True),
+    "muon": ("Muon", ("lr", "weight_decay"), True),
+    "sgd": ("SGD", ("lr", "momentum", "weight_decay"), False),
+}
+# Which of them the Trainer fills from --learning_rate, --adam_beta1 … (transformers integrations/deepspeed.py) and
+# Accelerate from DummyOptim (accelerator.py: _prepare_deepspeed); any other "auto" would reach the optimizer.
+_LEFT_TO_LOADER = {
+    "deepspeed": (),
+    "hf": ("lr", "betas", "eps", "weight_decay"),
+    "accelerate": ("lr", "weight_decay"),
+}
+
+
+def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Optimizer | None:
+    if settings.optimizer == "none":
+        return None
+    if settings.optimizer not in _OPTIMIZERS:
+        hint = nearest(settings.optimizer, list(_OPTIMIZERS))
+        raise InputError(f"cannot write a config for optimizer {settings.optimizer!r}{hint}")
+    name, keys, tested = _OPTIMIZERS[settings.optimizer]
+    left = _LEFT_TO_LOADER[target]
+    params = {key: "auto" if key in left else values[key] for key in keys}
+    if name.startswith("Adam") and not settings.optimizer_fused and settings.offload_optimizer == "none":
+        params["torch_adam"] = True
+    return _Optimizer(name, params, tested)
+
+
+def _environment() -> Environment:
+    from jinja2 import Environment, FunctionLoader, StrictUndefined
+
+    from dsconf.resources import text
+
+    environment = Environment(
+        loader=FunctionLoader(lambda name: text("templates", name)),
+        undefined=StrictUndefined,
+        autoescape=False,
+        auto_reload=False,
+    )
+    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
+    return environment
+
+
+def _check(settings: Settings, target: str) -> None:
+    if target not in TARGETS:
+        raise InputError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}{nearest(target, TARGETS)}")
+    if settings.engine != "deepspeed" or settings.stage not in (0, 1, 2, 3):
+        raise InputError(f"there is no ds_config for engine {settings.engine}, ZeRO stage {settings.stage}")
+    if target == "deepspeed" and not settings.micro_batch and not settings.train_batch:
+        raise InputError("a ds_config for DeepSpeed needs a micro-batch size or a train batch size")
+    devices = (settings.offload_optimizer, settings.offload_param)
+    if settings.stage == 3 and "nvme" in devices and not settings.nvme_path:
+        raise InputError("offload to NVMe needs the path of a folder on that disk (--nvme)")
+    if settings.stage == 0 and settings.offload_optimizer != "none":
+        raise InputError("optimizer offload needs ZeRO stage 1, 2 or 3")
+
+
+def render(
+    settings: Settings,
+    target: str = "deepspeed",
+    *,
+    learning_rate: float = 5e-5,
+    betas: tuple[float, float] = (0.9, 0.999),
+    eps: float = 1e-8,
+    weight_decay: float = 0.0,
+) -> str:
+    """The text of a complete ds_config.json, strict JSON of two spaces' indent and a final newline.
+
+    It has every key that matters at ``settings.stage`` and none that DeepSpeed 0.19.8 ignores or rejects. For
+    ``hf`` and ``accelerate`` the values that they fill in are "auto". The optimizer's numbers default to HF Trainer's.
+
+    Raises:
+        InputError: nothing to render for these settings: no batch size, an optimizer or a target it does not know,
+            NVMe offload without a path, optimizer offload at stage 0.
+    """
+    _check(settings, target)
+    values = {
+        "lr": learning_rate,
+        "betas": list(betas),
+        "eps": eps,
+        "weight_decay": weight_decay,
+        "momentum": settings.momentum,
+    }
+    template = _environment().get_template(f"zero{settings.stage}.json.j2")
+    auto = None if target == "deepspeed" else "auto"
+    raw = template.render(s=settings, auto=auto, optimizer=_optimizer(settings, target, values))
+    return json.dumps(json.loads(raw), indent=2, ensure_ascii=False) + "\n"

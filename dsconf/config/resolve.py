@@ -1,0 +1,259 @@
+"""Reads a ds_config as DeepSpeed 0.19.8 would: defaults filled in, aliases and deprecated names mapped.
+
+Line references are to DeepSpeed 0.19.8: CFG runtime/config.py, ZC runtime/zero/config.py, CU
+runtime/config_utils.py, PC runtime/precision_config.py, ENG runtime/engine.py, Z12 runtime/zero/stage_1_and_2.py;
+HFT is transformers 5.17 integrations/deepspeed.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from dsconf.config.batch import Batch, solve
+from dsconf.config.coerce import as_block, as_bool, as_dtype, as_float, as_int, as_text
+from dsconf.config.settings import Settings
+from dsconf.errors import InputError, nearest
+
+TARGETS = ("deepspeed", "hf", "accelerate")
+DEVICES = ("none", "cpu", "nvme")
+STAGE3_ALIASED = (
+    "prefetch_bucket_size",
+    "param_persistence_threshold",
+    "model_persistence_threshold",
+    "max_live_parameters",
+    "max_reuse_distance",
+    "gather_16bit_weights_on_model_save",
+    "module_granularity_threshold",
+    "use_all_reduce_for_fetch_params",
+    "allgather_sequential",
+)
+"""Keys of zero_optimization that are also, and first, known with a ``stage3_`` prefix (ZC:240-292)."""
+FUSED_OPTIMIZERS = ("lamb", "lion", "muon")
+"""Optimizers besides Adam that DeepSpeed runs as one kernel of its own (ENG:2476-2550)."""
+
+Read = Callable[[str, Any], Any]
+# Settings field: (key in zero_optimization, how it is read)
+_ZERO_FIELDS: dict[str, tuple[str, Read]] = {
+    "reduce_bucket_size": ("reduce_bucket_size", as_int),
+    "allgather_bucket_size": ("allgather_bucket_size", as_int),
+    "contiguous_gradients": ("contiguous_gradients", as_bool),
+    "reduce_scatter": ("reduce_scatter", as_bool),
+    "multi_rank_bucket_allreduce": ("use_multi_rank_bucket_allreduce", as_bool),
+    "round_robin_gradients": ("round_robin_gradients", as_bool),
+    "parameter_alignment": ("parameter_alignment", as_bool),
+    "sub_group_size": ("sub_group_size", as_int),
+    "prefetch_bucket_size": ("prefetch_bucket_size", as_int),
+    "param_persistence_threshold": ("param_persistence_threshold", as_int),
+    "model_persistence_threshold": ("model_persistence_threshold", as_int),
+    "max_live_parameters": ("max_live_parameters", as_int),
+    "max_reuse_distance": ("max_reuse_distance", as_int),
+    "allgather_sequential": ("allgather_sequential", as_bool),
+    "module_granularity_threshold": ("module_granularity_threshold", as_int),
+    "hpz_partition_size": ("zero_hpz_partition_size", as_int),
+    "quantized_weights": ("zero_quantized_weights", as_bool),
+    "quantized_nontrainable_weights": ("zero_quantized_nontrainable_weights", as_bool),
+    "quantized_gradients": ("zero_quantized_gradients", as_bool),
+    "memory_efficient_linear": ("memory_efficient_linear", as_bool),
+}
+_OFFLOAD_OPTIMIZER_FIELDS: dict[str, tuple[str, Read]] = {
+    "offload_optimizer_pinned": ("pin_memory", as_bool),
+    "offload_optimizer_ratio": ("ratio", as_float),
+    "offload_optimizer_buffers": ("buffer_count", as_int),
+}
+_OFFLOAD_PARAM_FIELDS: dict[str, tuple[str, Read]] = {
+    "offload_param_pinned": ("pin_memory", as_bool),
+    "offload_param_buffers": ("buffer_count", as_int),
+    "offload_param_buffer_size": ("buffer_size", as_int),
+    "offload_param_max_in_cpu": ("max_in_cpu", as_int),
+}
+_HIDDEN_SIZE_KEYS: dict[str, Callable[[int], int]] = {
+    "reduce_bucket_size": lambda hidden: hidden * hidden,
+    "prefetch_bucket_size": lambda hidden: int(0.9 * hidden * hidden),
+    "param_persistence_threshold": lambda hidden: 10 * hidden,
+}
+"""What HF Trainer and Accelerate put for "auto" (HFT: trainer_config_finalize)."""
+
+
+def _known(block: Mapping[str, Any], key: str) -> Any:
+    """The value of ``key`` or its stage3_ alias; None where absent or "auto": pydantic blocks drop it (CU:55-56)."""
+    for name in (f"stage3_{key}", key) if key in STAGE3_ALIASED else (key,):
+        if name in block and block[name] != "auto":
+            return block[name]
+    return None
+
+
+def _fields(path: str, block: Mapping[str, Any], fields: Mapping[str, tuple[str, Read]]) -> dict[str, Any]:
+    """The Settings fields that ``block`` sets; those it leaves out keep DeepSpeed's default."""
+    found = {}
+    for field, (key, read) in fields.items():
+        value = _known(block, key)
+        if value is not None:
+            found[field] = read(f"{path}.{key}", value)
+    return found
+
+
+def _block(config: Mapping[str, Any], path: str, *, null: bool = False) -> dict[str, Any]:
+    """The object at top-level ``path``, empty where absent (or null, if DeepSpeed allows null there)."""
+    value = config.get(path, {})
+    return {} if value is None and null else as_block(path, value)
+
+
+def _zero_block(config: Mapping[str, Any]) -> dict[str, Any]:
+    """``zero_optimization``; the pre-2020 form ``true`` means stage 1 (ZC:60-78)."""
+    value = config.get("zero_optimization", {})
+    if not isinstance(value, bool):
+        return as_block("zero_optimization", value)
+    return {"stage": 1, "allgather_bucket_size": config.get("allgather_size", 5e8)} if value else {}
+
+
+def _stage(zero: Mapping[str, Any]) -> int:
+    value = _known(zero, "stage")
+    stage = as_int("zero_optimization.stage", 0 if value is None else value)
+    if stage not in (0, 1, 2, 3):
+        raise InputError(f"zero_optimization.stage: {stage} is not one of 0, 1, 2, 3")
+    return stage
+
+
+def _offload_block(zero: Mapping[str, Any], name: str, deprecated: str) -> dict[str, Any]:
+    """The offload block called ``name``, or what the ``deprecated`` boolean stands for (ZC:188-220)."""
+    value = _known(zero, name)
+    if value is not None:
+        return as_block(f"zero_optimization.{name}", value)
+    old = _known(zero, deprecated)
+    return {"device": "cpu"} if old is not None and as_bool(f"zero_optimization.{deprecated}", old) else {}
+
+
+def _device(path: str, block: Mapping[str, Any]) -> str:
+    value = _known(block, "device")
+    device = "none" if value is None else as_text(f"{path}.device", value)
+    if device not in DEVICES:
+        raise InputError(f"{path}.device: {device!r} is not one of {', '.join(DEVICES)}{nearest(device, DEVICES)}")
+    return device
+
+
+def _offload(zero: Mapping[str, Any], stage: int) -> dict[str, Any]:
+    """Both offload blocks, as they act: below stage 3 parameters stay on the GPU and NVMe is CPU (Z12:220-222)."""
+    optimizer = _offload_block(zero, "offload_optimizer", "cpu_offload")
+    param = _offload_block(zero, "offload_param", "cpu_offload_param")
+    found = _fields("zero_optimization.offload_optimizer", optimizer, _OFFLOAD_OPTIMIZER_FIELDS)
+    found |= _fields("zero_optimization.offload_param", param, _OFFLOAD_PARAM_FIELDS)
+    device = _device("zero_optimization.offload_optimizer", optimizer)
+    found["offload_optimizer"] = "cpu" if device == "nvme" and stage < 3 else device
+    param_device = _device("zero_optimization.offload_param", param)
+    found["offload_param"] = param_device if stage == 3 else "none"
+    path = _known(optimizer, "nvme_path") if device == "nvme" else _known(param, "nvme_path")
+    found["nvme_path"] = None if path is None else as_text("nvme_path", path)
+    return found
+
+
+def _zero(config: Mapping[str, Any], target: str, hidden_size: int | None) -> dict[str, Any]:
+    zero = _zero_block(config)
+    stage = _stage(zero)
+    overlap = _known(zero, "overlap_comm")
+    found = {"stage": stage} | _fields("zero_optimization", zero, _ZERO_FIELDS) | _offload(zero, stage)
+    found["overlap_comm"] = stage == 3 if overlap is None else as_bool("zero_optimization.overlap_comm", overlap)
+    if target != "deepspeed" and hidden_size is not None:
+        for key, fill in _HIDDEN_SIZE_KEYS.items():
+            if "auto" in (zero.get(key), zero.get(f"stage3_{key}")):
+                found[key] = fill(hidden_size)
+    return found
+
+
+def _enabled(block: Mapping[str, Any], path: str, target: str) -> bool:
+    """Whether a precision block is on. HF and Accelerate fill "auto" from --bf16/--fp16: taken as given."""
+    value = block.get("enabled", False)
+    return target != "deepspeed" if value == "auto" else as_bool(f"{path}.enabled", value)
+
+
+def _precision(config: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """bf16, fp16, torch_autocast or fp32. ``bfloat16`` counts only where ``bf16`` is absent (PC:34-38)."""
+    bf16_name = "bfloat16" if config.get("bf16") is None and "bfloat16" in config else "bf16"
+    bf16, fp16 = _block(config, bf16_name, null=bf16_name == "bf16"), _block(config, "fp16")
+    masters = {
+        "bf16_master": (bf16, "bf16_master_weights_and_grads"),
+        "bf16_optimizer_states": (bf16, "bf16_optimizer_states"),
+        "immediate_grad_update": (bf16, "immediate_grad_update"),
+        "fp16_master": (fp16, "fp16_master_weights_and_grads"),
+    }
+    found: dict[str, Any] = {}
+    for field, (block, key) in masters.items():
+        found |= _fields(bf16_name if block is bf16 else "fp16", block, {field: (key, as_bool)})
+    if _enabled(bf16, bf16_name, target):
+        return found | {"precision": "bf16"}
+    if _enabled(fp16, "fp16", target):
+        return found | {"precision": "fp16"}
+    autocast = _block(config, "torch_autocast").get("enabled", False)
+    return found | {"precision": "autocast" if autocast else "fp32"}
+
+
+def _optimizer(config: Mapping[str, Any], target: str) -> dict[str, Any]:
+    """The optimizer. Without a block the script brings one: torch's AdamW, which the HF Trainer takes fused."""
+    block = _block(config, "optimizer")
+    if block.get("type") is None:
+        return {"optimizer": "adamw", "optimizer_fused": target != "deepspeed"}
+    name = as_text("optimizer.type", block["type"]).lower()
+    params = as_block("optimizer.params", block.get("params") or {})
+    fused = name in FUSED_OPTIMIZERS
+    if name in ("adam", "adamw"):
+        fused = not params.get("torch_adam") or bool(params.get("fused"))
+    momentum = params.get("momentum", 0)
+    momentum = 0 if momentum == "auto" else momentum
+    return {
+        "optimizer": name,
+        "optimizer_fused": fused,
+        "momentum": as_float("optimizer.params.momentum", momentum),
+    }
+
+
+def _batch(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
+    keys = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    given = [None if config.get(key) in (None, "auto") else as_int(key, config[key]) for key in keys]
+    for key, value in zip(keys, given, strict=True):
+        if value is not None and value <= 0:
+            raise InputError(f"{key}: {value} is not a positive number")
+    train, micro, accumulation = solve(Batch(*given), data_parallel_ranks(config, world_size))
+    return {"train_batch": train, "micro_batch": micro, "accumulation": accumulation}
+
+
+def data_parallel_ranks(config: Mapping[str, Any], world_size: int) -> int:
+    """Ranks that see different data: the world over ``sequence_parallel_size`` (CFG:456-474), at least 1."""
+    degree = config.get("sequence_parallel_size", 1)
+    return max(1, world_size // max(1, as_int("sequence_parallel_size", degree)))
+
+
+def _rest(config: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    clipping = config.get("gradient_clipping")
+    if clipping not in (None, "auto"):
+        found["gradient_clipping"] = as_float("gradient_clipping", clipping)
+    accumulate = _block(config, "data_types").get("grad_accum_dtype")
+    if accumulate is not None:
+        found["grad_accum_dtype"] = as_dtype("data_types.grad_accum_dtype", accumulate)
+    communicate = config.get("communication_data_type")
+    if communicate is not None:
+        found["communication_dtype"] = as_dtype("communication_data_type", communicate)
+    return found
+
+
+def resolve(
+    config: Mapping[str, Any],
+    world_size: int = 1,
+    target: str = "deepspeed",
+    hidden_size: int | None = None,
+) -> Settings:
+    """The settings that ``config`` amounts to on ``world_size`` ranks when ``target`` loads it.
+
+    "auto" becomes what ``target`` leaves DeepSpeed with: the default in DeepSpeed's own blocks; under ``hf`` and
+    ``accelerate`` bf16/fp16 as if --bf16/--fp16 was given (bf16 first), and, where ``hidden_size`` is known, the
+    bucket sizes they derive from it. Batch sizes that nothing determines stay None. Offload that DeepSpeed ignores
+    at the stage is off here too. It does not judge: ``dsconf.config.validate`` does.
+
+    Raises:
+        InputError: a value that cannot be read as its type, an unknown ZeRO stage or offload device.
+    """
+    if target not in TARGETS:
+        raise InputError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}{nearest(target, TARGETS)}")
+    found = _zero(config, target, hidden_size) | _precision(config, target) | _optimizer(config, target)
+    return replace(Settings(), **found, **_batch(config, world_size), **_rest(config))
