@@ -1,0 +1,196 @@
+"""Nothing flows back: who may import whom, what start-up loads, and how large a file or function may grow.
+
+Read from the sources, not from a running program, so that an import inside a function counts too.
+"""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dsconf"
+FILES = sorted(PACKAGE.rglob("*.py"))
+MAX_FILE_LINES = 400
+MAX_FUNCTION_LINES = 60
+HEAVY = ("torch", "deepspeed", "transformers", "accelerate")
+LIGHT = ("click", "jinja2", "jsonschema", "tabulate")
+
+BASE = {"errors", "units", "resources", "workload"}
+SHAPES = BASE | {"model", "cluster"}
+JOBS = SHAPES | {"config", "job"}
+# Which parts each part may import; a part is a folder or a file of dsconf/.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "resources": set(),
+    "workload": set(),
+    "units": {"errors"},
+    "model": BASE,
+    "cluster": BASE,
+    "config": SHAPES,
+    "job": SHAPES | {"config"},
+    "memory": JOBS,
+    "speed": JOBS,
+    "search": JOBS | {"memory", "speed"},
+    "live": JOBS | {"memory", "speed"},
+    "report": JOBS | {"memory", "speed", "search", "live"},
+    "cli": JOBS | {"memory", "speed", "search", "live", "report"},
+    "__main__": {"cli"},
+    "__init__": {"memory", "search", "live", "config"},
+}
+
+
+def _name(path: Path) -> str:
+    return str(path.relative_to(PACKAGE.parent))
+
+
+def _part(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def _modules(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
+    """Every module that ``tree`` imports, anywhere, with its node."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"line {node.lineno}: imports are absolute"
+            assert node.module is not None
+            if node.module == "dsconf":
+                yield from ((f"dsconf.{alias.name}", node) for alias in node.names)
+            else:
+                yield node.module, node
+
+
+def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def _top_level(tree: ast.Module) -> set[ast.AST]:
+    """The nodes that run when the module is imported: not inside a function, not under TYPE_CHECKING."""
+    found: set[ast.AST] = set()
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        found.add(node)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        waiting += ast.iter_child_nodes(node)
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_imports_point_one_way(path: Path) -> None:
+    part = _part(path)
+    assert part in ALLOWED, f"a new part: say in ALLOWED what {part} may import"
+    inner = {name.split(".")[1] for name, _ in _modules(ast.parse(path.read_text())) if name.startswith("dsconf.")}
+    assert inner - {"__version__"} <= ALLOWED[part] | {part}
+
+
+def test_no_allowed_import_leads_back() -> None:
+    """The allowed graph itself has no cycle, or the rule above would say nothing."""
+    settled: set[str] = set()
+    waiting = dict(ALLOWED)
+    while waiting:
+        ready = [part for part, needs in waiting.items() if needs <= settled]
+        assert ready, f"these parts import each other: {sorted(waiting)}"
+        settled.update(ready)
+        waiting = {part: needs for part, needs in waiting.items() if part not in settled}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_only_the_launched_step_may_import_an_engine(path: Path) -> None:
+    heavy = {name.split(".")[0] for name, _ in _modules(ast.parse(path.read_text()))} & set(HEAVY)
+    assert not heavy or _part(path) == "live"
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_libraries_are_imported_where_they_are_used(path: Path) -> None:
+    """Importing a module costs its libraries; click alone is needed by every command."""
+    tree = ast.parse(path.read_text())
+    running = _top_level(tree)
+    top = {name.split(".")[0] for name, node in _modules(tree) if node in running}
+    allowed = {"click"} if _part(path) == "cli" else set()
+    if _part(path) == "live" and "worker" in path.stem:
+        allowed |= set(HEAVY)
+    assert top & {*LIGHT, *HEAVY} <= allowed
+    third_party = top - set(sys.stdlib_module_names) - {"dsconf"}
+    assert third_party <= {*LIGHT, *HEAVY}
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_file_is_short_enough_to_read(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= MAX_FILE_LINES
+
+
+@pytest.mark.parametrize("path", FILES, ids=_name)
+def test_a_function_is_short_enough_to_check(path: Path) -> None:
+    long = {
+        function.name: length
+        for function in _functions(ast.parse(path.read_text()))
+        if (length := (function.end_lineno or 0) - function.lineno + 1) > MAX_FUNCTION_LINES
+    }
+    assert long == {}
+
+
+def _loaded(code: str) -> set[str]:
+    """Top-level names of the modules that a fresh Python holds after ``code``."""
+    probe = "\nfinally:\n    import sys; print('\\n'.join(sys.modules), file=sys.stderr)"
+    program = "try:\n" + "\n".join(f"    {line}" for line in code.splitlines()) + probe
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
+    )
+    lines = done.stderr.splitlines()
+    assert "dsconf" in lines, done.stderr
+    return set(lines)
+
+
+def _command(*args: str) -> str:
+    return f"from dsconf.cli import group\ngroup({list(args)!r}, prog_name='dsconf')"
+
+
+ENGINES = {*HEAVY, "numpy"}
+ESTIMATE = ("estimate", "--params", "70B", "--gpus", "8")
+
+
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        ("import dsconf", {*ENGINES, *LIGHT, "importlib.metadata", "dataclasses", "inspect"}),
+        ("import dsconf.cli", {*ENGINES, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
+        (_command("--version"), {*ENGINES, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
+        (_command("--help"), {*ENGINES, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
+        (_command(*ESTIMATE), {*ENGINES, "jinja2", "jsonschema"}),
+        (_command(*ESTIMATE, "--format", "json"), {*ENGINES, "jinja2", "jsonschema", "tabulate"}),
+        (_command("recommend", "--params", "70B", "--gpus", "8"), ENGINES),
+        ("import dsconf\ndsconf.estimate(params='70B', gpus=8)", {*ENGINES, *LIGHT}),
+    ],
+    ids=[
+        "import dsconf",
+        "import dsconf.cli",
+        "--version",
+        "--help",
+        "estimate",
+        "estimate json",
+        "recommend",
+        "Python estimate",
+    ],
+)
+def test_start_up_loads_no_more_than_it_needs(code: str, unwanted: set[str]) -> None:
+    assert _loaded(code) & unwanted == set()
+
+
+@pytest.mark.parametrize(
+    "module", ["model.read", "cluster.read", "config.resolve", "memory.estimate", "speed.step_time"]
+)
+def test_planning_parts_need_the_standard_library_alone(module: str) -> None:
+    assert _loaded(f"import dsconf.{module}") & {*ENGINES, *LIGHT, "importlib.metadata"} == set()

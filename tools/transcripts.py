@@ -1,0 +1,77 @@
+"""Keeps the README honest: runs the commands of its ``console`` blocks and compares what they print.
+
+    python tools/transcripts.py            exit 1 and show the difference if the README is stale
+    python tools/transcripts.py --write    put what the commands print now into the README
+
+A ``console`` block is shell lines that begin with ``$ ``, each followed by what it prints on either stream.
+All blocks run in one empty folder, in order, so that a later one can use the files of an earlier one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+README = REPO / "README.md"
+BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    """The caller's, with a ``dsconf`` that is this checkout under this Python, and 80 plain columns."""
+    script = folder / "dsconf"
+    script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dsconf "$@"\n', encoding="utf-8")
+    script.chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    return {**os.environ, "PATH": path, "PYTHONPATH": str(REPO), "COLUMNS": "80", "LC_ALL": "C.UTF-8"}
+
+
+def replay(text: str) -> str:
+    """``text`` with the output of every ``console`` command replaced by what it prints now."""
+    with tempfile.TemporaryDirectory() as work, tempfile.TemporaryDirectory() as scripts:
+        environment = _environment(Path(scripts))
+
+        def run_block(block: re.Match[str]) -> str:
+            commands = [line for line in block[0].splitlines() if line.startswith("$ ")]
+            return "".join(_transcript(command, work, environment) for command in commands)
+
+        return BLOCK.sub(run_block, text)
+
+
+def _transcript(line: str, folder: str, environment: dict[str, str]) -> str:
+    done = subprocess.run(
+        ["bash", "-c", line.removeprefix("$ ")],
+        cwd=folder,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=120,
+    )
+    printed = "".join(f"{row.rstrip()}\n" for row in done.stdout.splitlines())
+    return f"{line}\n{printed}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="refresh the README")
+    write: bool = parser.parse_args().write
+    before = README.read_text(encoding="utf-8")
+    after = replay(before)
+    if write:
+        README.write_text(after, encoding="utf-8")
+    elif after != before:
+        rows = difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "now", lineterm="")
+        sys.exit("\n".join([*rows, "README.md is stale; refresh it with: python tools/transcripts.py --write"]))
+
+
+if __name__ == "__main__":
+    main()
