@@ -17,8 +17,11 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dsconf"
 FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
-HEAVY = ("torch", "deepspeed", "transformers", "accelerate")
+HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "peft", "bitsandbytes", "numpy")
 LIGHT = ("click", "jinja2", "jsonschema", "tabulate")
+
+# The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
+WORKER_SIDE = {"build", "failure", "gauge", "group", "guard", "steps", "tracker", "worker"}
 
 BASE = {"errors", "units", "resources", "workload"}
 SHAPES = BASE | {"model", "cluster"}
@@ -52,6 +55,10 @@ def _part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+def _in_worker(path: Path) -> bool:
+    return _part(path) == "live" and path.stem in WORKER_SIDE
+
+
 def _modules(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
     """Every module that ``tree`` imports, anywhere, with its node."""
     for node in ast.walk(tree):
@@ -60,10 +67,9 @@ def _modules(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"line {node.lineno}: imports are absolute"
             assert node.module is not None
-            if node.module == "dsconf":
-                yield from ((f"dsconf.{alias.name}", node) for alias in node.names)
-            else:
-                yield node.module, node
+            yield node.module, node
+            if node.module.split(".")[0] == "dsconf":
+                yield from ((f"{node.module}.{alias.name}", node) for alias in node.names)
 
 
 def _functions(tree: ast.AST) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
@@ -92,8 +98,8 @@ def _top_level(tree: ast.Module) -> set[ast.AST]:
 def test_imports_point_one_way(path: Path) -> None:
     part = _part(path)
     assert part in ALLOWED, f"a new part: say in ALLOWED what {part} may import"
-    inner = {name.split(".")[1] for name, _ in _modules(ast.parse(path.read_text())) if name.startswith("dsconf.")}
-    assert inner - {"__version__"} <= ALLOWED[part] | {part}
+    names = {name for name, _ in _modules(ast.parse(path.read_text())) if name.startswith("dsconf.")}
+    assert {name.split(".")[1] for name in names} - {"__version__"} <= ALLOWED[part] | {part}
 
 
 def test_no_allowed_import_leads_back() -> None:
@@ -108,9 +114,16 @@ def test_no_allowed_import_leads_back() -> None:
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
-def test_only_the_launched_step_may_import_an_engine(path: Path) -> None:
-    heavy = {name.split(".")[0] for name, _ in _modules(ast.parse(path.read_text()))} & set(HEAVY)
-    assert not heavy or _part(path) == "live"
+def test_only_a_launched_rank_imports_an_engine(path: Path) -> None:
+    if _in_worker(path):
+        return
+    names = {name for name, _ in _modules(ast.parse(path.read_text()))}
+    assert {name.split(".")[0] for name in names} & set(HEAVY) == set()
+    assert names & {f"dsconf.live.{module}" for module in WORKER_SIDE} == set()
+
+
+def test_the_worker_side_is_what_it_is_said_to_be() -> None:
+    assert {path.stem for path in FILES if _in_worker(path)} == WORKER_SIDE
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -119,12 +132,8 @@ def test_libraries_are_imported_where_they_are_used(path: Path) -> None:
     tree = ast.parse(path.read_text())
     running = _top_level(tree)
     top = {name.split(".")[0] for name, node in _modules(tree) if node in running}
-    allowed = {"click"} if _part(path) == "cli" else set()
-    if _part(path) == "live" and "worker" in path.stem:
-        allowed |= set(HEAVY)
-    assert top & {*LIGHT, *HEAVY} <= allowed
-    third_party = top - set(sys.stdlib_module_names) - {"dsconf"}
-    assert third_party <= {*LIGHT, *HEAVY}
+    allowed = {"click"} if _part(path) == "cli" else {"torch"} if _in_worker(path) else set()
+    assert top - set(sys.stdlib_module_names) - {"dsconf"} <= allowed
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -149,30 +158,29 @@ def _loaded(code: str) -> set[str]:
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
     )
-    lines = done.stderr.splitlines()
-    assert "dsconf" in lines, done.stderr
-    return set(lines)
+    assert done.returncode in (0, 1), done.stderr
+    assert "Traceback" not in done.stderr
+    return set(done.stderr.splitlines())
 
 
 def _command(*args: str) -> str:
     return f"from dsconf.cli import group\ngroup({list(args)!r}, prog_name='dsconf')"
 
 
-ENGINES = {*HEAVY, "numpy"}
 ESTIMATE = ("estimate", "--params", "70B", "--gpus", "8")
 
 
 @pytest.mark.parametrize(
     ("code", "unwanted"),
     [
-        ("import dsconf", {*ENGINES, *LIGHT, "importlib.metadata", "dataclasses", "inspect"}),
-        ("import dsconf.cli", {*ENGINES, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
-        (_command("--version"), {*ENGINES, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
-        (_command("--help"), {*ENGINES, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
-        (_command(*ESTIMATE), {*ENGINES, "jinja2", "jsonschema"}),
-        (_command(*ESTIMATE, "--format", "json"), {*ENGINES, "jinja2", "jsonschema", "tabulate"}),
-        (_command("recommend", "--params", "70B", "--gpus", "8"), ENGINES),
-        ("import dsconf\ndsconf.estimate(params='70B', gpus=8)", {*ENGINES, *LIGHT}),
+        ("import dsconf", {*HEAVY, *LIGHT, "importlib.metadata", "dataclasses", "inspect"}),
+        ("import dsconf.cli", {*HEAVY, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
+        (_command("--version"), {*HEAVY, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
+        (_command("--help"), {*HEAVY, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
+        (_command(*ESTIMATE), {*HEAVY, "jinja2", "jsonschema"}),
+        (_command(*ESTIMATE, "--format", "json"), {*HEAVY, "jinja2", "jsonschema", "tabulate"}),
+        (_command("recommend", "--params", "70B", "--gpus", "8"), set(HEAVY)),
+        ("import dsconf\ndsconf.estimate(params='70B', gpus=8)", {*HEAVY, *LIGHT}),
     ],
     ids=[
         "import dsconf",
@@ -193,4 +201,4 @@ def test_start_up_loads_no_more_than_it_needs(code: str, unwanted: set[str]) -> 
     "module", ["model.read", "cluster.read", "config.resolve", "memory.estimate", "speed.step_time"]
 )
 def test_planning_parts_need_the_standard_library_alone(module: str) -> None:
-    assert _loaded(f"import dsconf.{module}") & {*ENGINES, *LIGHT, "importlib.metadata"} == set()
+    assert _loaded(f"import dsconf.{module}") & {*HEAVY, *LIGHT, "importlib.metadata"} == set()

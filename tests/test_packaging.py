@@ -24,7 +24,7 @@ import json, sys, dsconf
 from dsconf import resources
 json.dump({
     "home": dsconf.__file__,
-    "schemas": {{n: json.loads(resources.text("schemas", n)).get("$schema") for n in sys.argv[1].split(",")}},
+    "schemas": {n: json.loads(resources.text("schemas", n)).get("$schema") for n in sys.argv[1].split(",")},
     "templates": [len(resources.text("templates", n)) for n in sys.argv[2].split(",")],
 }, sys.stdout)
 """
