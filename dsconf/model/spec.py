@@ -14,6 +14,9 @@ class Param(NamedTuple):
     name: str
     shape: tuple[int, ...]
     trainable: bool = True
+    kind: str = "other"
+    """Module that owns it: ``linear`` (weight out × in), ``conv1d`` (GPT-2's, weight in × out), ``head`` (the
+    output projection), ``embedding``, ``norm``, ``lora`` or ``other`` (fused experts, routers)."""
 
     @property
     def numel(self) -> int:
@@ -89,6 +92,9 @@ class Model:
     lora_rank: int = 0
     hf_config: Mapping[str, Any] = field(default_factory=dict)
     """The Hugging Face config.json this shape was read from, or stands for: what a live run builds."""
+
+    shared_mlp: int = 0
+    """Width of the feed-forward network every token passes beside its experts (Qwen2-MoE), else 0."""
 
     @property
     def num_params(self) -> int:

@@ -1,0 +1,51 @@
+"""Well-known models by name; the data and its sources are in catalogue.json, read on first use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+
+class Entry(NamedTuple):
+    """One published model."""
+
+    name: str
+    """Organisation and name on the Hugging Face hub."""
+    config: Mapping[str, Any]
+    """The keys of its config.json that decide its shape."""
+    num_params: int | None
+    """Parameters its publisher or the hub's file metadata gives, exact; None where they are not known."""
+    source: str
+    """Where its config.json is."""
+
+
+@cache
+def catalogue() -> tuple[Entry, ...]:
+    """All entries, in the order of the file."""
+    import json
+    from importlib.resources import files
+
+    text = (files("dsconf.model") / "catalogue.json").read_text(encoding="utf-8")
+    return tuple(
+        Entry(
+            name, entry["config"], entry.get("num_params"), f"https://huggingface.co/{name}/blob/main/config.json"
+        )
+        for name, entry in json.loads(text)["models"].items()
+    )
+
+
+def names() -> tuple[str, ...]:
+    """Every name, with the organisation and without."""
+    full = tuple(entry.name for entry in catalogue())
+    return (*full, *(name.rpartition("/")[2] for name in full))
+
+
+def find(name: str) -> Entry | None:
+    """The entry called ``name``, in any case, with or without its organisation; None where there is none."""
+    wanted = name.strip().lower()
+    for entry in catalogue():
+        full = entry.name.lower()
+        if wanted in (full, full.rpartition("/")[2]):
+            return entry
+    return None

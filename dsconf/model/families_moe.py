@@ -1,0 +1,102 @@
+"""Mixtures of experts: what their layers register, in the order of transformers 5.17, whose experts are fused."""
+
+from __future__ import annotations
+
+from dsconf.model.blocks import Block, assemble, attention, gated_mlp, linear, llama_parameters, tensor
+from dsconf.model.families_llama import head_norms, qwen_window, two_norms
+from dsconf.model.hf_config import Dims, HfConfig, read_dims
+from dsconf.model.spec import Model
+
+
+def _experts(d: Dims, experts: int) -> Block:
+    """All experts of a layer: gate and up in one tensor, down in another."""
+    return (
+        *tensor("mlp.experts.gate_up_proj", experts, 2 * d.mlp, d.hidden),
+        *tensor("mlp.experts.down_proj", experts, d.hidden, d.mlp),
+    )
+
+
+def _router(d: Dims, experts: int) -> Block:
+    return tensor("mlp.gate.weight", experts, d.hidden)
+
+
+def _chosen(c: HfConfig, experts: int) -> int:
+    """Experts a token passes through."""
+    chosen = c.count("num_experts_per_tok")
+    if chosen > experts:
+        raise c.error(f"num_experts_per_tok {chosen} is more than the {experts} experts there are")
+    return chosen
+
+
+def _require_sparse_everywhere(c: HfConfig) -> None:
+    """Raises InputError for a config some of whose layers have no experts: layers must be alike."""
+    if c.get("mlp_only_layers") or c.count("decoder_sparse_step") != 1:
+        raise c.error(
+            "layers with experts and layers without alternate (mlp_only_layers, decoder_sparse_step); "
+            "dsconf reads models whose layers are alike, --params SIZE gives an estimate"
+        )
+
+
+def mixtral(c: HfConfig) -> Model:
+    """Mixtral."""
+    d = read_dims(c, c.count("intermediate_size"), grouped=True, own_head_dim=True, divides=False)
+    experts = c.count("num_local_experts")
+    return assemble(
+        c,
+        d,
+        llama_parameters(d, attention(d) + _router(d, experts) + _experts(d, experts) + two_norms(d)),
+        activation=c.text("hidden_act"),
+        attention_dropout=c.probability("attention_dropout"),
+        sliding_window=c.optional_count("sliding_window") or 0,
+        experts=experts,
+        experts_per_token=_chosen(c, experts),
+    )
+
+
+def qwen3_moe(c: HfConfig) -> Model:
+    """Qwen3's mixtures of experts."""
+    _require_sparse_everywhere(c)
+    d = read_dims(c, c.count("moe_intermediate_size"), grouped=True, own_head_dim=True, divides=False)
+    experts, bias = c.count("num_experts"), c.flag("attention_bias")
+    layer = (
+        *attention(d, bias, bias, head_norms(d)),
+        *_experts(d, experts),
+        *_router(d, experts),
+        *two_norms(d),
+    )
+    return assemble(
+        c,
+        d,
+        llama_parameters(d, layer),
+        activation=c.text("hidden_act"),
+        attention_dropout=c.probability("attention_dropout"),
+        sliding_window=qwen_window(c),
+        experts=experts,
+        experts_per_token=_chosen(c, experts),
+    )
+
+
+def qwen2_moe(c: HfConfig) -> Model:
+    """Qwen1.5-MoE and Qwen2's mixture: a shared, gated network beside the experts."""
+    _require_sparse_everywhere(c)
+    d = read_dims(c, c.count("moe_intermediate_size"), grouped=True, own_head_dim=True, divides=False)
+    experts, shared = c.count("num_experts"), c.count("shared_expert_intermediate_size")
+    layer = (
+        *attention(d, bias=c.flag("qkv_bias")),
+        *_router(d, experts),
+        *_experts(d, experts),
+        *gated_mlp(d, name="mlp.shared_expert", width=shared),
+        *linear("mlp.shared_expert_gate", d.hidden, 1),
+        *two_norms(d),
+    )
+    return assemble(
+        c,
+        d,
+        llama_parameters(d, layer),
+        activation=c.text("hidden_act"),
+        attention_dropout=c.probability("attention_dropout"),
+        sliding_window=qwen_window(c),
+        experts=experts,
+        experts_per_token=_chosen(c, experts),
+        shared_mlp=shared,
+    )
