@@ -42,7 +42,11 @@ _QWEN = _LLAMA | {
     "max_position_embeddings": 32768,
     "sliding_window": 4096,
 }
-_QWEN_MOE = _QWEN | {"hidden_size": 2048, "num_hidden_layers": 24, "decoder_sparse_step": 1}
+_QWEN_MOE = {key: value for key, value in _QWEN.items() if key != "intermediate_size"} | {
+    "hidden_size": 2048,
+    "num_hidden_layers": 24,
+    "decoder_sparse_step": 1,
+}
 _GEMMA = {
     "hidden_size": 3072,
     "intermediate_size": 24576,

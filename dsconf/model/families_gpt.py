@@ -83,7 +83,7 @@ def gpt_neo(c: HfConfig) -> Model:
 def gptj(c: HfConfig) -> Model:
     """GPT-J: one norm, attention beside feed-forward, an output projection with a bias."""
     d = read_dims(c, _inner(c, "n_inner"))
-    rotary_dim = c.optional_count("rotary_dim") or d.head_dim
+    rotary_dim = c.count("rotary_dim")
     if rotary_dim > d.head_dim:
         raise c.error(f"rotary_dim {rotary_dim} is larger than a head of {d.head_dim}")
     layer = (

@@ -2,9 +2,9 @@
 
 The rule. Sizes are grouped in rungs, each 10**(1/40) (5.9 %) above the last. A rung has one depth, interpolated
 over published dense models (straight in the logarithm of the size; beyond the last by the last slope), and one
-hidden size: the one whose feed-forward width comes nearest to 3.5 times it (Llama 3's ratio). The feed-forward width
-then takes up what is left, so that every total of a rung lies within it and totals never fall as the size asked for
-grows.
+hidden size: the one whose feed-forward width comes nearest to 3.5 times it (Llama 3's ratio). The feed-forward
+width then takes up what is left, so that every total of a rung lies within it and totals never fall as the size
+asked for grows.
 
 Heads hold 64 elements below a hidden size of 3072 and 128 from there on; 8 key/value heads from a hidden size of
 1024 on (4 where the heads cannot be divided by 8), as many as heads below. The vocabulary is Llama 2's 32000 below

@@ -1,0 +1,255 @@
+"""Every family against transformers on the meta device: names, shapes and order of all parameters."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsconf.model.families import FAMILIES
+from dsconf.model.read import read_hf_config, read_model
+from dsconf.model.spec import Model
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+transformers.logging.set_verbosity_error()
+
+NO_TOKENS = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+SMALL = {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "vocab_size": 101}
+LLAMA = SMALL | {"intermediate_size": 96, "max_position_embeddings": 40}
+GQA = LLAMA | {"num_key_value_heads": 2}
+UNTIED, TIED = {"tie_word_embeddings": False}, {"tie_word_embeddings": True}
+GPT2 = {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 40, "vocab_size": 101}
+OPT = SMALL | {"ffn_dim": 80, "max_position_embeddings": 40}
+NEO = {"hidden_size": 64, "num_layers": 4, "num_heads": 4, "vocab_size": 101, "max_position_embeddings": 40}
+NEO |= {"attention_types": [[["global", "local"], 2]]}
+BLOOM = {"hidden_size": 64, "n_layer": 3, "n_head": 4, "vocab_size": 101}
+MOE = GQA | {"num_experts": 6, "num_experts_per_tok": 2, "moe_intermediate_size": 24}
+BIASED = {"attention_bias": True}
+
+CASES: list[tuple[str, dict[str, Any]]] = [
+    ("llama", LLAMA),
+    ("llama", GQA | TIED),
+    ("llama", GQA | BIASED | {"mlp_bias": True, "head_dim": 24}),
+    ("mistral", GQA),
+    ("mistral", GQA | TIED | {"head_dim": 24, "sliding_window": None}),
+    ("mixtral", GQA | {"num_local_experts": 5}),
+    ("mixtral", GQA | TIED | {"num_local_experts": 4, "head_dim": 32}),
+    ("qwen2", GQA),
+    ("qwen2", GQA | TIED | {"use_sliding_window": True, "max_window_layers": 1}),
+    ("qwen3", GQA),
+    ("qwen3", GQA | TIED | BIASED | {"head_dim": 32}),
+    ("qwen2_moe", MOE | {"shared_expert_intermediate_size": 48}),
+    ("qwen2_moe", MOE | TIED | {"shared_expert_intermediate_size": 40, "qkv_bias": False}),
+    ("qwen3_moe", MOE),
+    ("qwen3_moe", MOE | TIED | BIASED | {"head_dim": 32}),
+    ("granite", GQA),
+    ("granite", LLAMA | TIED | BIASED | {"mlp_bias": True}),
+    ("gemma", GQA),
+    ("gemma", GQA | UNTIED | BIASED | {"head_dim": 20}),
+    ("gemma2", GQA),
+    ("gemma2", GQA | UNTIED | BIASED | {"head_dim": 20}),
+    ("gemma3_text", GQA),
+    ("gemma3_text", GQA | UNTIED | BIASED | {"head_dim": 20}),
+    ("olmo", LLAMA),
+    ("olmo", GQA | TIED | BIASED),
+    ("olmo2", LLAMA),
+    ("olmo2", GQA | TIED | BIASED),
+    ("phi3", LLAMA),
+    ("phi3", GQA | TIED),
+    ("cohere", LLAMA),
+    ("cohere", GQA | UNTIED | BIASED | {"use_qk_norm": True}),
+    ("stablelm", GQA),
+    ("stablelm", GQA | TIED | {"use_qkv_bias": True, "qk_layernorm": True}),
+    ("stablelm", GQA | {"use_parallel_residual": True}),
+    ("starcoder2", GQA),
+    ("starcoder2", GQA | UNTIED | {"use_bias": False}),
+    ("phi", LLAMA),
+    ("phi", GQA | TIED | {"qk_layernorm": True}),
+    ("gpt2", GPT2),
+    ("gpt2", SMALL | UNTIED | {"n_inner": 80}),
+    ("gptj", GPT2 | {"rotary_dim": 8}),
+    ("gptj", GPT2 | TIED | {"rotary_dim": 16, "n_inner": 80}),
+    ("gpt_neo", NEO),
+    ("gpt_neo", NEO | UNTIED | {"intermediate_size": 80, "attention_types": [[["global"], 4]]}),
+    ("gpt_neox", LLAMA),
+    ("gpt_neox", LLAMA | TIED | {"attention_bias": False, "use_parallel_residual": False}),
+    ("opt", OPT),
+    ("opt", OPT | {"word_embed_proj_dim": 32, "do_layer_norm_before": False}),
+    ("opt", OPT | UNTIED | {"enable_bias": False, "layer_norm_elementwise_affine": False}),
+    ("opt", OPT | UNTIED | {"word_embed_proj_dim": 32, "_remove_final_layer_norm": True}),
+    ("falcon", SMALL),
+    ("falcon", SMALL | {"new_decoder_architecture": True, "num_kv_heads": 2}),
+    ("falcon", SMALL | {"new_decoder_architecture": True, "num_kv_heads": 2, "num_ln_in_parallel_attn": 1}),
+    ("falcon", SMALL | {"multi_query": False, "parallel_attn": False, "alibi": True, "bias": True}),
+    ("falcon", SMALL | UNTIED | {"ffn_hidden_size": 80, "num_ln_in_parallel_attn": 2}),
+    ("bloom", BLOOM),
+    ("bloom", BLOOM | UNTIED),
+]
+
+LAYER_PREFIXES = {
+    **dict.fromkeys(("gpt2", "gptj", "gpt_neo", "falcon", "bloom"), "transformer.h"),
+    "gpt_neox": "gpt_neox.layers",
+    "opt": "model.decoder.layers",
+}
+
+
+def listed(model: Model) -> list[tuple[str, tuple[int, ...]]]:
+    """Every parameter of ``model`` under the name the Hugging Face module gives it."""
+    prefix = LAYER_PREFIXES.get(model.family, "model.layers")
+    before, layer, layers, after = model.parameters
+    every = [(p.name, p.shape) for p in before]
+    for i in range(layers):
+        every += [(f"{prefix}.{i}.{p.name}", p.shape) for p in layer]
+    return every + [(p.name, p.shape) for p in after]
+
+
+def built(family: str, config: dict[str, Any]) -> Any:
+    """The module transformers builds, without storage."""
+    tokens = {"pad_token_id": 1} if family == "opt" else {"pad_token_id": None}
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(
+            transformers.AutoConfig.for_model(family, **(NO_TOKENS | tokens | config))
+        )
+
+
+def registered(family: str, config: dict[str, Any]) -> list[tuple[str, tuple[int, ...]]]:
+    return [(name, tuple(p.shape)) for name, p in built(family, config).named_parameters()]
+
+
+@pytest.mark.parametrize(("family", "config"), CASES)
+def test_lists_what_transformers_registers(family: str, config: dict[str, Any]) -> None:
+    model = read_model(model={"model_type": family} | config)
+    assert listed(model) == registered(family, config)
+    assert model.num_params == sum(torch.Size(shape).numel() for _, shape in registered(family, config))
+
+
+def test_every_family_has_cases() -> None:
+    assert {family for family, _ in CASES} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_defaults_and_aliases_are_those_of_transformers(family: str) -> None:
+    config = transformers.AutoConfig.for_model(family)
+    elsewhere = {"partial_rotary_factor", "rotary_pct"}
+    absent = {"bloom": {"max_position_embeddings"}}.get(family, set())
+    window_off = {"qwen2", "qwen3", "qwen2_moe", "qwen3_moe"}
+    for key, value in FAMILIES[family].defaults.items():
+        if key in elsewhere:
+            assert config.rope_parameters["partial_rotary_factor"] == value
+        elif key == "sliding_window" and family in window_off:
+            assert not config.sliding_window  # the class drops it while use_sliding_window is off
+        elif key not in absent and not (family in ("gemma2", "gemma3_text") and key == "hidden_act"):
+            assert getattr(config, key) == value, key
+    for alias, key in FAMILIES[family].aliases.items():
+        assert getattr(transformers.AutoConfig.for_model(family, **{alias: 24}), key) == 24
+
+
+@pytest.mark.parametrize(("family", "config"), CASES)
+def test_reads_a_config_transformers_wrote(family: str, config: dict[str, Any]) -> None:
+    """The same shape from the few keys given and from every key the Config class writes."""
+    written = transformers.AutoConfig.for_model(family, **config)
+    full, short = read_model(model=written), read_model(model={"model_type": family} | config)
+    assert full.parameters == short.parameters
+    ours = {k: v for k, v in vars(full).items() if k not in ("name", "hf_config")}
+    assert ours == {k: v for k, v in vars(short).items() if k not in ("name", "hf_config")}
+
+
+@st.composite
+def llama_like(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    family = draw(st.sampled_from(["llama", "mistral", "qwen2", "qwen3", "olmo2", "gemma2", "phi3", "granite"]))
+    kv_heads, group = draw(st.integers(1, 4)), draw(st.integers(1, 3))
+    head_dim = 2 * draw(st.integers(1, 8))
+    config = {
+        "num_attention_heads": kv_heads * group,
+        "num_key_value_heads": kv_heads,
+        "hidden_size": kv_heads * group * head_dim,
+        "intermediate_size": draw(st.integers(1, 200)),
+        "num_hidden_layers": draw(st.integers(1, 4)),
+        "vocab_size": draw(st.integers(1, 300)),
+        "max_position_embeddings": draw(st.integers(1, 64)),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+    if draw(st.booleans()) and family != "phi3":
+        config["head_dim"] = 2 * draw(st.integers(1, 16))
+    if family in ("llama", "qwen3", "granite", "gemma2", "olmo2"):
+        config["attention_bias"] = draw(st.booleans())
+    return family, config
+
+
+@settings(max_examples=60, deadline=None)
+@given(llama_like())
+def test_random_llama_like_configs(case: tuple[str, dict[str, Any]]) -> None:
+    family, config = case
+    assert listed(read_model(model={"model_type": family} | config)) == registered(family, config)
+
+
+@st.composite
+def gpt_like(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
+    family = draw(st.sampled_from(["gpt2", "gpt_neox", "bloom", "falcon", "opt", "phi"]))
+    heads = draw(st.integers(1, 6))
+    config: dict[str, Any] = {
+        "num_attention_heads": heads,
+        "hidden_size": heads * 16 * draw(st.integers(1, 3)),
+        "num_hidden_layers": draw(st.integers(1, 4)),
+        "vocab_size": draw(st.integers(2, 300)),
+        "tie_word_embeddings": draw(st.booleans()),
+    }
+    if family in ("gpt_neox", "phi"):
+        config["intermediate_size"] = draw(st.integers(1, 200))
+    if family != "bloom":
+        config["max_position_embeddings"] = draw(st.integers(1, 64))
+    if family == "opt":
+        config |= {
+            "ffn_dim": draw(st.integers(1, 200)),
+            "word_embed_proj_dim": draw(st.sampled_from([None, 8, 16])),
+        }
+    if family == "falcon":
+        for key in ("multi_query", "parallel_attn", "alibi", "bias", "new_decoder_architecture"):
+            config[key] = draw(st.booleans())
+    return family, config
+
+
+@settings(max_examples=60, deadline=None)
+@given(gpt_like())
+def test_random_gpt_like_configs(case: tuple[str, dict[str, Any]]) -> None:
+    family, config = case
+    assert listed(read_model(model={"model_type": family} | config)) == registered(family, config)
+
+
+def test_traits_follow_the_config() -> None:
+    def read(family: str, **config: Any) -> Model:
+        return read_hf_config({"model_type": family} | SMALL | config, family)
+
+    gpt2 = read("gpt2")
+    assert (gpt2.embedding_dropout, gpt2.hidden_dropout, gpt2.attention_dropout) == (0.1, 0.1, 0.1)
+    assert (gpt2.mlp, gpt2.rotary_dim, gpt2.positions, gpt2.activation) == (256, 0, 1024, "gelu_new")
+    opt = read("opt", word_embed_proj_dim=32, do_layer_norm_before=False)
+    assert (opt.embedding_dropout, opt.hidden_dropout, opt.attention_dropout) == (0.0, 0.1, 0.0)
+    assert (opt.embedding_dim, opt.pre_norm, opt.mlp) == (32, False, 3072)
+    assert read("opt").embedding_dim == 0
+    neox = read("gpt_neox", hidden_dropout=0.2)
+    assert (neox.embedding_dropout, neox.hidden_dropout, neox.rotary_dim) == (0.2, 0.2, 4)
+    assert neox.parallel_residual
+    assert read("gpt_neox", rotary_pct=0.5).rotary_dim == 8
+    assert read("gpt_neox", rope_parameters={"partial_rotary_factor": 1.0}).rotary_dim == 16
+    phi = read("phi", embd_pdrop=0.3, resid_pdrop=0.2)
+    assert (phi.embedding_dropout, phi.hidden_dropout, phi.rotary_dim) == (0.3, 0.2, 8)
+    assert read("falcon").kv_heads == 1
+    assert read("falcon", new_decoder_architecture=True, num_kv_heads=2).kv_heads == 2
+    sequential = read("falcon", multi_query=False, parallel_attn=False, alibi=True)
+    assert (sequential.kv_heads, sequential.alibi, sequential.rotary_dim) == (4, True, 0)
+    assert not sequential.parallel_residual
+    gemma2 = read("gemma2", num_key_value_heads=2)
+    assert (gemma2.attention_softcap, gemma2.logit_softcap, gemma2.sliding_window) == (50.0, 30.0, 4096)
+    assert gemma2.rotary_dim == 256
+    assert read("mistral", num_key_value_heads=2).sliding_window == 4096
+    assert read("mistral", num_key_value_heads=2, sliding_window=None).sliding_window == 0
+    assert read("qwen2", num_key_value_heads=2).sliding_window == 0
+    mixtral = read("mixtral", num_key_value_heads=2)
+    assert (mixtral.experts, mixtral.experts_per_token, mixtral.mlp) == (8, 2, 14336)
+    shared = read("qwen2_moe", num_key_value_heads=2)
+    assert (shared.experts, shared.experts_per_token, shared.mlp, shared.shared_mlp) == (60, 4, 1408, 5632)
+    assert read("bloom").alibi
