@@ -65,6 +65,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         autoescape=False,
         auto_reload=False,
+        optimized=False,
     )
     environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
     return environment
@@ -96,7 +97,7 @@ def render(
     """The text of a complete ds_config.json, strict JSON of two spaces' indent and a final newline.
 
     It has every key that matters at ``settings.stage`` and none that DeepSpeed 0.19.8 ignores or rejects. For
-    ``hf`` and ``accelerate`` the values that they fill in are "auto". The optimizer's numbers default to HF Trainer's.
+    ``hf`` and ``accelerate`` what they fill in is "auto". The optimizer's numbers default to HF Trainer's.
 
     Raises:
         InputError: nothing to render for these settings: no batch size, an optimizer or a target it does not know,

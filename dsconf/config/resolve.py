@@ -77,7 +77,7 @@ _HIDDEN_SIZE_KEYS: dict[str, Callable[[int], int]] = {
 
 
 def _known(block: Mapping[str, Any], key: str) -> Any:
-    """The value of ``key`` or its stage3_ alias; None where absent or "auto": pydantic blocks drop it (CU:55-56)."""
+    """``key`` or its stage3_ alias in ``block``; None where absent or "auto", which blocks drop (CU:55-56)."""
     for name in (f"stage3_{key}", key) if key in STAGE3_ALIASED else (key,):
         if name in block and block[name] != "auto":
             return block[name]
