@@ -1,0 +1,127 @@
+"""The answers as the JSON of the outside contract: bytes, seconds and tokens a second, never GiB."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from dsconf.cluster.spec import Cluster
+from dsconf.memory.estimate import Estimate
+from dsconf.model.spec import Model
+
+if TYPE_CHECKING:
+    from dsconf.search.candidates import Candidate
+    from dsconf.search.recommend import Recommendation
+
+
+def document(answer: dict[str, Any]) -> str:
+    """``answer`` as the one document on stdout."""
+    return json.dumps(answer, indent=2, ensure_ascii=False)
+
+
+def estimate_json(estimate: Estimate, model: Model, fits: str | None = None) -> dict[str, Any]:
+    """The document of ``estimate``; ``fits`` only with a GPU named. ``terms`` sums to ``peak_bytes``."""
+    answer = {
+        "peak_bytes": estimate.peak_bytes,
+        "rank": estimate.rank,
+        "peak_phase": estimate.peak_phase,
+        "init_peak_bytes": estimate.init_peak_bytes,
+        "reserved_bytes": estimate.reserved_bytes,
+        "process_bytes": estimate.process_bytes,
+        "host_bytes_per_node": estimate.host_bytes_per_node,
+        "nvme_bytes_per_node": estimate.nvme_bytes_per_node,
+        "terms": terms_json(estimate),
+        "parameters": {"total": model.num_params, "trainable": model.parameters.trainable()},
+    }
+    return answer | ({"fits": fits} if fits is not None else {})
+
+
+def terms_json(estimate: Estimate) -> dict[str, int]:
+    """Name → bytes at the peak; terms of one name are added up."""
+    terms: dict[str, int] = {}
+    for term in estimate.peak.terms:
+        terms[term.name] = terms.get(term.name, 0) + term.num_bytes
+    return terms
+
+
+def cluster_json(cluster: Cluster) -> dict[str, Any]:
+    """The facts about the GPUs that the answer rests on."""
+    return {
+        "gpus": cluster.world_size,
+        "gpus_per_node": cluster.gpus_per_node,
+        "gpu": cluster.gpu.name,
+        "gpu_memory_bytes": cluster.gpu.memory_bytes,
+        "host_memory_bytes": cluster.host_memory_bytes,
+    }
+
+
+def model_json(model: Model) -> dict[str, Any]:
+    """The shape the answer rests on."""
+    return {
+        "name": model.name,
+        "family": model.family,
+        "layers": model.layers,
+        "hidden": model.hidden,
+        "heads": model.heads,
+        "kv_heads": model.kv_heads,
+        "mlp": model.mlp,
+        "vocab": model.vocab,
+        "parameters": model.num_params,
+    }
+
+
+def recommendation_json(found: Recommendation, config: str, files: Sequence[str]) -> dict[str, Any]:
+    """The document of ``recommend``: the best candidate of each combination, the winner first among equals.
+
+    ``config`` is the path that the launch lines name.
+    """
+    from dsconf.search.rank import best_of_each
+
+    winner = found.recommended
+    cost = found.cost._asdict() if found.cost is not None else None
+    return {
+        "recommended": candidate_json(winner, found, "; ".join(found.why)) if winner else None,
+        "candidates": [candidate_json(candidate, found) for candidate in best_of_each(found.candidates)],
+        "examined": found.examined,
+        "ruled_out": found.ruled_out,
+        "why": list(found.why),
+        "notes": list(found.notes),
+        "model": model_json(found.model),
+        "cluster": cluster_json(found.cluster),
+        "assumption": found.assumption,
+        "launch": list(found.launch_with(config)),
+        "files": list(files),
+    } | ({"cost": cost} if cost is not None else {})
+
+
+def candidate_json(candidate: Candidate, found: Recommendation, why: str | None = None) -> dict[str, Any]:
+    """One candidate. ``config`` is null for plain DDP, which has none."""
+    from dsconf.search.rank import name
+    from dsconf.search.reasons import short
+
+    workload = candidate.workload
+    return {
+        "name": name(candidate),
+        "config": config_json(candidate, found.target),
+        "activation_checkpointing": workload.checkpointing,
+        "micro_batch_size": workload.micro_batch,
+        "gradient_accumulation_steps": workload.accumulation,
+        "global_batch_size": candidate.global_batch,
+        "estimate": estimate_json(candidate.estimate, found.model, candidate.fits),
+        "step_seconds": candidate.step.seconds,
+        "step_parts": candidate.step.parts,
+        "tokens_per_second": candidate.tokens_per_second,
+        "fits": candidate.fits,
+        "why": why if why is not None else short(candidate, found.recommended),
+    }
+
+
+def config_json(candidate: Candidate, target: str) -> dict[str, Any] | None:
+    """The ds_config of ``candidate``, as its template writes it."""
+    from dsconf.config.render import render
+
+    if candidate.settings.engine != "deepspeed":
+        return None
+    config: dict[str, Any] = json.loads(render(candidate.settings, target))
+    return config

@@ -1,0 +1,68 @@
+"""Writes a file whole or not at all, and never over another one unasked."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+from dsconf.errors import InputError
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse early, before any work, a folder that ``write_whole`` could not write into or create.
+
+    Raises:
+        InputError: not a folder, or no permission.
+    """
+    existing = folder
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if not existing.is_dir():
+        raise InputError(f"cannot write to {folder}: {existing} is not a folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise InputError(f"cannot write to {folder}: no permission to write in {existing}")
+
+
+def refuse_other(path: Path, text: str | None, force: bool) -> None:
+    """Refuse to replace a file that holds anything but ``text`` (None: anything at all) without ``force``.
+
+    Raises:
+        InputError: the file exists and differs, or is no file.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; choose another one with -o DIR")
+    if force or not path.exists():
+        return
+    if text is None or path.read_bytes() != text.encode():
+        raise InputError(f"{path} already exists; use --force to replace it, or -o DIR to write elsewhere")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write ``text`` beside ``path`` and rename it, so that nobody ever reads half of it.
+
+    Raises:
+        InputError: the folder cannot be created or written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise InputError(f"cannot write {path}: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.chmod(name, 0o666 & ~_umask())
+        os.replace(name, path)
+    except BaseException as error:
+        os.unlink(name)
+        if isinstance(error, OSError):
+            raise InputError(f"cannot write {path}: {error.strerror}") from None
+        raise
+
+
+def _umask() -> int:
+    """mkstemp makes private files; a config is as readable as any other file of its owner."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,90 @@
+"""A recommendation as a person reads it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from dsconf.cluster.spec import Cluster
+from dsconf.report.table import as_gib, as_rate, as_seconds, table
+from dsconf.search.rank import best_of_each, offload_name, stage_name
+from dsconf.search.reasons import short
+from dsconf.units import format_bytes
+
+if TYPE_CHECKING:
+    from dsconf.search.candidates import Candidate
+    from dsconf.search.recommend import Recommendation
+
+HEADERS = (
+    "strategy",
+    "offload",
+    "checkpointing",
+    "batch × accumulation",
+    "GPU GiB a rank",
+    "host GiB a node",
+    "fits",
+    "tokens/s",
+    "s a step",
+    "",
+)
+
+
+def recommendation_text(found: Recommendation, shape: str, files: Sequence[str], config: str) -> str:
+    """Everything ``recommend`` prints: facts, table, reasons, files, launch lines.
+
+    ``shape`` is the sentence on the model; ``config`` the path that the launch lines name.
+    """
+    return "\n".join(_lines(found, shape, files, config))
+
+
+def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str) -> Iterator[str]:
+    yield shape
+    yield cluster_sentence(found.cluster)
+    yield ""
+    yield table(HEADERS, [_row(candidate, found) for candidate in best_of_each(found.candidates)], (0, 1, 2, 9))
+    yield _examined(found)
+    yield ""
+    if found.recommended is not None:
+        yield f"Recommended: {found.why[0]}"
+    else:
+        yield found.why[0]
+    yield from (f"  {reason}" for reason in found.why[1:])
+    yield from (f"  {note}" for note in found.notes)
+    if found.cost is not None:
+        yield f"  {found.cost.sentence()}"
+    if found.recommended is not None:
+        yield ""
+        yield from (f"Wrote {file}" for file in files)
+        yield from ("Launch:", *(f"  {line}" for line in found.launch_with(config)))
+
+
+def cluster_sentence(cluster: Cluster) -> str:
+    """The GPUs, or what was assumed about them."""
+    nodes = f" in {cluster.nodes} nodes" if cluster.nodes > 1 else ""
+    host = cluster.host_memory_bytes
+    memory = f", {format_bytes(host)} of host memory a node" if host is not None else ""
+    each = format_bytes(cluster.gpu.memory_bytes)
+    return f"GPUs: {cluster.world_size} × {cluster.gpu.name}, {each} each{nodes}{memory}"
+
+
+def _examined(found: Recommendation) -> str:
+    best = f"Best micro-batch of each combination; {found.examined} candidates examined"
+    if not found.ruled_out:
+        return f"{best}."
+    return f"{best}, {found.ruled_out} larger micro-batches ruled out because a smaller one already fails."
+
+
+def _row(candidate: Candidate, found: Recommendation) -> list[str]:
+    workload, fitting = candidate.workload, candidate.fits != "no"
+    return [
+        stage_name(candidate),
+        offload_name(candidate),
+        "yes" if workload.checkpointing else "no",
+        f"{workload.micro_batch} × {workload.accumulation}",
+        as_gib(candidate.estimate.process_bytes),
+        as_gib(candidate.estimate.host_bytes_per_node),
+        candidate.fits,
+        as_rate(candidate.tokens_per_second) if fitting else "-",
+        as_seconds(candidate.step.seconds) if fitting else "-",
+        short(candidate, found.recommended),
+    ]

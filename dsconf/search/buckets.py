@@ -1,0 +1,41 @@
+"""Bucket and group sizes, in elements: large enough for full bandwidth, never larger than the model."""
+
+from __future__ import annotations
+
+from dsconf.model.spec import Model
+
+REDUCE = 200_000_000
+"""Stages 1 and 2: the figure of Hugging Face's ZeRO-2 example (https://huggingface.co/docs/transformers/deepspeed).
+DeepSpeed's default of 5e8 costs 1 GB a buffer, and two of them with overlap_comm, for no bandwidth gained."""
+SATURATING = 50_000_000
+"""100 MB of bf16: DeepSpeed's own default prefetch bucket (runtime/zero/config.py, ``prefetch_bucket_size``)."""
+LIVE = 1_000_000_000
+"""DeepSpeed's default of ``max_live_parameters`` and ``max_reuse_distance``."""
+SUB_GROUP = 100_000_000
+"""Elements stepped at a time at stage 3. The step holds 6 bytes of each of them as a copy (stage3.py:2683-2699):
+0.6 GB here, 6 GB at DeepSpeed's default of 1e9; a kernel over 1e8 elements is still bound by bandwidth alone."""
+
+
+def buckets(model: Model, stage: int) -> dict[str, int]:
+    """The sizes that ``stage`` reads, by the name of their field in ``Settings``; the others keep their default.
+
+    Stage 3 follows Hugging Face's "auto" rule (hidden² for the reduce bucket, 0.9 × hidden² for the prefetch,
+    10 × hidden for the persistence threshold; transformers/integrations/deepspeed.py), with ``SATURATING`` as a
+    floor so that narrow models do not send small messages. Stages 1 and 2 assert that the all-gather bucket
+    is even (stage_1_and_2.py:389).
+    """
+    total = max(2, model.num_params)
+    trainable = max(2, model.parameters.trainable())
+    if stage == 0:
+        return {}
+    if stage < 3:
+        return {"reduce_bucket_size": min(trainable, REDUCE), "allgather_bucket_size": min(total, REDUCE) // 2 * 2}
+    square = model.hidden**2
+    return {
+        "reduce_bucket_size": min(trainable, max(square, SATURATING)),
+        "prefetch_bucket_size": min(total, max(square * 9 // 10, SATURATING)),
+        "param_persistence_threshold": 10 * model.hidden,
+        "max_live_parameters": min(total, LIVE),
+        "max_reuse_distance": min(total, LIVE),
+        "sub_group_size": min(total, SUB_GROUP),
+    }

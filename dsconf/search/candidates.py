@@ -1,0 +1,137 @@
+"""Evaluates the combinations: memory first, speed of what was estimated, nothing dropped unsaid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+from dsconf.cluster.spec import Cluster
+from dsconf.job import Job
+from dsconf.memory.estimate import Estimate
+from dsconf.model.spec import Model
+from dsconf.search.space import Combination
+from dsconf.workload import Workload
+
+if TYPE_CHECKING:
+    from dsconf.config.settings import Settings
+    from dsconf.speed.step_time import StepTime
+
+
+class Tools(NamedTuple):
+    """The two models the search asks, and the judge; replaced by small ones in tests."""
+
+    estimate: Callable[[Job], Estimate]
+    step_time: Callable[[Job], StepTime]
+    usable_bytes: Callable[[Cluster], int]
+    """GPU memory that a process may take and still be called ``tight``."""
+    verdict: Callable[[Estimate, Cluster], str]
+    """``yes``, ``tight`` or ``no`` from the GPU's side."""
+
+
+class Candidate(NamedTuple):
+    """One examined way to train. ``short`` figures are bytes; 0 where it fits."""
+
+    job: Job
+    estimate: Estimate
+    step: StepTime
+    fits: str
+    """``yes``, ``tight`` or ``no``: the GPU's verdict, and ``no`` where the host or the disk is too small."""
+    gpu_short_bytes: int
+    host_short_bytes: int
+
+    @property
+    def settings(self) -> Settings:
+        """Its ds_config, as DeepSpeed sees it."""
+        return self.job.settings
+
+    @property
+    def workload(self) -> Workload:
+        """Its micro-batch, accumulation and checkpointing."""
+        return self.job.workload
+
+    @property
+    def global_batch(self) -> int:
+        """Sequences of one optimizer step over all ranks."""
+        return self.workload.micro_batch * self.workload.accumulation * self.job.cluster.world_size
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Tokens a second of the whole cluster."""
+        return self.step.tokens_per_second
+
+    @property
+    def offloads(self) -> int:
+        """How many of optimizer and parameters live in host memory or on disk."""
+        return (self.settings.offload_optimizer != "none") + (self.settings.offload_param != "none")
+
+
+class Examined(NamedTuple):
+    """``ruled_out`` counts the larger micro-batches of combinations that already fail at a smaller one."""
+
+    candidates: tuple[Candidate, ...]
+    ruled_out: int
+
+
+def real_tools() -> Tools:
+    """The memory model and the speed model of this package."""
+    from dsconf.memory.estimate import estimate
+    from dsconf.memory.verdict import usable_bytes, verdict
+    from dsconf.speed.step_time import step_time
+
+    return Tools(
+        estimate,
+        step_time,
+        lambda cluster: usable_bytes(cluster.gpu),
+        lambda found, cluster: verdict(found, cluster.gpu),
+    )
+
+
+def examine(model: Model, cluster: Cluster, space: Iterable[Combination], tools: Tools) -> Examined:
+    """Estimates every combination from its smallest micro-batch up, until it no longer fits.
+
+    Memory grows with the micro-batch, except that DeepSpeed keeps extra gradients while it accumulates
+    (stage_1_and_2.py:924-932), so an accumulation of 1 is judged apart from the larger ones.
+    """
+    candidates: list[Candidate] = []
+    ruled_out = 0
+    for combination in space:
+        accumulating = [workload for workload in combination.workloads if workload.accumulation > 1]
+        single = [workload for workload in combination.workloads if workload.accumulation == 1]
+        for run in (accumulating, single):
+            found = _ascend(model, cluster, combination.settings, run, tools)
+            candidates += found
+            ruled_out += len(run) - len(found)
+    return Examined(tuple(candidates), ruled_out)
+
+
+def _ascend(
+    model: Model, cluster: Cluster, settings: Settings, workloads: list[Workload], tools: Tools
+) -> list[Candidate]:
+    found: list[Candidate] = []
+    for workload in workloads:
+        found.append(evaluate(Job(model, cluster, with_batch(settings, workload, cluster), workload), tools))
+        if found[-1].fits == "no":
+            break
+    return found
+
+
+def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Settings:
+    """``settings`` with the batch sizes of ``workload`` written into them, as the config file will have them."""
+    micro, accumulation = workload.micro_batch, workload.accumulation
+    return replace(
+        settings,
+        micro_batch=micro,
+        accumulation=accumulation,
+        train_batch=micro * accumulation * cluster.world_size,
+    )
+
+
+def evaluate(job: Job, tools: Tools) -> Candidate:
+    """One candidate: its memory, its time, and by how much it misses."""
+    found = tools.estimate(job)
+    limit = job.cluster.host_memory_bytes
+    host_short = max(0, found.host_bytes_per_node - limit) if limit is not None else 0
+    fits = "no" if host_short else tools.verdict(found, job.cluster)
+    gpu_short = max(0, found.process_bytes - tools.usable_bytes(job.cluster))
+    return Candidate(job, found, tools.step_time(job), fits, gpu_short, host_short)

@@ -1,0 +1,143 @@
+"""Which config trains this model on these GPUs fastest without running out of memory?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsconf.cluster.read import assumption, read_cluster
+from dsconf.cluster.spec import Cluster
+from dsconf.errors import DoesNotFitError
+from dsconf.model.read import read_model
+from dsconf.model.spec import Model
+from dsconf.search.candidates import Candidate, Tools, examine, real_tools
+from dsconf.search.changes import Question, improvements, shortfall
+from dsconf.search.rank import ranked
+from dsconf.search.reasons import notes, why
+from dsconf.search.space import combinations
+from dsconf.search.words import read_target, read_wish
+
+if TYPE_CHECKING:
+    from dsconf.speed.cost import Cost
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The answer and everything it rests on. ``recommended`` is None when nothing fits."""
+
+    model: Model
+    cluster: Cluster
+    target: str
+    recommended: Candidate | None
+    candidates: tuple[Candidate, ...]
+    """All that were examined, best first; torch DDP is among them for comparison and is never recommended."""
+    ruled_out: int
+    """Larger micro-batches not examined because the same settings already fail at a smaller one."""
+    why: tuple[str, ...]
+    notes: tuple[str, ...]
+    assumption: str | None
+    cost: Cost | None = None
+    """Hours and money for the tokens asked about."""
+
+    @property
+    def examined(self) -> int:
+        """Number of candidates whose memory was estimated."""
+        return len(self.candidates)
+
+    @property
+    def launch(self) -> tuple[str, ...]:
+        """The shell lines that start training with ./ds_config.json."""
+        return self.launch_with("ds_config.json")
+
+    def launch_with(self, config: str) -> tuple[str, ...]:
+        """The shell lines that start training with the file ``config``."""
+        from dsconf.search.launch import launch_lines
+
+        return launch_lines(self.recommended, self.target, config) if self.recommended else ()
+
+    @property
+    def config_text(self) -> str:
+        """The recommended ds_config.json.
+
+        Raises:
+            DoesNotFitError: nothing is recommended.
+        """
+        from dsconf.config.render import render
+
+        if self.recommended is None:
+            raise DoesNotFitError(self.why[0])
+        return render(self.recommended.settings, self.target)
+
+
+def recommend(
+    params: str | int | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
+    gpus: str | int = 1,
+    gpu: str | None = None,
+    gpu_memory: str | int | None = None,
+    gpus_per_node: str | int = 8,
+    host_memory: str | int | None = None,
+    nvme: str | None = None,
+    seq_len: int = 2048,
+    global_batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    precision: str | None = None,
+    optimizer: str = "adamw",
+    stage: int | None = None,
+    offload: str | None = None,
+    activation_checkpointing: bool | None = None,
+    attention: str = "sdpa",
+    lora_rank: int | None = None,
+    quantize: str | None = None,
+    target: str = "deepspeed",
+    tokens: str | int | None = None,
+    price: float | None = None,
+    *,
+    tools: Tools | None = None,
+) -> Recommendation:
+    """Searches stage × offload × activation checkpointing × micro-batch and ranks what fits by tokens a second.
+
+    ``params`` (``70B``) or ``model`` (a config.json, its folder, its content, or a known name); ``gpus`` is the
+    world size; ``gpu_memory`` and ``host_memory`` (of one node) are bytes or text such as ``80GiB``; ``seq_len``
+    is in tokens, batch sizes in sequences; ``offload`` is ``none``, ``optimizer``, ``param`` or ``nvme``;
+    ``price`` is for one GPU-hour. ``None`` leaves a choice to the search; ``precision`` then is bf16, or fp16
+    where the card has no bf16. ``tools`` replaces the memory and the speed model.
+
+    Raises:
+        InputError: an argument that cannot be used as given.
+    """
+    words = (seq_len, global_batch_size, micro_batch_size, precision, optimizer, stage, offload)
+    wish = read_wish(*words, activation_checkpointing, attention, quantize)
+    read_target(target)
+    cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
+    shape = read_model(params, model, lora_rank)
+    question = Question(shape, cluster, wish, tools or real_tools(), lambda rank: read_model(params, model, rank))
+    found = answer(question, target)
+    return found if tokens is None else _with_cost(found, tokens, price)
+
+
+def answer(question: Question, target: str) -> Recommendation:
+    """Examines the whole space of ``question`` and says why the best is the best, or why nothing fits."""
+    model, cluster, wish, tools = question[:4]
+    examined = examine(model, cluster, combinations(model, cluster, wish), tools)
+    candidates = ranked(examined.candidates)
+    ours = [candidate for candidate in candidates if candidate.settings.engine == "deepspeed"]
+    best = ours[0]
+    winner = None if best.fits == "no" else best
+    if winner is None:
+        reasons = tuple(shortfall(best, question))
+    else:
+        reasons = (*why(winner, candidates), *improvements(winner, question))
+    return Recommendation(
+        model=model,
+        cluster=cluster,
+        target=target,
+        recommended=winner,
+        candidates=candidates,
+        ruled_out=examined.ruled_out,
+        why=reasons,
+        notes=tuple(notes(winner, candidates)) if winner else (),
+        assumption=assumption(cluster),
+    )

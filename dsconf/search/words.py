@@ -1,0 +1,70 @@
+"""Reads the words of ``recommend`` that say how to train; model and cluster have readers of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dsconf.errors import InputError, nearest
+from dsconf.search.space import OFFLOADS, OPTIMIZERS, Wish
+from dsconf.workload import ATTENTION_KERNELS
+
+PRECISIONS = ("bf16", "fp16", "fp32")
+TARGETS = ("deepspeed", "hf", "accelerate")
+QUANTIZED = ("4bit", "8bit")
+
+
+def read_wish(
+    seq_len: int | str,
+    global_batch: int | str | None,
+    micro_batch: int | str | None,
+    precision: str | None,
+    optimizer: str,
+    stage: int | str | None,
+    offload: str | None,
+    checkpointing: bool | None,
+    attention: str,
+    quantize: str | None,
+) -> Wish:
+    """The checked words, as the search takes them.
+
+    Raises:
+        InputError: not a positive whole number, or not one of the known words.
+    """
+    return Wish(
+        seq_len=_whole("--seq-len", seq_len),
+        global_batch=None if global_batch is None else _whole("--global-batch-size", global_batch),
+        micro_batch=None if micro_batch is None else _whole("--micro-batch-size", micro_batch),
+        precision=precision and _known("--precision", precision, PRECISIONS),
+        optimizer=_known("--optimizer", optimizer.lower(), OPTIMIZERS),
+        stage=None if stage is None else int(_known("--stage", str(stage), ("0", "1", "2", "3"))),
+        offload=offload and _known("--offload", offload, tuple(OFFLOADS)),
+        checkpointing=checkpointing,
+        attention=_known("--attention", attention, ATTENTION_KERNELS),
+        quantize=quantize and _known("--quantize", quantize, QUANTIZED),
+    )
+
+
+def read_target(target: str) -> str:
+    """Who will load the config.
+
+    Raises:
+        InputError: not one of ``TARGETS``.
+    """
+    return _known("--for", target, TARGETS)
+
+
+def _known(option: str, word: str, words: Sequence[str]) -> str:
+    if word not in words:
+        raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}{nearest(word, tuple(words))}")
+    return word
+
+
+def _whole(option: str, value: int | str) -> int:
+    try:
+        number = int(value)
+        exact = number == float(value)
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact or number <= 0:
+        raise InputError(f"{option}: {value!r} is not a positive whole number")
+    return number

@@ -1,0 +1,162 @@
+"""What the search promises, with a small memory and speed model in place of the real ones."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from search_fakes import FAKES, fake_cluster, fake_model
+
+from dsconf.cluster.spec import Cluster
+from dsconf.errors import DoesNotFitError
+from dsconf.model.spec import Model
+from dsconf.search.changes import Question
+from dsconf.search.rank import best_of_each, combination
+from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.space import Wish, combinations
+from dsconf.units import GIB, TIB
+
+LARGE = fake_model(8192, 80)
+SMALL = fake_model(2048, 16)
+
+
+def ask(model: Model, cluster: Cluster, wish: Wish = Wish(), adapters: Model | None = None) -> Recommendation:  # noqa: B008
+    return answer(Question(model, cluster, wish, FAKES, lambda rank: adapters or model), "deepspeed")
+
+
+@given(
+    hidden=st.sampled_from([1024, 2048, 4096, 8192]),
+    layers=st.integers(4, 96),
+    gpus=st.sampled_from([1, 2, 8, 16, 64]),
+    memory=st.sampled_from([16, 24, 40, 80, 141]),
+    host=st.sampled_from([64, 512, 2048, 8192]),
+)
+def test_what_is_recommended_fits_and_more_memory_never_hurts(
+    hidden: int, layers: int, gpus: int, memory: int, host: int
+) -> None:
+    model = fake_model(hidden, layers)
+    found = ask(model, fake_cluster(gpus, memory * GIB, host * GIB))
+    larger = ask(model, fake_cluster(gpus, 2 * memory * GIB, host * GIB))
+    if found.recommended is None:
+        return
+    estimate = found.recommended.estimate
+    assert estimate.process_bytes <= memory * GIB
+    assert estimate.host_bytes_per_node <= host * GIB
+    assert larger.recommended is not None
+    if found.recommended.fits == "yes":
+        assert larger.recommended.fits == "yes"
+        assert larger.recommended.tokens_per_second >= found.recommended.tokens_per_second
+
+
+@given(gpus=st.sampled_from([1, 8, 64]), share=st.integers(1, 60), memory=st.sampled_from([24, 80]))
+def test_nothing_is_cut_unsaid(gpus: int, share: int, memory: int) -> None:
+    """Every candidate of the space is examined or counted as ruled out, and none that is ruled out would fit."""
+    cluster, wish = fake_cluster(gpus, memory * GIB), Wish(global_batch=gpus * share)
+    found = ask(SMALL, cluster, wish)
+    space = [
+        (settings, workload) for settings, workloads in combinations(SMALL, cluster, wish) for workload in workloads
+    ]
+    assert found.examined + found.ruled_out == len(space)
+    everything = ask(SMALL, fake_cluster(gpus, 10**6 * GIB), wish)
+    assert everything.ruled_out == 0
+    fitting = [c for c in everything.candidates if c.estimate.process_bytes <= memory * GIB]
+    assert len(fitting) == sum(c.fits != "no" for c in found.candidates)
+
+
+def test_the_fastest_that_fits_wins() -> None:
+    found = ask(SMALL, fake_cluster(8))
+    assert found.recommended is not None
+    fitting = [c for c in found.candidates if c.fits == "yes" and c.settings.engine == "deepspeed"]
+    assert found.recommended.tokens_per_second == max(c.tokens_per_second for c in fitting)
+
+
+def test_a_full_70b_on_eight_80_gb_gpus_is_offloaded_and_says_the_host_memory() -> None:
+    """16 bytes of each of 64.7 B parameters are 0.94 TiB, more than 8 × 80 GiB; offload needs 18 on the host."""
+    found = ask(LARGE, fake_cluster(8))
+    assert found.recommended is not None
+    assert found.recommended.settings.offload_optimizer == "cpu"
+    assert found.recommended.estimate.host_bytes_per_node > 0.9 * TIB
+    assert any("of host memory in each node: give --host-memory to check" in note for note in found.notes)
+    assert any("Without offload it fits from 16 GPUs on" in reason for reason in found.why)
+    assert all(c.fits == "no" for c in found.candidates if not c.offloads)
+
+
+def test_too_small_a_host_is_a_clear_no_with_what_it_would_take() -> None:
+    found = ask(LARGE, fake_cluster(8, host=64 * GIB))
+    assert found.recommended is None
+    assert found.why[0].startswith("Nothing fits. The nearest, ZeRO stage 3, optimizer on cpu")
+    assert "too much on each host" in found.why[0]
+    remedies = " ".join(found.why[1:])
+    assert "Host memory: 1.06 TiB in each node would fit it" in remedies
+    assert "More GPUs: 16 would fit it" in remedies
+
+
+def test_the_fewest_gpus_named_are_the_fewest() -> None:
+    found = ask(LARGE, fake_cluster(8), Wish(offload="none"))
+    assert found.recommended is None
+    gpus = next(reason for reason in found.why if reason.startswith("More GPUs")).split()[2]
+    assert ask(LARGE, fake_cluster(int(gpus)), Wish(offload="none")).recommended is not None
+    assert ask(LARGE, fake_cluster(int(gpus) - 8), Wish(offload="none")).recommended is None
+
+
+def test_every_remedy_works_when_taken() -> None:
+    wish = Wish(seq_len=65536, offload="none", checkpointing=False, micro_batch=4)
+    adapters = fake_model(256, 2)
+    cluster = fake_cluster(8, 40 * GIB)
+    found = ask(fake_model(4096, 32), cluster, wish, adapters)
+    assert found.recommended is None
+    remedies = {reason.split(":")[0]: reason for reason in found.why[1:]}
+    assert "Shorter sequences" in remedies
+    seq_len = int(remedies["Shorter sequences"].split("--seq-len ")[1].split()[0])
+    assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=seq_len)).recommended is not None
+    assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=2 * seq_len)).recommended is None
+    assert ("LoRA" in remedies) == (ask(adapters, cluster, wish).recommended is not None)
+
+
+def test_an_impossible_job_says_that_nothing_helps() -> None:
+    found = ask(fake_model(2**17, 200), fake_cluster(1, 2 * GIB), Wish(offload="none", stage=0))
+    assert found.recommended is None
+    assert found.why[1].startswith("No single change fits it")
+    with pytest.raises(DoesNotFitError, match="Nothing fits"):
+        _ = found.config_text
+
+
+def test_a_small_model_is_told_that_plain_ddp_does() -> None:
+    notes = " ".join(ask(SMALL, fake_cluster(8)).notes)
+    assert "small enough for plain torch DDP" in notes
+    assert "plain torch" not in " ".join(ask(LARGE, fake_cluster(64)).notes)
+
+
+def test_one_gpu_is_told_that_zero_shards_nothing() -> None:
+    assert any("ZeRO shards nothing" in note for note in ask(SMALL, fake_cluster(1)).notes)
+    assert not any("ZeRO shards nothing" in note for note in ask(SMALL, fake_cluster(2)).notes)
+
+
+def test_the_runner_up_is_another_combination() -> None:
+    found = ask(SMALL, fake_cluster(8))
+    reason = next(reason for reason in found.why if reason.startswith("Next best"))
+    assert "ZeRO stage 1, micro-batch 16, 1.2 % fewer tokens/s" in reason
+
+
+def test_the_table_has_each_combination_once() -> None:
+    found = ask(SMALL, fake_cluster(8))
+    best = best_of_each(found.candidates)
+    assert len({combination(candidate) for candidate in best}) == len(best) == 18
+    for candidate in best:
+        rivals = [c for c in found.candidates if combination(c) == combination(candidate)]
+        assert candidate.tokens_per_second == max(c.tokens_per_second for c in rivals if c.fits == candidate.fits)
+
+
+def test_tight_is_recommended_only_where_nothing_has_headroom() -> None:
+    """Offload ruled out on one GPU, every candidate holds 16 bytes a parameter and the same activations."""
+    wish = Wish(offload="none", checkpointing=True, micro_batch=1)
+    needed = ask(SMALL, fake_cluster(1), wish).candidates[0].estimate.process_bytes
+    tight = ask(SMALL, fake_cluster(1, needed), wish)
+    assert tight.recommended is not None
+    assert tight.recommended.fits == "tight"
+    assert "nothing fits with headroom" in tight.why[0]
+    assert any("Little headroom" in note for note in tight.notes)
+    assert ask(SMALL, fake_cluster(1, needed - 1), wish).recommended is None
+    roomy = ask(SMALL, fake_cluster(1, needed * 2), wish)
+    assert roomy.recommended is not None
+    assert roomy.recommended.fits == "yes"
