@@ -1,6 +1,6 @@
 """The parts of DeepSpeed 0.19.8's ds_config that no pydantic model describes: (type, default, what it does).
 
-A type is a name of the schema's $defs or a JSON Schema fragment. Sources: deepspeed/runtime/{config,constants}.py and
+A type is a JSON Schema fragment. Sources: deepspeed/runtime/{config,constants}.py and
 the config.py and constants.py of activation_checkpointing, swap_tensor, model_checkpointing, profiling, autotuning,
 data_pipeline; deepspeed/module_inject/auto_ep_presets/base.py; runtime/pipe/engine.py.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-Key = tuple[str | dict[str, Any], Any, str]
+Key = tuple[dict[str, Any], Any, str]
 
 BOOL = {"type": "boolean"}
 TEXT = {"type": "string"}

@@ -148,7 +148,7 @@ def model_block(block: str, model: Any, blocks: dict[str, str], path: str) -> di
 def plain_property(key: Key) -> dict[str, Any]:
     """One key of a block that DeepSpeed reads without pydantic."""
     kind, default, description = key
-    fragment = {"$ref": f"#/$defs/{kind}"} if isinstance(kind, str) else dict(kind)
+    fragment = dict(kind)
     if "$ref" not in fragment:
         fragment["default"] = default
     return fragment | {"description": description}

@@ -73,8 +73,10 @@ def _number(text: str) -> float:
 
 def _from_hjson(name: str, text: str, error: json.JSONDecodeError) -> Any:
     """HJSON's reading of ``text``, which strict JSON refused with ``error``."""
+    from importlib import import_module
+
     try:
-        import hjson
+        hjson = import_module("hjson")
     except ImportError:
         hint = "; comments, trailing commas and the like need `pip install hjson`"
         raise LoadError(name, f"not JSON: {error.msg}{hint}", error.lineno, error.colno) from None
@@ -104,10 +106,10 @@ def parse(name: str, text: str) -> Loaded:
         LoadError: empty, neither JSON nor HJSON, not an object, NaN or infinite numbers, nested too deeply.
         DuplicateKeyError: a key twice in one object.
     """
+    not_json = "begins with a byte order mark" if text.startswith("\ufeff") else None
     text = text.removeprefix("\ufeff")
     if not text.strip():
         raise LoadError(name, "is empty; DeepSpeed needs at least a batch size")
-    not_json = None
     try:
         try:
             config = json.loads(
@@ -117,7 +119,7 @@ def parse(name: str, text: str) -> Loaded:
             not_json = f"line {error.lineno}, column {error.colno}: {error.msg}"
             config = _from_hjson(name, text, error)
     except _TwiceError as twice:
-        _, line, column = first_duplicate(text) if not_json is None else ((), None, None)
+        line, column = (None, None) if ": " in (not_json or "") else first_duplicate(text)
         raise DuplicateKeyError(name, f"key {twice.args[0]!r} stands twice in one object", line, column) from None
     except RecursionError:
         raise LoadError(name, f"is nested more than {MAX_DEPTH} levels deep") from None

@@ -54,15 +54,15 @@ def positions(text: str) -> dict[Path, Place]:
     return dict(_places(text))
 
 
-def first_duplicate(text: str) -> tuple[Path, int, int]:
-    """Path, line and column of the first key that its object already has.
+def first_duplicate(text: str) -> Place:
+    """Line and column of the first key that its object already has.
 
     Raises:
         StopIteration: there is none.
     """
     seen: set[Path] = set()
-    for path, (line, column) in _places(text):
+    for path, place in _places(text):
         if path in seen:
-            return path, line, column
+            return place
         seen.add(path)
     raise StopIteration

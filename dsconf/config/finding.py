@@ -1,0 +1,65 @@
+"""What ``validate`` says: one finding per cause, and a report per file."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+Path = tuple[str | int, ...]
+
+
+class Problem(NamedTuple):
+    """What one rule found, before anybody knows where in which file."""
+
+    code: str
+    severity: str
+    """``error``: DeepSpeed rejects, ignores or changes it; ``warning``: it has no effect or will go; ``note``."""
+    path: Path
+    message: str
+    suggestion: str | None = None
+    """What to write instead, as the end of a sentence."""
+
+
+class Finding(NamedTuple):
+    """One problem at its place. ``line`` and ``column`` count from 1, None where the text has no such key."""
+
+    code: str
+    severity: str
+    path: str
+    """Dotted, as DeepSpeed's documentation writes it: ``zero_optimization.stage``; empty for the whole file."""
+    message: str
+    line: int | None = None
+    column: int | None = None
+    suggestion: str | None = None
+
+
+class FileReport(NamedTuple):
+    """The findings of one file in the order they stand in it."""
+
+    file: str
+    valid: bool
+    """No finding is an error."""
+    findings: tuple[Finding, ...]
+    target: str = "deepspeed"
+    """Who is taken to load the file: ``deepspeed``, ``hf`` or ``accelerate``."""
+    readable: bool = True
+
+
+class Report(NamedTuple):
+    """The reports of all files, in the order given."""
+
+    files: tuple[FileReport, ...]
+
+    @property
+    def valid(self) -> bool:
+        """Whether every file is."""
+        return all(file.valid for file in self.files)
+
+    @property
+    def readable(self) -> bool:
+        """Whether every file could be read."""
+        return all(file.readable for file in self.files)
+
+
+def dotted(path: Path) -> str:
+    """``("optimizer", "params", "betas", 0)`` as ``optimizer.params.betas.0``."""
+    return ".".join(str(part) for part in path)

@@ -1,0 +1,49 @@
+"""train_batch_size = train_micro_batch_size_per_gpu × gradient_accumulation_steps × data-parallel ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsconf.config.batch import Batch, problem
+from dsconf.config.finding import Problem
+from dsconf.config.resolve import data_parallel_ranks
+from dsconf.config.rules.case import Case, whole
+
+TRAIN, MICRO, ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
+
+
+def missing(case: Case) -> Iterator[Problem]:
+    """Accumulation alone does not say how large a batch is (runtime/config.py:648-650)."""
+    if case.config.get(TRAIN) is None and case.config.get(MICRO) is None:
+        value = '"auto"' if case.target != "deepspeed" else "a number"
+        yield Problem("DS201", "error", (), f"neither {TRAIN} nor {MICRO} is given", f"set {MICRO} to {value}")
+
+
+def _given(case: Case) -> Batch | None:
+    """The batch sizes, or None where one of them is not known yet or wrong on its own."""
+    values = [case.config.get(key) for key in (TRAIN, MICRO, ACCUMULATION)]
+    if any(value is not None and (isinstance(value, (bool, str)) or (whole(value) or 0) <= 0) for value in values):
+        return None
+    return Batch(*(None if value is None else whole(value) for value in values))
+
+
+def indivisible(case: Case) -> Iterator[Problem]:
+    """The three must agree (runtime/config.py:586-605). Without --gpus: for some number of GPUs at least."""
+    batch = _given(case)
+    if batch is None or batch.train is None:
+        return
+    unit = (batch.micro or 1) * (batch.accumulation or 1)
+    if batch.train % unit:
+        given = " × ".join(str(n) for n in (batch.micro, batch.accumulation) if n)
+        yield Problem(
+            "DS202", "error", (TRAIN,), f"{batch.train} is not a multiple of {given}", "change one of them"
+        )
+    elif case.gpus is not None:
+        sharing = whole(case.config.get("sequence_parallel_size", 1))
+        ranks = data_parallel_ranks(case.config, case.gpus) if sharing else case.gpus
+        wrong = problem(batch, ranks)
+        if wrong is not None:
+            advice = f"{TRAIN} may be any multiple of {unit * ranks}"
+            if batch.micro and batch.accumulation:
+                advice = f"write {unit * ranks}, or leave {TRAIN} out"
+            yield Problem("DS202", "error", (TRAIN,), wrong, advice)

@@ -1,0 +1,65 @@
+"""Keys that DeepSpeed 0.19.8 knows but that are old, or that nothing reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from dsconf.config.finding import Path, Problem
+from dsconf.config.rules.case import Case, block
+
+_DEPRECATED: Mapping[Path, str] = {
+    ("bfloat16",): "use bf16",
+    ("zero_optimization", "cpu_offload"): 'use offload_optimizer: {"device": "cpu"}',
+    ("zero_optimization", "cpu_offload_param"): 'use offload_param: {"device": "cpu"}',
+    ("zero_optimization", "cpu_offload_use_pin_memory"): "it has no effect; use pin_memory in the offload blocks",
+    ("zero_optimization", "stage3_gather_fp16_weights_on_model_save"): (
+        "use stage3_gather_16bit_weights_on_model_save"
+    ),
+}
+_REPLACED_BY: Mapping[str, tuple[str, ...]] = {
+    "cpu_offload": ("offload_optimizer",),
+    "cpu_offload_param": ("offload_param",),
+    "stage3_gather_fp16_weights_on_model_save": (
+        "stage3_gather_16bit_weights_on_model_save",
+        "gather_16bit_weights_on_model_save",
+    ),
+}
+_NEVER_READ: tuple[Path, ...] = (
+    ("disable_allgather",),
+    ("zero_optimization", "allgather_partitions"),
+    ("autotuning", "min_train_batch_size"),
+    ("pipeline", "stages"),
+    ("pipeline", "partition"),
+    ("pipeline", "seed_layers"),
+)
+
+
+def _there(case: Case, path: Path) -> bool:
+    return path[-1] in block(case.config, *(str(part) for part in path[:-1]))
+
+
+def deprecated(case: Case) -> Iterator[Problem]:
+    """Old names still work and log a warning (runtime/config_utils.py:60-103, zero/config.py:60-78)."""
+    if isinstance(case.config.get("zero_optimization"), bool):
+        new = f'use {{"stage": {int(case.config["zero_optimization"])}}}'
+        yield Problem("DS107", "warning", ("zero_optimization",), "old form", new)
+    for path, advice in _DEPRECATED.items():
+        if _there(case, path):
+            yield Problem("DS107", "warning", path, "deprecated", advice)
+
+
+def old_and_new(case: Case) -> Iterator[Problem]:
+    """An old name beside its new one is refused (runtime/config_utils.py:80-83)."""
+    zero = block(case.config, "zero_optimization")
+    for old, names in _REPLACED_BY.items():
+        for new in names:
+            if old in zero and new in zero and "auto" not in (zero[old], zero[new]):
+                message = f"given together with {new}, which replaces it"
+                yield Problem("DS108", "error", ("zero_optimization", old), message, "leave it out")
+
+
+def never_read(case: Case) -> Iterator[Problem]:
+    """Accepted and stored, but no code of DeepSpeed 0.19.8 reads the value."""
+    for path in _NEVER_READ:
+        if _there(case, path):
+            yield Problem("DS109", "note", path, "accepted, but nothing in DeepSpeed 0.19.8 reads it")
