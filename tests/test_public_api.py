@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from importlib import import_module
 
 import pytest
 
 import dsconf
 
 FUNCTIONS = ["check", "estimate", "recommend", "validate"]
+# Options about where and how an answer is shown, which a caller in Python decides for itself.
+SHOWING = {"output", "output_format", "force", "check", "fix"}
+# Words without an option, for tests to put something in the place of a real part.
+SEAMS = {"tools"}
 
 
 def test_the_public_names() -> None:
@@ -39,3 +44,16 @@ def test_the_version_is_a_release_number() -> None:
     parts = dsconf.__version__.split(".")
     assert len(parts) == 3
     assert all(part.isdigit() for part in parts)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_the_words_are_the_options(name: str) -> None:
+    """Same names and same defaults; only what decides where and how an answer is shown has no word."""
+    command = import_module(f"dsconf.cli.{name}").command
+    context = command.make_context(name, [], resilient_parsing=True)
+    options = {word: value for word, value in context.params.items() if word not in SHOWING}
+    words = inspect.signature(getattr(dsconf, name)).parameters
+    assert set(options) <= set(words)
+    assert {word for word in words if word not in options} <= SEAMS
+    defaults = {word: words[word].default for word in options if words[word].default is not inspect.Parameter.empty}
+    assert defaults | {"gpus": None} == {word: options[word] for word in defaults} | {"gpus": None}
