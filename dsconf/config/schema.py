@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.config.finding import Path, Problem, dotted
 from dsconf.config.removed import REMOVED
@@ -74,9 +74,10 @@ def _unknown(path: Path, known: list[str], suggest: bool) -> Problem:
 
 
 def _unknown_keys(error: ValidationError) -> Iterator[Problem]:
-    known = list(error.schema["properties"])
-    comments = "patternProperties" in error.schema
-    extra = [key for key in error.instance if key not in known and not (comments and key.startswith("_"))]
+    schema, instance = cast(Mapping[str, Any], error.schema), cast(Mapping[str, Any], error.instance)
+    known = list(schema["properties"])
+    comments = "patternProperties" in schema
+    extra = [key for key in instance if key not in known and not (comments and key.startswith("_"))]
     for number, key in enumerate(extra):
         yield _unknown((*error.absolute_path, key), known, number < _SUGGESTIONS)
 
@@ -104,9 +105,9 @@ def _wanted(schema: Mapping[str, Any]) -> str:
 
 def _described(error: ValidationError) -> Problem:
     """One schema violation other than an unknown key."""
-    path, value, schema = tuple(error.absolute_path), _shown(error.instance), error.schema
+    path, value, schema = tuple(error.absolute_path), _shown(error.instance), cast(Mapping[str, Any], error.schema)
     if error.validator == "enum":
-        choices = [choice for choice in error.validator_value if choice is not None]
+        choices = [choice for choice in cast(list[Any], error.validator_value) if choice not in (None, "auto")]
         hint = nearest(str(error.instance), [str(c) for c in choices]).removeprefix("; ")
         listed = ", ".join(dict.fromkeys(str(choice) for choice in choices))
         return Problem("DS103", "error", path, f"{value} is not one of {listed}", hint or None)

@@ -15,11 +15,6 @@ from dsconf.errors import InputError, nearest
 Source = str | FilePath | Mapping[str, Any]
 
 
-def _holds_auto(value: Any) -> bool:
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return value == "auto" or any(_holds_auto(part) for part in inner)
-
-
 def _problems(loaded: Loaded, target: str, gpus: int | None) -> Iterator[Problem]:
     """All problems, the more basic ones first: at one path the first is the cause of the others."""
     from dsconf.config.rules import RULES
@@ -54,12 +49,14 @@ def _unreadable(name: str, error: LoadError, target: str) -> FileReport:
 
 
 def _check(source: Source, gpus: int | None, target: str | None) -> FileReport:
+    from dsconf.config.rules.auto import autos
+
     name = "<config>" if isinstance(source, Mapping) else "<stdin>" if str(source) == "-" else str(source)
     try:
         loaded = Loaded(dict(source), "") if isinstance(source, Mapping) else read(source)
     except LoadError as error:
         return _unreadable(name, error, target or "deepspeed")
-    target = target or ("hf" if _holds_auto(loaded.config) else "deepspeed")
+    target = target or ("hf" if any(autos(loaded.config)) else "deepspeed")
     places = positions(loaded.text) if loaded.text and loaded.not_json is None else {}
     found: dict[Path | tuple[str, ...], Finding] = {}
     for problem in _problems(loaded, target, gpus):

@@ -36,5 +36,5 @@ def _file(file: FileReport) -> dict[str, Any]:
 
 
 def findings_json(report: Report) -> dict[str, Any]:
-    """``{"files": [{"file", "valid", "findings": [{code, severity, path, message, line, column, suggestion}]}]}``."""
+    """``{"files": [{file, valid, findings: [{code, severity, path, message, line, column, suggestion}]}]}``."""
     return {"files": [_file(file) for file in report.files]}

@@ -25,7 +25,8 @@ _OWN_AUTO = (
 """Where "auto" means something to DeepSpeed itself."""
 
 
-def _autos(value: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+def autos(value: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
+    """The paths whose value is an "auto" that somebody has to fill in before DeepSpeed."""
     for key, inner in value.items():
         here = (*path, key)
         if key.startswith("_") or here in _OWN_AUTO:
@@ -33,7 +34,7 @@ def _autos(value: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
         if inner == "auto":
             yield here
         elif isinstance(inner, dict):
-            yield from _autos(inner, here)
+            yield from autos(inner, here)
 
 
 def _severity(case: Case, path: Path) -> str:
@@ -50,7 +51,7 @@ def _default(path: Path) -> str:
 
 def unfilled(case: Case) -> Iterator[Problem]:
     """An "auto" that nobody fills: dropped for the default, or taken as a string, or refused by Accelerate."""
-    for path in _autos(case.config):
+    for path in autos(case.config):
         if dotted(path) in FILLED[case.target]:
             continue
         if case.target == "deepspeed":

@@ -1,7 +1,7 @@
 """Names and arguments of optimizers and learning-rate schedulers.
 
-Arguments are those of the constructors in DeepSpeed 0.19.8: ops/{adam,lion,lamb,adagrad}, runtime/engine.py:2377-2550
-and runtime/lr_schedules.py; those of torch's own classes are left to torch.
+Arguments are those of the constructors in DeepSpeed 0.19.8: ops/{adam,lion,lamb,adagrad}, runtime/lr_schedules.py,
+runtime/engine.py:2377-2550; those of torch's own classes are left to torch.
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ from dsconf.config.removed import REMOVED_OPTIMIZERS
 from dsconf.config.rules.case import Case, block
 from dsconf.errors import nearest
 
-_ADAM = ("lr", "betas", "eps", "weight_decay", "bias_correction", "amsgrad", "adam_w_mode", "torch_adam")
-_ADAM += ("fp32_optimizer_states", "foreach", "fused", "maximize", "capturable", "differentiable", "set_grad_none")
+_ADAM: tuple[str, ...] = (
+    *("lr", "betas", "eps", "weight_decay", "bias_correction", "amsgrad", "adam_w_mode", "torch_adam"),
+    *("fp32_optimizer_states", "foreach", "fused", "maximize", "capturable", "differentiable", "set_grad_none"),
+)
 _OPTIMIZERS: Mapping[str, tuple[str, ...] | None] = {
     "adam": _ADAM,
     "adamw": _ADAM,
@@ -31,18 +33,9 @@ _OPTIMIZERS: Mapping[str, tuple[str, ...] | None] = {
 }
 """Lower-case name: arguments, or None where another library defines them."""
 _TORCH_OPTIMIZERS = (
-    "Adadelta",
-    "Adafactor",
-    "Adamax",
-    "ASGD",
-    "LBFGS",
-    "NAdam",
-    "RAdam",
-    "RMSprop",
-    "Rprop",
-    "SGD",
+    *("Adadelta", "Adafactor", "Adamax", "ASGD", "LBFGS", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
+    "SparseAdam",
 )
-_TORCH_OPTIMIZERS += ("SparseAdam",)
 _WARMUP = ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type", "last_batch_iteration")
 _SCHEDULERS: Mapping[str, tuple[str, ...]] = {
     "WarmupLR": _WARMUP,
@@ -61,9 +54,11 @@ _SCHEDULERS: Mapping[str, tuple[str, ...]] = {
         *("cycle_min_mom", "cycle_max_mom", "decay_mom_rate", "last_batch_iteration"),
     ),
 }
-_TORCH_SCHEDULERS = ("LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR")
-_TORCH_SCHEDULERS += ("ExponentialLR", "SequentialLR", "CosineAnnealingLR", "ChainedScheduler", "ReduceLROnPlateau")
-_TORCH_SCHEDULERS += ("CyclicLR", "OneCycleLR", "CosineAnnealingWarmRestarts", "PolynomialLR")
+_TORCH_SCHEDULERS = (
+    *("LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR"),
+    *("SequentialLR", "CosineAnnealingLR", "ChainedScheduler", "ReduceLROnPlateau", "CyclicLR", "OneCycleLR"),
+    *("CosineAnnealingWarmRestarts", "PolynomialLR"),
+)
 _NICE = ("Adam", "AdamW", "Adagrad", "Lamb", "Lion", "Muon", "MuAdam", "MuAdamW", "MuSGD")
 
 
@@ -91,7 +86,7 @@ def unknown_scheduler(case: Case) -> Iterator[Problem]:
 
 
 def unknown_parameters(case: Case) -> Iterator[Problem]:
-    """An argument the constructor does not have stops the engine with a TypeError (runtime/engine.py:2476-2550)."""
+    """A comment or a typo among the arguments stops the engine with a TypeError (runtime/engine.py:2476-2550)."""
     optimizer, scheduler = (block(case.config, name).get("type") for name in ("optimizer", "scheduler"))
     known = {
         "optimizer": _OPTIMIZERS.get(optimizer.lower()) if isinstance(optimizer, str) else None,

@@ -17,7 +17,7 @@ def needed_by_accelerate(case: Case) -> Iterator[Problem]:
 
 
 def twice(case: Case) -> Iterator[Problem]:
-    """A key with and without stage3_ is one setting given twice, which pydantic forbids (zero/config.py:240-292)."""
+    """A key with and without stage3_ given twice is forbidden (zero/config.py:240-292)."""
     zero = block(case.config, "zero_optimization")
     for name in STAGE3_ALIASED:
         if name in zero and f"stage3_{name}" in zero and "auto" not in (zero[name], zero[f"stage3_{name}"]):
