@@ -1,0 +1,189 @@
+"""The operations of one decoder layer of each family (transformers 5.17: ``models/<family>/modeling_<family>.py``)."""
+
+from __future__ import annotations
+
+from dsconf.memory.attention import Heads, attend
+from dsconf.memory.experts import experts
+from dsconf.memory.recorder import Recorder
+
+
+def record_layer(r: Recorder, x: int) -> int:
+    """One decoder layer on ``x`` (tokens × hidden); returns its output."""
+    return _LAYERS.get(r.model.family, _llama)(r, x)
+
+
+def _mask(r: Recorder) -> str:
+    """Which mask reaches the kernel: none while the causal flag says it all (masking_utils._ignore_causal_mask_sdpa)."""
+    if r.model.alibi:
+        return "float"
+    if r.model.family == "falcon":
+        return "bool"
+    window = r.model.sliding_window
+    return "bool" if window and r.shape.seq > window else ""
+
+
+def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
+    """Separate projections, optional norms over heads, rotary embedding, attention, output projection."""
+    model, tokens = r.model, r.shape.tokens
+    q = r.linear(x, "self_attn.q_proj")
+    k = r.linear(x, "self_attn.k_proj")
+    v = r.linear(x, "self_attn.v_proj")
+    if model.family == "olmo2":
+        q = r.rms_norm(q, "self_attn.q_norm", model.heads * model.head_dim)
+        k = r.rms_norm(k, "self_attn.k_norm", model.kv_heads * model.head_dim)
+    elif r.has("self_attn.q_norm.weight"):
+        q = r.norm(q, "self_attn.q_norm", model.head_dim, tokens * model.heads)
+        k = r.norm(k, "self_attn.k_norm", model.head_dim, tokens * model.kv_heads)
+    if model.rotary_dim:
+        q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
+    partial = bool(model.rotary_dim) and model.rotary_dim != model.head_dim
+    out = attend(r, Heads(q, k, v, model.kv_heads, head_major=partial, mask=_mask(r)))
+    return r.linear(out, output)
+
+
+def _llama(r: Recorder, x: int) -> int:
+    """Norm, attention, residual, norm, gated feed-forward network (or experts), residual."""
+    h = r.model.hidden
+    x = r.add(x, _separate(r, r.norm(x, "input_layernorm", h)))
+    y = r.norm(x, "post_attention_layernorm", h)
+    y = experts(r, y) if r.model.experts else r.gated_mlp(y, "mlp")
+    return r.add(x, y)
+
+
+def _gemma2(r: Recorder, x: int) -> int:
+    """A norm before and after attention and feed-forward network."""
+    h = r.model.hidden
+    y = r.norm(_separate(r, r.norm(x, "input_layernorm", h)), "post_attention_layernorm", h)
+    x = r.add(x, y)
+    y = r.gated_mlp(r.norm(x, "pre_feedforward_layernorm", h), "mlp")
+    return r.add(x, r.norm(y, "post_feedforward_layernorm", h))
+
+
+def _olmo2(r: Recorder, x: int) -> int:
+    """Norms after attention and feed-forward network only."""
+    h = r.model.hidden
+    x = r.add(x, r.norm(_separate(r, x), "post_attention_layernorm", h))
+    return r.add(x, r.norm(r.gated_mlp(x, "mlp"), "post_feedforward_layernorm", h))
+
+
+def _phi3(r: Recorder, x: int) -> int:
+    """Query, key and value in one projection, gate and up in another: views keep the whole."""
+    model, h = r.model, r.model.hidden
+    fused = r.linear(r.norm(x, "input_layernorm", h), "self_attn.qkv_proj")
+    q, k, v = _split(r, fused, model.heads, model.kv_heads)
+    q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
+    partial = model.rotary_dim != model.head_dim
+    out = attend(r, Heads(q, k, v, model.kv_heads, head_major=partial, mask=_mask(r)))
+    x = r.add(x, r.dropout(r.linear(out, "self_attn.o_proj"), model.hidden_dropout, h))
+    fused = r.linear(r.norm(x, "post_attention_layernorm", h), "mlp.gate_up_proj")
+    size = r.hidden(model.mlp)
+    active = r.tape.op("silu", [fused], size, saves=[fused])
+    product = r.tape.op("gate product", [active, fused], size, saves=[active, fused])
+    return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h))
+
+
+def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int, int]:
+    """Query, key and value as views of one projection's output."""
+    dim = r.model.head_dim
+    sizes = (heads * dim, kv_heads * dim, kv_heads * dim)
+    q, k, v = (r.tape.part(name, fused, r.hidden(size)) for name, size in zip("qkv", sizes, strict=True))
+    return q, k, v
+
+
+def _gpt2(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    q, k, v = _split(r, r.linear(r.norm(x, "ln_1", h), "attn.c_attn"), model.heads, model.heads)
+    out = attend(r, Heads(q, k, v, model.heads, softmax_fp32=False))
+    x = r.add(x, r.dropout(r.linear(out, "attn.c_proj"), model.hidden_dropout, h))
+    y = r.plain_mlp(r.norm(x, "ln_2", h), "mlp.c_fc", "mlp.c_proj")
+    return r.add(x, r.dropout(y, model.hidden_dropout, h))
+
+
+def _opt(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    y = r.norm(x, "self_attn_layer_norm", h) if model.pre_norm else x
+    q = r.tape.op("query scaling", [r.linear(y, "self_attn.q_proj")], r.hidden(h))
+    k, v = r.linear(y, "self_attn.k_proj"), r.linear(y, "self_attn.v_proj")
+    out = r.linear(attend(r, Heads(q, k, v, model.heads)), "self_attn.out_proj")
+    x = r.add(x, r.dropout(out, model.hidden_dropout, h))
+    if not model.pre_norm:
+        x = r.norm(x, "self_attn_layer_norm", h)
+    y = r.norm(x, "final_layer_norm", h) if model.pre_norm else x
+    y = r.plain_mlp(y, "fc1", "fc2")
+    x = r.add(x, r.dropout(y, model.hidden_dropout, h))
+    return x if model.pre_norm else r.norm(x, "final_layer_norm", h)
+
+
+def _gpt_neox(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    fused = r.linear(r.norm(x, "input_layernorm", h), "attention.query_key_value")
+    q, k, v = _split(r, fused, model.heads, model.heads)
+    q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.heads)
+    out = attend(r, Heads(q, k, v, model.heads, head_major=True))
+    out = r.dropout(r.linear(out, "attention.dense"), model.hidden_dropout, h)
+    if not model.parallel_residual:
+        x = r.add(x, out)
+    y = r.norm(x, "post_attention_layernorm", h)
+    y = r.dropout(r.plain_mlp(y, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), model.hidden_dropout, h)
+    return r.add(x, r.add(y, out) if model.parallel_residual else y)
+
+
+def _phi(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    y = r.norm(x, "input_layernorm", h)
+    out = r.dropout(_separate(r, y, "self_attn.dense"), model.hidden_dropout, h)
+    y = r.dropout(r.plain_mlp(y, "mlp.fc1", "mlp.fc2"), model.hidden_dropout, h)
+    return r.add(r.add(out, y), x)
+
+
+def _falcon(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    two = r.has("ln_attn.weight")
+    first = r.norm(x, "ln_attn" if two else "input_layernorm", h)
+    second = r.norm(x, "ln_mlp", h) if two else first
+    out = r.linear(_falcon_attention(r, first, two), "self_attention.dense")
+    if not model.parallel_residual:
+        x = r.add(x, out)
+        second = r.norm(x, "post_attention_layernorm", h)
+    y = r.plain_mlp(second, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+    return r.add(x, r.add(y, out) if model.parallel_residual else y)
+
+
+def _falcon_attention(r: Recorder, x: int, grouped: bool) -> int:
+    """Falcon-40B repeats grouped keys and values itself; Falcon-7B hands one head to a kernel that cannot take it."""
+    model = r.model
+    fused = r.linear(x, "self_attention.query_key_value")
+    heads, kv_heads = model.heads, model.heads if grouped else model.kv_heads
+    if model.kv_heads == model.heads:
+        q, k, v = _split(r, fused, heads, heads)
+    else:
+        q = r.tape.part("q", fused, r.hidden(heads * model.head_dim))
+        k = r.tape.op("keys", [fused], r.hidden(kv_heads * model.head_dim))
+        v = r.tape.op("values", [fused], r.hidden(kv_heads * model.head_dim))
+    if model.rotary_dim:
+        q, k = r.rotary(q, "q", heads), r.rotary(k, "k", kv_heads)
+    return attend(r, Heads(q, k, v, kv_heads, mask=_mask(r), repeats=False, softmax_fp32=False))
+
+
+def _bloom(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    y = r.norm(x, "input_layernorm", h)
+    q, k, v = _split(r, r.linear(y, "self_attention.query_key_value"), model.heads, model.heads)
+    out = r.linear(attend(r, Heads(q, k, v, model.heads, mask="float")), "self_attention.dense")
+    x = r.add(x, r.dropout(out, model.hidden_dropout, h))
+    y = r.plain_mlp(r.norm(x, "post_attention_layernorm", h), "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+    return r.add(x, r.dropout(y, model.hidden_dropout, h))
+
+
+_LAYERS = {
+    "bloom": _bloom,
+    "falcon": _falcon,
+    "gemma2": _gemma2,
+    "gemma3_text": _gemma2,
+    "gpt2": _gpt2,
+    "gpt_neox": _gpt_neox,
+    "olmo2": _olmo2,
+    "opt": _opt,
+    "phi": _phi,
+    "phi3": _phi3,
+}

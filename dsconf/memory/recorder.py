@@ -1,0 +1,202 @@
+"""Records a model's modules on a tape, with the sizes of one micro-batch."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dsconf.memory.tape import Tape
+from dsconf.model.spec import Model, Param
+
+
+SM_COUNT = 132
+"""Streaming multiprocessors of an H100 or H200; torch sizes the scratch of a column sum by it."""
+
+
+def column_sum_scratch(rows: int, columns: int) -> int:
+    """Bytes torch takes to sum a rows × columns gradient into one of ``columns`` (of a bias, of a norm's weight).
+
+    Blocks of 32 × 4 threads, 4 columns a thread; a column's rows are shared by several blocks once each thread has
+    256 of them or more, and then every block stores its partial sums in fp32
+    (torch: aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig and ReduceConfig::global_memory_size).
+    """
+    width = min(32, 1 << max(0, (max(1, columns // 4)).bit_length() - 1))
+    height = max(1, 128 // width)
+    per_thread = -(-rows // height)
+    if per_thread < 256:
+        return 0
+    grid = -(-columns // (4 * width))
+    blocks = max(min(-(-SM_COUNT * 16 // grid), -(-per_thread // 16)), -(-per_thread // 256))
+    return 4 * columns * blocks * 4 * width if blocks > 1 else 0
+
+
+class Shape(NamedTuple):
+    """What the sizes of activations depend on, besides the model."""
+
+    batch: int
+    seq: int
+    width: int
+    """Bytes of an activation element: 2 or 4."""
+    half: bool
+    """fp16: its softmax upcasts inside the kernel."""
+    attention: str
+    """``sdpa``, ``eager`` or ``flash``."""
+    weight_width: int = 0
+    """Bytes of a weight element where it differs from ``width`` (autocast), else 0."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the micro-batch."""
+        return self.batch * self.seq
+
+
+class Recorder:
+    """Modules of ``model``'s layer (or of its ends) recorded one after another."""
+
+    def __init__(self, model: Model, shape: Shape, params: tuple[Param, ...]) -> None:
+        self.tape = Tape()
+        self.model = model
+        self.shape = shape
+        self._params = {p.name: p for p in params}
+
+    def own(self, name: str) -> list[tuple[str, int]]:
+        """(name, bytes of the gradient) of the trainable weight and bias called ``name``."""
+        width = self.shape.weight_width or self.shape.width
+        found = (self._params.get(f"{name}.{end}") for end in ("weight", "bias"))
+        return [(p.name, p.numel * width) for p in found if p is not None and p.trainable]
+
+    def own_tensor(self, name: str) -> list[tuple[str, int]]:
+        """(name, bytes of the gradient) of the parameter called exactly ``name``, if it is trained."""
+        found = self._params[name]
+        width = self.shape.weight_width or self.shape.width
+        return [(name, found.numel * width)] if found.trainable else []
+
+    def has(self, name: str) -> bool:
+        """Whether the layer has a parameter of that name."""
+        return name in self._params
+
+    def hidden(self, features: int) -> int:
+        """Bytes of one activation of ``features`` elements for each token."""
+        return self.shape.tokens * features * self.shape.width
+
+    def linear(self, x: int, name: str, rows: int = 0) -> int:
+        """``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm)."""
+        rows = rows or self.shape.tokens
+        adapted = self._params.get(f"{name}.base_layer.weight")
+        weight = adapted or self._params[f"{name}.weight"]
+        transposed = weight.kind == "conv1d"
+        outputs = weight.shape[1 if transposed else 0]
+        size = rows * outputs * self.shape.width
+        own = self.own(f"{name}.base_layer" if adapted else name)
+        scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
+        y = self.tape.op(name, [x], size, saves=[x] if own else [], params=own, reduction=scratch)
+        return self._adapter(x, y, name, rows, size) if adapted else y
+
+    def _adapter(self, x: int, y: int, name: str, rows: int, size: int) -> int:
+        """LoRA beside the frozen layer: ``y + B(A(x)) × scaling`` (peft/tuners/lora/layer.py: Linear.forward)."""
+        rank = self._params[f"{name}.lora_A.default.weight"].shape[0]
+        small = rows * rank * self.shape.width
+        down = self.tape.op(f"{name} lora_A", [x], small, saves=[x], params=self.own(f"{name}.lora_A.default"))
+        up = self.tape.op(f"{name} lora_B", [down], size, saves=[down], params=self.own(f"{name}.lora_B.default"))
+        scaled = self.tape.op(f"{name} lora scaling", [up], size)
+        return self.tape.op(f"{name} lora sum", [y, scaled], size, passes=True)
+
+    def layer_norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
+        """``nn.LayerNorm``: keeps its input, and mean and rstd of each row in fp32."""
+        rows = rows or self.shape.tokens
+        size = rows * features * self.shape.width
+        return self.tape.op(name, [x], size, saves=[x], params=self.own(name), extra=8 * rows)
+
+    def rms_norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
+        """RMSNorm in separate operations: upcast, mean square, rsqrt, product, weight.
+
+        Llama and its kin cast down before the weight; OLMo 2 and Gemma multiply by it in fp32
+        (transformers: ``forward`` of LlamaRMSNorm, Olmo2RMSNorm, Gemma2RMSNorm).
+        """
+        tape, width = self.tape, self.shape.width
+        rows = rows or self.shape.tokens
+        full, size = 4 * rows * features, rows * features * width
+        up = x if width == 4 else tape.op(f"{name} upcast", [x], full)
+        scale = tape.op(f"{name} rsqrt", [up], 4 * rows, saves=[up], workspace=full, backward_workspace=3 * full)
+        tape.save_output(scale)
+        y = tape.op(f"{name} normalise", [up, scale], full, saves=[up, scale])
+        own = self.own(name)
+        scratch = column_sum_scratch(rows, features) if own else 0
+        if self.model.family in ("olmo2", "gemma", "gemma2", "gemma3_text"):
+            y = tape.op(f"{name} weight", [y], full, saves=[y] if own else [], params=own, backward_workspace=full, reduction=full + scratch)
+            return y if width == 4 else tape.op(f"{name} downcast", [y], size)
+        down = y if width == 4 else tape.op(f"{name} downcast", [y], size)
+        product = size if own else 0
+        return tape.op(
+            f"{name} weight",
+            [down],
+            size,
+            saves=[down] if own else [],
+            params=own,
+            backward_workspace=product,
+            reduction=product + scratch,
+        )
+
+    def norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
+        """Whichever norm the family has."""
+        if self.has(f"{name}.bias"):
+            return self.layer_norm(x, name, features, rows)
+        if not self.has(f"{name}.weight"):
+            return self.layer_norm(x, name, features, rows)
+        return self.rms_norm(x, name, features, rows)
+
+    def rotary(self, x: int, name: str, heads: int) -> int:
+        """Rotary embedding: keeps nothing but the cos and sin that all layers share."""
+        model = self.model
+        part = self.hidden(heads * model.rotary_dim)
+        y = self.tape.op(f"{name} rotary", [x], part, workspace=2 * part, backward_workspace=part)
+        if model.rotary_dim == model.head_dim:
+            return y
+        return self.tape.op(f"{name} rotary cat", [y], self.hidden(heads * model.head_dim))
+
+    def dropout(self, x: int, probability: float, features: int) -> int:
+        """``nn.Dropout`` in training keeps a one-byte mask; with probability 0 it is not there."""
+        if probability <= 0:
+            return x
+        return self.tape.op("dropout", [x], self.hidden(features), extra=self.shape.tokens * features)
+
+    def add(self, x: int, y: int) -> int:
+        """A residual sum: keeps nothing, and hands its gradient to both."""
+        return self.tape.op("residual", [x, y], self.hidden(self.model.hidden), passes=True)
+
+    def activation(self, x: int, size: int) -> int:
+        """The feed-forward activation: ReLU keeps its output, the others their input (torch's fused kernels)."""
+        kind = self.model.activation
+        if kind in ("gelu_new", "gelu_fast"):
+            return self._gelu_new(x, size)
+        if kind == "relu":
+            return self.tape.save_output(self.tape.op("relu", [x], size))
+        return self.tape.op(kind, [x], size, saves=[x])
+
+    def _gelu_new(self, x: int, size: int) -> int:
+        """``NewGELUActivation`` in separate operations: keeps x/2, tanh, 1 + tanh and the product, besides x."""
+        op = self.tape.op
+        half = op("gelu half", [x], size)
+        cube = op("gelu cube", [x], size, saves=[x], backward_workspace=2 * size)
+        inner = op("gelu inner", [x, cube], size, workspace=size, passes=True)
+        inner = op("gelu scaled", [inner], size)
+        tanh = self.tape.save_output(op("gelu tanh", [inner], size))
+        plus = op("gelu plus one", [tanh], size, passes=True)
+        return op("gelu product", [half, plus], size, saves=[half, plus])
+
+    def gated_mlp(self, x: int, prefix: str) -> int:
+        """``down(act(gate(x)) × up(x))``: keeps gate, its activation, up and their product."""
+        gate = self.linear(x, f"{prefix}.gate_proj")
+        size = self.hidden(self._params_out(f"{prefix}.gate_proj"))
+        active = self.activation(gate, size)
+        up = self.linear(x, f"{prefix}.up_proj")
+        product = self.tape.op("gate product", [active, up], size, saves=[active, up])
+        return self.linear(product, f"{prefix}.down_proj")
+
+    def _params_out(self, name: str) -> int:
+        weight = self._params.get(f"{name}.weight") or self._params[f"{name}.base_layer.weight"]
+        return weight.shape[0]
+
+    def plain_mlp(self, x: int, up: str, down: str) -> int:
+        """``down(act(up(x)))``."""
+        size = self.hidden(self.model.mlp)
+        return self.linear(self.activation(self.linear(x, up), size), down)

@@ -1,0 +1,267 @@
+"""A recording of operations, and what autograd keeps of them: the bytes alive forward and backward.
+
+A tape holds the operations of one stretch of a model (a decoder layer, the head) with the size of every tensor.
+Played forward it says what stays saved for backward and the highest point on the way; played backward it follows
+torch's engine (torch/csrc/autograd/engine.cpp): a node's incoming gradient, its saved tensors and all gradients it
+makes are alive together, then the first two are released. All sizes are bytes.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Grad(NamedTuple):
+    """The gradient of one parameter at the moment its hook runs."""
+
+    param: str
+    num_bytes: int
+    live: int
+    """Bytes of activations and activation gradients of this tape alive then, the parameter's gradient left out."""
+
+
+class Played(NamedTuple):
+    """What one tape costs. ``live`` and peaks leave out what was alive before the tape began."""
+
+    saved: int
+    """Kept from forward to backward."""
+    saved_input: int
+    """The part of ``saved`` that is the tape's own input."""
+    forward_peak: int
+    dry_peak: int
+    """Highest point of forward when nothing is kept for backward (the first pass under checkpointing)."""
+    backward_peak: int
+    """Highest point of backward, saved tensors, incoming gradient and the parameter's new gradient included."""
+    replay_peak: int
+    """The same under checkpointing, where a saved tensor is gone as soon as the node has used it."""
+    backward_top: str
+    """Name of the operation where that is."""
+    grads: tuple[Grad, ...]
+    """Parameter gradients in the order backward makes them."""
+
+
+class _Op(NamedTuple):
+    name: str
+    inputs: tuple[int, ...]
+    """Tensors that get a gradient from this operation."""
+    output: int
+    saves: tuple[int, ...]
+    params: tuple[tuple[str, int], ...]
+    reads: tuple[int, ...]
+    workspace: int
+    backward_workspace: int
+    reduction: int
+    passes: bool
+    """The gradient goes through as it is: addition and views allocate none."""
+
+
+class Tape:
+    """Records operations in the order forward runs them."""
+
+    def __init__(self) -> None:
+        self._bytes: list[int] = []
+        self._root: list[int] = []
+        self._differentiable: list[bool] = []
+        self._ops: list[_Op] = []
+        self._held: list[int] = []
+
+    def tensor(self, num_bytes: int, *, differentiable: bool = True, of: int | None = None) -> int:
+        """A tensor from outside, or with ``of`` a view that shares that tensor's storage."""
+        self._bytes.append(num_bytes)
+        self._root.append(len(self._root) if of is None else self._root[of])
+        self._differentiable.append(differentiable)
+        return len(self._bytes) - 1
+
+    def op(
+        self,
+        name: str,
+        inputs: list[int],
+        num_bytes: int,
+        *,
+        saves: list[int] | None = None,
+        params: list[tuple[str, int]] | None = None,
+        reads: list[int] | None = None,
+        extra: int = 0,
+        workspace: int = 0,
+        backward_workspace: int = 0,
+        reduction: int = 0,
+        passes: bool = False,
+    ) -> int:
+        """One operation; returns its output.
+
+        Args:
+            name: what a person would call it.
+            inputs: tensors it reads; those that are differentiable get gradients of their own size.
+            num_bytes: size of the output.
+            saves: tensors kept for backward (the output may be appended with ``save_output``).
+            params: (name, bytes) of parameters that get a gradient here.
+            extra: bytes it keeps for backward besides tensors of the tape (log-sum-exp, masks, statistics).
+            reads: further tensors a variable keeps alive while it runs.
+            workspace, backward_workspace: scratch bytes while it runs.
+            reduction: scratch bytes of summing a parameter's gradient, after the node itself has run.
+            passes: its gradient is handed on without a new allocation.
+        """
+        output = self.tensor(num_bytes)
+        self._differentiable[output] = bool(params) or any(self._differentiable[i] for i in inputs)
+        kept = list(saves or [])
+        if extra:
+            kept.append(self.tensor(extra, differentiable=False))
+        targets = tuple(i for i in inputs if self._differentiable[i])
+        self._ops.append(
+            _Op(
+                name,
+                targets,
+                output,
+                tuple(kept),
+                tuple(params or ()),
+                (*inputs, *(reads or ())),
+                workspace,
+                backward_workspace,
+                reduction,
+                passes,
+            )
+        )
+        return output
+
+    def hold(self, tensor: int) -> None:
+        """Keeps ``tensor`` alive to the end of forward: a variable or an output refers to it."""
+        self._held.append(tensor)
+
+    def part(self, name: str, whole: int, num_bytes: int) -> int:
+        """A slice of ``whole`` that shares its storage; the slices' gradients are gathered into a whole one."""
+        piece = self.tensor(num_bytes, of=whole)
+        self._differentiable[piece] = self._differentiable[whole]
+        self._ops.append(_Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, False))
+        return piece
+
+    def save_output(self, output: int) -> int:
+        """Marks the output of the last operation as kept for its own backward; returns it."""
+        last = self._ops[-1]
+        self._ops[-1] = last._replace(saves=(*last.saves, output))
+        return output
+
+    def play(self, inputs: list[int]) -> Played:
+        """Runs the recording; ``inputs`` were alive before and are not counted, unless they are saved."""
+        outside = {self._root[i] for i in inputs}
+        saved, forward_peak = self._forward(outside, keep=True)
+        _, dry_peak = self._forward(outside, keep=False)
+        backward_peak, replay_peak, top, grads = self._backward(saved)
+        return Played(
+            saved=sum(saved.values()),
+            saved_input=sum(size for root, size in saved.items() if root in outside),
+            forward_peak=forward_peak,
+            dry_peak=dry_peak,
+            backward_peak=backward_peak,
+            replay_peak=replay_peak,
+            backward_top=top,
+            grads=tuple(grads),
+        )
+
+    def _forward(self, outside: set[int], *, keep: bool) -> tuple[dict[int, int], int]:
+        last_use: dict[int, int] = {}
+        for step, op in enumerate(self._ops):
+            for tensor in (*op.reads, op.output):
+                last_use[self._root[tensor]] = step
+        for tensor in (self._ops[-1].output, *self._held):
+            last_use[self._root[tensor]] = len(self._ops)
+        saved: dict[int, int] = {}
+        live: dict[int, int] = {}
+        peak = 0
+        for step, op in enumerate(self._ops):
+            root = self._root[op.output]
+            if root not in outside:
+                live.setdefault(root, self._bytes[root])
+            for tensor in op.saves if keep else ():
+                kept = self._root[tensor]
+                saved[kept] = self._bytes[kept]
+            alive = sum(live.values()) + sum(size for kept, size in saved.items() if kept not in live)
+            peak = max(peak, alive + op.workspace)
+            for tensor in [t for t in live if last_use[t] <= step]:
+                del live[tensor]
+        return saved, peak
+
+    def _backward(self, saved: dict[int, int]) -> tuple[int, int, str, list[Grad]]:
+        state = _Backward(self._bytes, saved, self._users())
+        state.receive(self._ops[-1].output)
+        for op in reversed(self._ops):
+            if op.output in state.pending:
+                state.run(op, {self._root[t] for t in op.saves})
+        return state.peak, state.replay_peak, state.top, state.grads
+
+    def _users(self) -> dict[int, int]:
+        users: dict[int, int] = {}
+        for op in self._ops:
+            for root in {self._root[t] for t in op.saves}:
+                users[root] = users.get(root, 0) + 1
+        return users
+
+
+class _Backward:
+    """torch's engine at work: saved tensors, gradient buffers and their holders."""
+
+    def __init__(self, sizes: list[int], saved: dict[int, int], users: dict[int, int]) -> None:
+        self.pending: dict[int, int] = {}
+        """Tensor → number of the buffer that holds its gradient so far."""
+        self.peak = self.replay_peak = 0
+        self.top = ""
+        self.grads: list[Grad] = []
+        self._sizes = sizes
+        self._saved = dict(saved)
+        self._users = users
+        self._holders: list[int] = []
+        self._buffers: list[int] = []
+        self._live = sum(saved.values())
+
+    def receive(self, tensor: int) -> int:
+        """A new gradient buffer for ``tensor``."""
+        self._buffers.append(self._sizes[tensor])
+        self._holders.append(1)
+        self._live += self._sizes[tensor]
+        self.pending[tensor] = len(self._buffers) - 1
+        return self.pending[tensor]
+
+    def run(self, op: _Op, saves: set[int]) -> None:
+        """One node: make the gradients, note the height, release what it used, hand over parameter gradients."""
+        incoming = self.pending.pop(op.output)
+        made = 0 if op.passes else sum(self._sizes[i] for i in op.inputs)
+        made += sum(size for _, size in op.params)
+        used = sum(self._saved[root] for root in saves if self._users[root] == 1)
+        height = self._live + made + max(op.backward_workspace, op.reduction)
+        replayed = self._live + made + max(op.backward_workspace, op.reduction - used)
+        if height > self.peak:
+            self.peak, self.top = height, op.name
+        self.replay_peak = max(self.replay_peak, replayed)
+        for tensor in op.inputs:
+            self._pass_on(tensor, incoming if op.passes else None)
+        self._drop(incoming)
+        for root in saves:
+            self._users[root] -= 1
+            if not self._users[root]:
+                self._live -= self._saved.pop(root)
+        self.grads.extend(Grad(name, size, self._live) for name, size in op.params)
+
+    def _pass_on(self, tensor: int, buffer: int | None) -> None:
+        older = self.pending.get(tensor)
+        if buffer is None:
+            buffer = self.receive(tensor)
+        else:
+            self._holders[buffer] += 1
+            self.pending[tensor] = buffer
+        if older is None:
+            return
+        # InputBuffer::accumulate adds in place when nobody else holds the older gradient.
+        if self._holders[older] > 1:
+            self._live += self._sizes[tensor]
+            self.peak, self.replay_peak = max(self.peak, self._live), max(self.replay_peak, self._live)
+            self._buffers.append(self._sizes[tensor])
+            self._holders.append(1)
+            self.pending[tensor] = len(self._buffers) - 1
+            self._drop(older)
+        else:
+            self.pending[tensor] = older
+        self._drop(buffer)
+
+    def _drop(self, buffer: int) -> None:
+        self._holders[buffer] -= 1
+        if not self._holders[buffer]:
+            self._live -= self._buffers[buffer]
