@@ -1,0 +1,37 @@
+"""Turns what went wrong in a training process into one line and a kind."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from dsconf.units import parse_bytes
+
+ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?(?:[KMGT]i?B|bytes)|\d+)")
+
+
+def describe(error: Exception) -> dict[str, Any]:
+    """``kind``, one-line ``message`` and, for memory, ``asked_bytes`` of ``error``.
+
+    Kinds: ``oom``, ``missing`` (a package), ``nan`` and ``exception``.
+    """
+    text = last_line(error)
+    kinds = {"OutOfMemoryError": "oom", "MissingPackageError": "missing", "FloatingPointError": "nan"}
+    kind = kinds.get(type(error).__name__, "exception")
+    if "can't allocate memory" in text or isinstance(error, MemoryError):
+        kind = "oom"
+    if kind == "oom":
+        return {"kind": kind, "message": text, "asked_bytes": asked_bytes(str(error))}
+    return {"kind": kind, "message": text if kind != "exception" else f"{type(error).__name__}: {text}"}
+
+
+def last_line(error: Exception) -> str:
+    """The last line of the error's text that says anything, or its type."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
+
+
+def asked_bytes(text: str) -> int | None:
+    """The allocation that failed, from torch's own words; None where it does not say."""
+    found = ASKED.search(text)
+    return parse_bytes(found[1].removesuffix("bytes").strip()) if found else None

@@ -1,0 +1,61 @@
+"""What the parent and the training processes tell each other: what is there, and what to run."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ORDER_FILE = "order.json"
+
+
+class Probe(NamedTuple):
+    """What the first training process sees where it runs."""
+
+    cuda_devices: int = 0
+    device_name: str = "CPU"
+    device_bytes: int = 0
+    """Memory of one GPU as ``torch.cuda.mem_get_info`` reports it; 0 without a GPU."""
+    fp16: bool = True
+    """Whether the device computes in fp16 (not every CPU does)."""
+    can_build: bool = True
+    """Whether DeepSpeed can build its CPU kernels: a C++ compiler and ninja."""
+    versions: dict[str, str] = {}  # noqa: RUF012 (never changed; a NamedTuple default)
+
+
+class Order(NamedTuple):
+    """One short training run. Lengths are in tokens, batches in sequences."""
+
+    device: str
+    """``cuda`` or ``cpu``."""
+    rehearsed: bool
+    """One process as rank 0 of ``world_size``; the other ranks are torch's ``fake`` process group."""
+    world_size: int
+    processes: int
+    steps: int
+    seq_len: int
+    micro_batch: int
+    accumulation: int
+    checkpointing: bool
+    reentrant: bool
+    attention: str
+    load_dtype: str
+    zero_init: bool
+    lora_rank: int
+    ds_config: dict[str, Any]
+    hf_config: dict[str, Any]
+
+    def write(self, folder: Path) -> None:
+        """Put the order where the processes look for it, whole or not at all."""
+        draft = folder / f"{ORDER_FILE}.draft"
+        draft.write_text(json.dumps(self._asdict()), encoding="utf-8")
+        os.replace(draft, folder / ORDER_FILE)
+
+
+def read_order(folder: Path) -> Order | None:
+    """The order in ``folder``, or None while there is none yet."""
+    try:
+        return Order(**json.loads((folder / ORDER_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return None

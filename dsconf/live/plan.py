@@ -1,0 +1,179 @@
+"""Decides what to run on the machine there is, and which job that is for the memory model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from dsconf.cluster.spec import Cluster
+from dsconf.errors import InputError
+from dsconf.job import Job
+from dsconf.live import prepare, scale
+from dsconf.live.order import Order, Probe
+from dsconf.model.spec import Model
+from dsconf.workload import Workload
+
+CPU_RANKS = 2
+"""Enough for every collective to be real, few enough for a laptop."""
+
+
+class Wish(NamedTuple):
+    """What the person asked for, read but not yet fitted to a machine. Batches in sequences, lengths in tokens."""
+
+    config: Mapping[str, Any]
+    model: Model
+    world_size: int
+    gpus_per_node: int = 8
+    steps: int = 3
+    seq_len: int = 2048
+    micro_batch: int | None = None
+    accumulation: int | None = None
+    checkpointing: bool = False
+    attention: str = "sdpa"
+    load_dtype: str | None = None
+    zero_init: bool | None = None
+
+
+class Plan(NamedTuple):
+    """An order, the job it is for the memory model, and how both differ from what was asked."""
+
+    order: Order
+    job: Job
+    scaled_down: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def make_plan(wish: Wish, probe: Probe) -> Plan:
+    """Real ranks where there are GPUs enough, a rehearsal on one GPU, else real ranks of a small model on the CPU.
+
+    Raises:
+        InputError: the batch sizes disagree, or the sequence is longer than the model's positions.
+    """
+    _check_length(wish)
+    config = prepare.launchable(wish.config, wish.model.hidden)
+    micro, accumulation = prepare.batch_of(config, wish.world_size, wish.micro_batch, wish.accumulation)
+    wish = wish._replace(micro_batch=micro, accumulation=accumulation)
+    if probe.cuda_devices == 0:
+        return _on_cpu(wish, config, probe)
+    rehearsed = probe.cuda_devices < wish.world_size
+    notes: tuple[str, ...] = ()
+    if rehearsed:
+        notes = (f"{probe.cuda_devices} of {wish.world_size} GPUs here: rank 0 is real, the others are not run",)
+    return _plan(wish, config, probe, wish.world_size, rehearsed, (), notes)
+
+
+def _check_length(wish: Wish) -> None:
+    model = wish.model
+    learned = not model.rotary_dim and not model.alibi
+    if learned and wish.seq_len > model.positions:
+        raise InputError(
+            f"--seq-len {wish.seq_len}: {model.name} has {model.positions} positions; use at most that"
+        )
+
+
+def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:
+    world_size = min(wish.world_size, CPU_RANKS)
+    small, scaled = _fit(wish)
+    if small.model is not wish.model:
+        factor = wish.model.num_params / small.model.num_params
+        prepare.shrink_buckets(config, factor)
+        scaled.append(f"bucket sizes and thresholds ÷ {factor:.3g}, as the parameters")
+    notes = ["no CUDA device: run on the CPU"]
+    if world_size != wish.world_size:
+        notes.append(f"{world_size} ranks run where {wish.world_size} were asked for")
+    if not probe.fp16 and prepare.use_bf16_for_fp16(config):
+        notes.append("this CPU has no fp16: bf16 stands in for it")
+    if not probe.can_build and prepare.use_torch_adam(config):
+        notes.append("no C++ compiler and ninja: torch's AdamW stands in for DeepSpeed's")
+    if wish.attention == "flash":
+        small = small._replace(attention="sdpa")
+        notes.append("flash attention needs CUDA: sdpa stands in for it")
+    return _plan(small, config, probe, world_size, False, tuple(scaled), tuple(notes))
+
+
+def _fit(wish: Wish) -> tuple[Wish, list[str]]:
+    """``wish`` at a size that a CPU trains in seconds, and what had to shrink."""
+    from dsconf.model.read import read_model
+
+    scaled = []
+    if wish.model.num_params > scale.SMALL_ENOUGH:
+        small = read_model(model=scale.small_hf_config(wish.model), lora_rank=wish.model.lora_rank or None)
+        scaled.append(scale.scale_note(wish.model, small))
+        wish = wish._replace(model=small)
+    caps = {
+        "seq_len": ("sequence length", scale.MAX_SEQ_LEN),
+        "micro_batch": ("micro-batch", scale.MAX_MICRO_BATCH),
+        "accumulation": ("accumulation", scale.MAX_ACCUMULATION),
+    }
+    for field, (name, most) in caps.items():
+        if getattr(wish, field) > most:
+            scaled.append(f"{name} {getattr(wish, field)} → {most}")
+            changed: dict[str, Any] = {field: most}
+            wish = wish._replace(**changed)
+    return wish, scaled
+
+
+def _plan(
+    wish: Wish,
+    config: dict[str, Any],
+    probe: Probe,
+    world_size: int,
+    rehearsed: bool,
+    scaled: tuple[str, ...],
+    notes: tuple[str, ...],
+) -> Plan:
+    from dsconf.config.resolve import resolve
+
+    micro, accumulation = wish.micro_batch or 1, wish.accumulation or 1
+    prepare.set_batch(config, world_size, micro, accumulation)
+    settings = resolve(config, world_size, "deepspeed")
+    trained_in = settings.precision if settings.precision in ("bf16", "fp16") else "fp32"
+    workload = Workload(
+        seq_len=wish.seq_len,
+        micro_batch=micro,
+        accumulation=accumulation,
+        checkpointing=wish.checkpointing,
+        attention=wish.attention,
+        load_dtype=wish.load_dtype or trained_in,
+        zero_init=settings.stage == 3 if wish.zero_init is None else wish.zero_init and settings.stage == 3,
+    )
+    order = _order(wish, workload, config, probe, world_size, rehearsed)
+    cluster = cluster_of(probe, world_size, wish.gpus_per_node)
+    return Plan(order, Job(wish.model, cluster, settings, workload), scaled, notes)
+
+
+def _order(
+    wish: Wish, workload: Workload, config: dict[str, Any], probe: Probe, world_size: int, rehearsed: bool
+) -> Order:
+    return Order(
+        device="cuda" if probe.cuda_devices else "cpu",
+        rehearsed=rehearsed,
+        world_size=world_size,
+        processes=1 if rehearsed else world_size,
+        steps=wish.steps,
+        seq_len=workload.seq_len,
+        micro_batch=workload.micro_batch,
+        accumulation=workload.accumulation,
+        checkpointing=workload.checkpointing,
+        reentrant=workload.reentrant,
+        attention=workload.attention,
+        load_dtype=workload.load_dtype or "fp32",
+        zero_init=bool(workload.zero_init),
+        lora_rank=wish.model.lora_rank,
+        ds_config=config,
+        hf_config=dict(wish.model.hf_config),
+    )
+
+
+def cluster_of(probe: Probe, world_size: int, gpus_per_node: int) -> Cluster:
+    """The cluster of ``world_size`` devices like the one probed, with its real memory."""
+    from dsconf.cluster.read import read_cluster
+
+    if not probe.device_bytes:
+        return read_cluster(world_size, gpus_per_node=gpus_per_node)
+    try:
+        return read_cluster(world_size, probe.device_name, probe.device_bytes, gpus_per_node)
+    except InputError:  # a card the catalogue does not know by torch's name
+        cluster = read_cluster(world_size, None, probe.device_bytes, gpus_per_node)
+        return replace(cluster, gpu=replace(cluster.gpu, name=probe.device_name))

@@ -1,0 +1,142 @@
+"""One training process: ``python -m dsconf.live.worker FOLDER RANK``.
+
+Needs torch, deepspeed, transformers and the standard library. Reports through its journal; see ``launcher``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import time
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsconf.live import guard
+from dsconf.live.journal import Journal
+from dsconf.live.order import Order, Probe, read_order
+
+if TYPE_CHECKING:
+    from dsconf.live.gauge import Gauge
+
+NEEDED = ("torch", "deepspeed", "transformers")
+USUAL_ARCH_LIST = re.compile(r"\d+\.\d(\+PTX)?([; ]+\d+\.\d(\+PTX)?)*")
+
+
+def main() -> None:
+    """Run the order found in FOLDER as RANK; every way to fail ends as one ``failure`` event."""
+    journal = Journal(Path(sys.argv[1]), int(sys.argv[2]))
+    locks = guard.watch_parent(journal)
+    try:
+        _run(journal, locks)
+    except Exception as error:
+        from dsconf.live.failure import describe
+
+        journal.write("failure", phase=journal.phase, **describe(error))
+        raise
+
+
+def _run(journal: Journal, locks: set[str]) -> None:
+    missing = [name for name in NEEDED if find_spec(name) is None]
+    if missing:
+        journal.write("failure", phase="start", kind="missing", message=f"{missing[0]} is not installed")
+        return
+    journal.enter("import")
+    if journal.rank == 0:
+        journal.write("probe", **_probe()._asdict())
+    order = _wait_for_order(journal)
+    _prepare_environment(order)
+    guard.watch_build_locks(journal, locks)
+    _train(order, journal)
+
+
+def _probe() -> Probe:
+    import torch
+
+    versions = {name: version(name) for name in NEEDED}
+    if torch.cuda.is_available():
+        total = int(torch.cuda.mem_get_info()[1])
+        return Probe(torch.cuda.device_count(), torch.cuda.get_device_name(0), total, versions=versions)
+    return Probe(fp16=_cpu_has_fp16(), can_build=_can_build(), versions=versions)
+
+
+def _cpu_has_fp16() -> bool:
+    """The question DeepSpeed's own CPU accelerator asks before it accepts fp16."""
+    import torch
+
+    try:
+        return bool(torch.ops.mkldnn._is_mkldnn_fp16_supported())
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _can_build() -> bool:
+    compiler = os.environ.get("CXX") or "c++"
+    return shutil.which(compiler) is not None and shutil.which("ninja") is not None
+
+
+def _wait_for_order(journal: Journal) -> Order:
+    while (order := read_order(journal.folder)) is None:
+        time.sleep(0.02)
+    return order
+
+
+def _prepare_environment(order: Order) -> None:
+    """What must be set before deepspeed is imported."""
+    import torch
+
+    os.environ["DS_ACCELERATOR"] = order.device
+    if order.device == "cpu":
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // order.processes))
+        return
+    arch_list = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
+    if not USUAL_ARCH_LIST.fullmatch(arch_list.strip()):
+        major, minor = torch.cuda.get_device_capability()
+        os.environ["TORCH_CUDA_ARCH_LIST"] = f"{major}.{minor}"
+
+
+def _train(order: Order, journal: Journal) -> None:
+    import torch
+
+    from dsconf.live.gauge import CpuGauge, CudaGauge, host_peak_bytes
+    from dsconf.live.group import join, leave
+    from dsconf.live.steps import train
+
+    if order.device == "cuda":
+        torch.cuda.set_device(journal.rank)
+    gauge: Gauge = CudaGauge() if order.device == "cuda" else CpuGauge()
+    torch.manual_seed(1 + journal.rank)
+    join(order, journal.rank, journal.folder)
+    engine = _initialize(order, gauge, journal)
+    journal.enter("train")
+    train(engine, order, gauge, journal)
+    journal.write("done", source=gauge.source, host_peak_bytes=host_peak_bytes())
+    leave()
+
+
+def _initialize(order: Order, gauge: Gauge, journal: Journal) -> Any:
+    import deepspeed
+
+    from dsconf.live.build import build
+
+    if order.device == "cpu":
+        # A shared-memory all-reduce for inference that would be compiled for nothing.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    journal.enter("build")
+    model = build(order)
+    journal.enter("init")
+    gauge.reset()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    engine = deepspeed.initialize(model=model, model_parameters=trained, config=order.ds_config)[0]
+    peak = gauge.peak_bytes()
+    if order.device == "cuda":
+        deepspeed.get_accelerator().empty_cache()
+    journal.write("initialized", init_bytes=peak, after_init_bytes=gauge.now_bytes())
+    return engine
+
+
+if __name__ == "__main__":
+    main()
