@@ -35,9 +35,17 @@ def embedding(name: str, rows: int, width: int) -> Block:
     return (Param(f"{name}.weight", (rows, width), kind="embedding"),)
 
 
-def tensor(name: str, *shape: int) -> Block:
-    """A parameter that no Linear, Embedding or norm owns: fused experts, the router of a mixture of experts."""
-    return (Param(name, shape),)
+def experts(d: Dims, count: int) -> Block:
+    """All experts of a layer, ``mlp`` wide each: gate and up in one tensor, down in another."""
+    return (
+        Param("mlp.experts.gate_up_proj", (count, 2 * d.mlp, d.hidden), kind="experts"),
+        Param("mlp.experts.down_proj", (count, d.hidden, d.mlp), kind="experts"),
+    )
+
+
+def router(d: Dims, count: int) -> Block:
+    """The weight that scores ``count`` experts for each token."""
+    return (Param("mlp.gate.weight", (count, d.hidden), kind="router"),)
 
 
 def head(d: Dims, width: int = 0, bias: bool = False) -> Block:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+SOURCE = "https://huggingface.co/{name}/blob/main/config.json"
+TUNED_WORDS = frozenset({"instruct", "chat", "it", "base", "hf", "meta"})
+
 
 class Entry(NamedTuple):
     """One published model."""
@@ -28,9 +31,7 @@ def catalogue() -> tuple[Entry, ...]:
 
     text = (files("dsconf.model") / "catalogue.json").read_text(encoding="utf-8")
     return tuple(
-        Entry(
-            name, entry["config"], entry.get("num_params"), f"https://huggingface.co/{name}/blob/main/config.json"
-        )
+        Entry(name, entry["config"], entry.get("num_params"), SOURCE.format(name=name))
         for name, entry in json.loads(text)["models"].items()
     )
 
@@ -42,10 +43,21 @@ def names() -> tuple[str, ...]:
 
 
 def find(name: str) -> Entry | None:
-    """The entry called ``name``, in any case, with or without its organisation; None where there is none."""
+    """The entry called ``name``, in any case, with or without its organisation; None where there is none.
+
+    A tuned model (``Llama-3.1-8B-Instruct``, ``gemma-2-9b-it``) has the shape of its base, so it finds that.
+    """
     wanted = name.strip().lower()
-    for entry in catalogue():
-        full = entry.name.lower()
-        if wanted in (full, full.rpartition("/")[2]):
-            return entry
+    for spelling in (str.lower, _base_name):
+        for entry in catalogue():
+            full = spelling(entry.name)
+            if spelling(wanted) in (full, full.rpartition("/")[2]):
+                return entry
     return None
+
+
+def _base_name(name: str) -> str:
+    """``name`` in small letters without the words that mark a tuned or converted model."""
+    organisation, slash, model = name.lower().rpartition("/")
+    words = [word for word in model.split("-") if word not in TUNED_WORDS]
+    return f"{organisation}{slash}{'-'.join(words)}"

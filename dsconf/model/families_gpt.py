@@ -53,7 +53,10 @@ def gpt2(c: HfConfig) -> Model:
 def gpt_neo(c: HfConfig) -> Model:
     """GPT-Neo: every other layer attends within ``window_size``; only the output projection has a bias."""
     d = read_dims(c, _inner(c, "intermediate_size"))
-    kinds = [kind for pattern, times in c.get("attention_types") or [] for kind in pattern * times]
+    try:
+        kinds = [kind for pattern, times in c.get("attention_types") or [] for kind in pattern * times]
+    except (TypeError, ValueError):
+        raise c.error("attention_types is not a list of [kinds, times] pairs") from None
     if kinds and len(kinds) != d.layers:
         raise c.error(f"attention_types describes {len(kinds)} layers, {c.spelled('num_hidden_layers')} {d.layers}")
     layer = (

@@ -180,12 +180,12 @@ def stablelm(c: HfConfig) -> Model:
     """StableLM 2: LayerNorms with biases, optionally a norm of its own for each head."""
     d = read_dims(c, c.count("intermediate_size"), grouped=True)
     parallel = c.flag("use_parallel_residual")
-    per_head = (
-        *_per_head_norms("self_attn.q_layernorm", d.heads, d.head_dim),
-        *_per_head_norms("self_attn.k_layernorm", d.kv_heads, d.head_dim),
-    )
+    per_head: Block = ()
+    if c.flag("qk_layernorm"):
+        per_head = _per_head_norms("self_attn.q_layernorm", d.heads, d.head_dim)
+        per_head += _per_head_norms("self_attn.k_layernorm", d.kv_heads, d.head_dim)
     layer = (
-        *attention(d, bias=c.flag("use_qkv_bias"), middle=per_head if c.flag("qk_layernorm") else ()),
+        *attention(d, bias=c.flag("use_qkv_bias"), middle=per_head),
         *gated_mlp(d),
         *norm("input_layernorm", d.hidden, bias=True),
         *(() if parallel else norm("post_attention_layernorm", d.hidden, bias=True)),

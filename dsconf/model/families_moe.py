@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from dsconf.model.blocks import Block, assemble, attention, gated_mlp, linear, llama_parameters, tensor
+from dsconf.model.blocks import assemble, attention, experts, gated_mlp, linear, llama_parameters, router
 from dsconf.model.families_llama import head_norms, qwen_window, two_norms
-from dsconf.model.hf_config import Dims, HfConfig, read_dims
+from dsconf.model.hf_config import HfConfig, read_dims
 from dsconf.model.spec import Model
 
 
-def _experts(d: Dims, experts: int) -> Block:
-    """All experts of a layer: gate and up in one tensor, down in another."""
-    return (
-        *tensor("mlp.experts.gate_up_proj", experts, 2 * d.mlp, d.hidden),
-        *tensor("mlp.experts.down_proj", experts, d.hidden, d.mlp),
-    )
-
-
-def _router(d: Dims, experts: int) -> Block:
-    return tensor("mlp.gate.weight", experts, d.hidden)
-
-
-def _chosen(c: HfConfig, experts: int) -> int:
+def _chosen(c: HfConfig, count: int) -> int:
     """Experts a token passes through."""
     chosen = c.count("num_experts_per_tok")
-    if chosen > experts:
-        raise c.error(f"num_experts_per_tok {chosen} is more than the {experts} experts there are")
+    if chosen > count:
+        raise c.error(f"num_experts_per_tok {chosen} is more than the {count} experts there are")
     return chosen
 
 
@@ -40,16 +28,16 @@ def _require_sparse_everywhere(c: HfConfig) -> None:
 def mixtral(c: HfConfig) -> Model:
     """Mixtral."""
     d = read_dims(c, c.count("intermediate_size"), grouped=True, own_head_dim=True, divides=False)
-    experts = c.count("num_local_experts")
+    count = c.count("num_local_experts")
     return assemble(
         c,
         d,
-        llama_parameters(d, attention(d) + _router(d, experts) + _experts(d, experts) + two_norms(d)),
+        llama_parameters(d, attention(d) + router(d, count) + experts(d, count) + two_norms(d)),
         activation=c.text("hidden_act"),
         attention_dropout=c.probability("attention_dropout"),
         sliding_window=c.optional_count("sliding_window") or 0,
-        experts=experts,
-        experts_per_token=_chosen(c, experts),
+        experts=count,
+        experts_per_token=_chosen(c, count),
     )
 
 
@@ -57,11 +45,11 @@ def qwen3_moe(c: HfConfig) -> Model:
     """Qwen3's mixtures of experts."""
     _require_sparse_everywhere(c)
     d = read_dims(c, c.count("moe_intermediate_size"), grouped=True, own_head_dim=True, divides=False)
-    experts, bias = c.count("num_experts"), c.flag("attention_bias")
+    count, bias = c.count("num_experts"), c.flag("attention_bias")
     layer = (
         *attention(d, bias, bias, head_norms(d)),
-        *_experts(d, experts),
-        *_router(d, experts),
+        *experts(d, count),
+        *router(d, count),
         *two_norms(d),
     )
     return assemble(
@@ -71,8 +59,8 @@ def qwen3_moe(c: HfConfig) -> Model:
         activation=c.text("hidden_act"),
         attention_dropout=c.probability("attention_dropout"),
         sliding_window=qwen_window(c),
-        experts=experts,
-        experts_per_token=_chosen(c, experts),
+        experts=count,
+        experts_per_token=_chosen(c, count),
     )
 
 
@@ -80,11 +68,11 @@ def qwen2_moe(c: HfConfig) -> Model:
     """Qwen1.5-MoE and Qwen2's mixture: a shared, gated network beside the experts."""
     _require_sparse_everywhere(c)
     d = read_dims(c, c.count("moe_intermediate_size"), grouped=True, own_head_dim=True, divides=False)
-    experts, shared = c.count("num_experts"), c.count("shared_expert_intermediate_size")
+    count, shared = c.count("num_experts"), c.count("shared_expert_intermediate_size")
     layer = (
         *attention(d, bias=c.flag("qkv_bias")),
-        *_router(d, experts),
-        *_experts(d, experts),
+        *router(d, count),
+        *experts(d, count),
         *gated_mlp(d, name="mlp.shared_expert", width=shared),
         *linear("mlp.shared_expert_gate", d.hidden, 1),
         *two_norms(d),
@@ -96,7 +84,7 @@ def qwen2_moe(c: HfConfig) -> Model:
         activation=c.text("hidden_act"),
         attention_dropout=c.probability("attention_dropout"),
         sliding_window=qwen_window(c),
-        experts=experts,
-        experts_per_token=_chosen(c, experts),
+        experts=count,
+        experts_per_token=_chosen(c, count),
         shared_mlp=shared,
     )

@@ -7,6 +7,9 @@ from typing import Any, NamedTuple
 
 from dsconf.errors import InputError
 
+LARGEST_COUNT = 10**9
+"""A thousand times the largest size in any published config; keeps nonsense out of the arithmetic."""
+
 
 class HfConfig:
     """The keys of one config, with the family's defaults behind them.
@@ -58,6 +61,8 @@ class HfConfig:
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.error(f"{self.spelled(key)} is {value!r}, not a positive whole number")
+        if value > LARGEST_COUNT:
+            raise self.error(f"{self.spelled(key)} is {value:.3g}, larger than in any model")
         return value
 
     def optional_count(self, key: str) -> int | None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,20 @@ def _named(model: object) -> Model:
     if isinstance(config, Mapping):
         return read_hf_config(config, str(config.get("_name_or_path") or "config"))
     if not isinstance(model, (str, Path)):
-        raise InputError(f"--model is a {type(model).__name__}, not a name, a path or a config")
-    path = Path(model).expanduser()
-    if path.is_file():
-        return read_hf_config(_load(path), str(model))
-    if (path / "config.json").is_file():
-        return read_hf_config(_load(path / "config.json"), str(model))
+        raise InputError(f"--model is of type {type(model).__name__}, not a name, a path or a config")
+    path = Path(model)
+    for file in (path, path / "config.json"):
+        if _holds(file.is_file):
+            return read_hf_config(_load(file), str(model))
     return _from_catalogue(str(model), path)
+
+
+def _holds(test: Callable[[], bool]) -> bool:
+    """Whether a question to the file system is answered with yes: a name too long is no file, not a failure."""
+    try:
+        return test()
+    except (OSError, ValueError):
+        return False
 
 
 def _from_catalogue(name: str, path: Path) -> Model:
@@ -96,8 +102,8 @@ def _from_catalogue(name: str, path: Path) -> Model:
 
     entry = find(name)
     if entry is not None:
-        return replace(read_hf_config(entry.config, entry.name), name=entry.name)
-    if path.is_dir():
+        return read_hf_config(entry.config, name)
+    if _holds(path.is_dir):
         raise InputError(f"{name}: the folder has no config.json")
     if path.suffix == ".json" or name.startswith((".", "/", "~")):
         raise InputError(f"{name}: no such file")
@@ -118,8 +124,8 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise InputError(f"{path}: not JSON: the file is not text") from None
     except json.JSONDecodeError as error:
         raise InputError(f"{path}: not JSON: {error.msg} at line {error.lineno}, column {error.colno}") from None
-    except RecursionError:
-        raise InputError(f"{path}: not JSON: nested too deeply") from None
+    except (RecursionError, ValueError) as error:
+        raise InputError(f"{path}: not JSON: {error}") from None
     if not isinstance(config, dict):
         raise InputError(
             f"{path}: holds a JSON {type(config).__name__}, not an object; give a Hugging Face config.json"

@@ -16,7 +16,8 @@ class Param(NamedTuple):
     trainable: bool = True
     kind: str = "other"
     """Module that owns it: ``linear`` (weight out × in), ``conv1d`` (GPT-2's, weight in × out), ``head`` (the
-    output projection), ``embedding``, ``norm``, ``lora`` or ``other`` (fused experts, routers)."""
+    output projection), ``embedding``, ``norm``, ``experts`` (all of a layer in one tensor), ``router``, ``lora``.
+    """
 
     @property
     def numel(self) -> int:
