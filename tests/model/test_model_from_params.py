@@ -59,7 +59,7 @@ def test_shape_can_be_split_over_heads(size: int) -> None:
     assert model.kv_heads in ({model.heads} if model.hidden < 1024 else {4, 8})
     assert model.kv_heads == 8 or model.hidden < 5120
     assert model.tied == (model.num_params < 4.2e9)
-    assert model.mlp % 256 == 0 or model.hidden < 6144
+    assert model.mlp % 256 == 0 or model.hidden < 8192
     assert model.mlp % 16 == 0
     assert model.layers % 2 == 0
 
