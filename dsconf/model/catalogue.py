@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
@@ -27,13 +28,18 @@ class Entry(NamedTuple):
 def catalogue() -> tuple[Entry, ...]:
     """All entries, in the order of the file."""
     import json
-    from importlib.resources import files
 
-    text = (files("dsconf.model") / "catalogue.json").read_text(encoding="utf-8")
     return tuple(
         Entry(name, entry["config"], entry.get("num_params"), SOURCE.format(name=name))
-        for name, entry in json.loads(text)["models"].items()
+        for name, entry in json.loads(_data())["models"].items()
     )
+
+
+def _data() -> bytes:
+    """catalogue.json from a folder or a zip; ``importlib.resources`` would take longer to import than all the rest."""
+    loader: Any = __spec__.loader if __spec__ else None
+    data: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), "catalogue.json"))
+    return data
 
 
 def names() -> tuple[str, ...]:

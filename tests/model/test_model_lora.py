@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from test_model_families import CASES, built, listed
+from model_cases import CASES, built, listed
 
 from dsconf.errors import InputError
 from dsconf.model.lora import with_lora
