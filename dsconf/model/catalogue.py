@@ -36,7 +36,7 @@ def catalogue() -> tuple[Entry, ...]:
 
 
 def _data() -> bytes:
-    """catalogue.json from a folder or a zip; ``importlib.resources`` would take longer to import than all the rest."""
+    """catalogue.json from a folder or a zip; ``importlib.resources`` would take longer to import than the rest."""
     loader: Any = __spec__.loader if __spec__ else None
     data: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), "catalogue.json"))
     return data
