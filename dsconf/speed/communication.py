@@ -1,0 +1,148 @@
+"""Seconds of the collectives of one micro-batch and of the optimizer step, and how much of them computing hides."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from math import ceil, log2
+from typing import NamedTuple
+
+from dsconf.cluster.spec import Cluster
+from dsconf.config.settings import Settings
+from dsconf.job import Job
+from dsconf.model.spec import Model
+from dsconf.speed import rates
+from dsconf.speed.optimizer import element_bytes, trained
+
+STAGE_0_BUCKET = 500_000_000
+"""Elements of stage 0's all-reduce buckets (``runtime/engine.py:151``)."""
+DDP_BUCKET_BYTES = 25 * 2**20
+"""torch DistributedDataParallel's ``bucket_cap_mb``."""
+_COMMUNICATED = {"fp32": 4, "fp16": 2, "bf16": 2}
+
+
+class Collectives(NamedTuple):
+    """Seconds of communication: in each forward, in each backward, at the last backward only, in the step."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    boundary: float = 0.0
+    step: float = 0.0
+
+
+def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
+    """Bytes a second that each of ``ranks`` (default all) sends and receives in a ring through all of them.
+
+    Within a node the GPU's own link. Across nodes NCCL lays one ring through each network adapter, so a node's
+    adapters share the load, and the slower of all of them and the link decides.
+    """
+    link = cluster.gpu.link_bandwidth
+    if (ranks or cluster.world_size) > cluster.gpus_per_node:
+        link = min(link, cluster.gpus_per_node * cluster.node_bandwidth)
+    return rates.LINK_FRACTION * link
+
+
+def latency(cluster: Cluster, ranks: int) -> float:
+    """Seconds of a collective of ``ranks`` that carries next to nothing."""
+    nodes = ceil(ranks / cluster.gpus_per_node)
+    return rates.COLLECTIVE_SECONDS + rates.NODE_HOP_SECONDS * log2(nodes)
+
+
+def _ring(cluster: Cluster, num_bytes: float, messages: float, turns: int, ranks: int | None = None) -> float:
+    ranks = ranks or cluster.world_size
+    if ranks == 1:
+        return 0.0
+    carried = turns * (ranks - 1) / ranks * num_bytes
+    return carried / ring_bandwidth(cluster, ranks) + max(1.0, messages) * turns * latency(cluster, ranks)
+
+
+def all_reduce(cluster: Cluster, num_bytes: float, messages: float) -> float:
+    """Ring all-reduce: every rank sends 2 (N - 1) / N of ``num_bytes``."""
+    return _ring(cluster, num_bytes, messages, turns=2)
+
+
+def all_gather(cluster: Cluster, num_bytes: float, messages: float, ranks: int | None = None) -> float:
+    """Ring all-gather of ``num_bytes`` in all, or reduce-scatter: every rank sends (N - 1) / N of them."""
+    return _ring(cluster, num_bytes, messages, turns=1, ranks=ranks)
+
+
+def gradient_width(settings: Settings) -> int:
+    """Bytes of a gradient element on the wire: ``communication_data_type``, by default the model's type."""
+    return _COMMUNICATED.get(settings.communication_dtype or "", element_bytes(settings))
+
+
+def regathered(job: Job) -> float:
+    """Share of the parameters that stage 3 gathers again for backward.
+
+    Of what forward used last, half of ``max_reuse_distance`` stays gathered (``partitioned_param_coordinator.py``).
+    """
+    kept = job.settings.max_reuse_distance / 2
+    return max(0.0, 1 - kept / job.model.num_params)
+
+
+@lru_cache(maxsize=256)
+def _layer_elements(model: Model) -> int:
+    return sum(p.numel for p in model.parameters.layer)
+
+
+def gathers(job: Job) -> tuple[float, float]:
+    """How often stage 3 gathers all parameters in forward, and in backward with its recomputation.
+
+    Recomputing a layer and its backward share one gather unless the layer is beyond ``max_reuse_distance``.
+    """
+    again = regathered(job)
+    if job.workload.checkpointing and _layer_elements(job.model) > job.settings.max_reuse_distance / 2:
+        again *= 2
+    return 1.0, again
+
+
+def _stage_3(job: Job) -> Collectives:
+    settings, cluster, model = job.settings, job.cluster, job.model
+    elements, tensors = trained(model)
+    width = element_bytes(settings) / (2 if settings.quantized_weights else 1)
+    forward, backward = gathers(job)
+    # Modules fetch their parameters together; prefetching joins fetches up to its bucket.
+    fetches = min(tensors, 2 * model.layers + model.num_params / max(1, settings.prefetch_bucket_size))
+    nearby = settings.hpz_partition_size if settings.hpz_partition_size > 1 else None
+    reduced = all_gather(cluster, gradient_width(settings) * elements, elements / settings.reduce_bucket_size)
+    return Collectives(
+        forward * all_gather(cluster, width * model.num_params, fetches),
+        backward * all_gather(cluster, width * model.num_params, fetches, nearby) + reduced,
+    )
+
+
+def collectives(job: Job) -> Collectives:
+    """Seconds of each phase's communication, as if nothing were hidden.
+
+    Stage 0 all-reduces the gradients at the last micro-batch; stage 1 likewise, stage 2 at every micro-batch
+    (DeepSpeed 0.19.8 all-reduces there even with ``reduce_scatter``: ``stage_1_and_2.py:1516-1543``), and both
+    all-gather the updated parameters. Stage 3 all-gathers parameters in forward and backward and reduce-scatters
+    gradients at every micro-batch.
+    """
+    settings, cluster = job.settings, job.cluster
+    if cluster.world_size == 1:
+        return Collectives()
+    if settings.stage == 3:
+        return _stage_3(job)
+    elements = trained(job.model)[0]
+    carried = gradient_width(settings) * elements
+    if settings.engine != "deepspeed":
+        return Collectives(boundary=all_reduce(cluster, carried, carried / DDP_BUCKET_BYTES))
+    bucket = settings.reduce_bucket_size if settings.stage else STAGE_0_BUCKET
+    reduced = all_reduce(cluster, carried, elements / bucket)
+    if settings.stage == 0:
+        return Collectives(boundary=reduced)
+    updated = element_bytes(settings) * elements
+    gathered = all_gather(cluster, updated, elements / max(1, settings.allgather_bucket_size))
+    if settings.stage == 1:
+        return Collectives(boundary=reduced, step=gathered)
+    return Collectives(backward=reduced, step=gathered)
+
+
+def overlaps(settings: Settings) -> bool:
+    """Whether communication runs beside computation: ``overlap_comm`` above stage 0, and always in torch's DDP."""
+    return settings.engine != "deepspeed" or (settings.stage > 0 and settings.overlap_comm)
+
+
+def exposed(seconds: float, hidden_by: float, overlap: bool) -> float:
+    """What is left of ``seconds`` of communication beside ``hidden_by`` seconds of computing."""
+    return max(0.0, seconds - hidden_by) if overlap else seconds

@@ -1,0 +1,39 @@
+"""What a training run takes: hours, GPU-hours and money."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dsconf.errors import InputError
+
+
+class Cost(NamedTuple):
+    """Of one training run; ``price`` is None when nobody said what a GPU-hour costs."""
+
+    hours: float
+    gpu_hours: float
+    price: float | None
+
+    def sentence(self) -> str:
+        """For a person: ``51.4 days, 9.87k GPU-hours, cost 24.7k``."""
+        from dsconf.units import format_count
+
+        time = f"{self.hours:.1f} hours" if self.hours < 48 else f"{self.hours / 24:.1f} days"
+        money = "" if self.price is None else f", cost {format_count(self.price)}"
+        return f"{time}, {format_count(self.gpu_hours)} GPU-hours{money}"
+
+
+def run_cost(tokens: float, tokens_per_second: float, world_size: int, price: float | None = None) -> Cost:
+    """Hours to see ``tokens`` tokens at ``tokens_per_second`` (of the cluster), and what they cost.
+
+    ``price`` is the price of one GPU for one hour, in whatever currency; so is the answer's.
+
+    Raises:
+        InputError: tokens or price that are not positive.
+    """
+    if not 0 < tokens < float("inf"):
+        raise InputError(f"--tokens: {tokens} is not a positive number")
+    if price is not None and not 0 < price < float("inf"):
+        raise InputError(f"--price: {price} is not a positive number")
+    hours = tokens / tokens_per_second / 3600
+    return Cost(hours, hours * world_size, None if price is None else hours * world_size * price)

@@ -1,0 +1,161 @@
+"""Bytes that a decoder layer moves outside of its matrix products, and the operations it launches.
+
+The figures are for eager PyTorch in 16 bits, counted by letting every operation of transformers' layers report the
+sizes of its inputs and outputs (tests/speed/test_counted_traffic.py counts them again).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.model.spec import Model, Param
+
+
+class Cost(NamedTuple):
+    """Bytes read and written, and operations launched, in forward and in backward."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    forward_operations: float = 0
+    backward_operations: float = 0
+
+    def times(self, elements: float) -> Cost:
+        """Of ``elements`` elements; as many operations as before."""
+        return self._replace(forward=self.forward * elements, backward=self.backward * elements)
+
+
+def add(*costs: Cost) -> Cost:
+    """The sum of ``costs``."""
+    return Cost(*map(sum, zip(*costs, strict=True)))
+
+
+# Per element of the operation's output.
+RMS_NORM = Cost(36, 86, 8, 16)
+"""Upcast to fp32, square, mean, scale, downcast, weight: transformers' RMSNorm, which is not fused."""
+FP32_RMS_NORM = Cost(40, 104, 9, 18)
+"""The same where the weight is applied in fp32 (Gemma, OLMo 2)."""
+LAYER_NORM = Cost(4, 6, 1, 1)
+"""torch's fused LayerNorm."""
+ROTARY = Cost(21.3, 33.3, 10, 17)
+"""Rotation of queries and keys: product with cos, rotate_half, product with sin, sum."""
+PARTIAL_ROTARY = Cost(4, 15, 2, 6)
+"""Cutting each head into a rotated and an unrotated part and joining them again."""
+SIMPLE_ACTIVATION = Cost(4, 6, 1, 1)
+"""An activation that is one kernel: silu, relu, gelu."""
+TANH_GELU = Cost(36, 56, 8, 12)
+"""``gelu_new``: seven products, powers and sums around a tanh (GPT-2, Phi, Bloom)."""
+GATE = Cost(6, 12, 1, 2)
+"""Product of the activated gate with the up projection."""
+RESIDUAL = Cost(6, 6, 1, 1)
+"""Sum of two tensors; in backward two gradients of the tensor that was used twice."""
+DROPOUT = Cost(5, 5, 1, 1)
+"""torch's fused dropout with its mask of one byte."""
+COPY = Cost(4, 4, 1, 1)
+"""A copy to another layout."""
+
+_TANH_GELUS = ("gelu_new", "gelu_fast", "bloom_gelu")
+
+
+def _norm_width(model: Model, param: Param) -> int:
+    """Elements a token that the norm with weight ``param`` writes."""
+    name = param.name.rpartition(".")[0]
+    if name.endswith(("q_norm", "q_layernorm")):
+        return model.heads * model.head_dim
+    if name.endswith(("k_norm", "k_layernorm")):
+        return model.kv_heads * model.head_dim
+    return model.hidden
+
+
+def _norms(model: Model) -> Cost:
+    weights = [p for p in model.parameters.layer if p.kind == "norm" and p.name.endswith("weight")]
+    with_bias = any(p.kind == "norm" and p.name.endswith("bias") for p in model.parameters.layer)
+    rms = FP32_RMS_NORM if model.family.startswith(("gemma", "olmo2")) else RMS_NORM
+    return add(Cost(), *((LAYER_NORM if with_bias else rms).times(_norm_width(model, p)) for p in weights))
+
+
+def _rotation(model: Model) -> Cost:
+    """A part of each head may be rotated; then heads are cut and put together again (GPT-NeoX, Phi)."""
+    if not model.rotary_dim:
+        return Cost()
+    heads = model.heads + model.kv_heads
+    whole = ROTARY.times(heads * model.rotary_dim)
+    return whole if model.rotary_dim == model.head_dim else add(whole, PARTIAL_ROTARY.times(heads * model.head_dim))
+
+
+def _feed_forward(model: Model) -> Cost:
+    """Activation and gate of every expert that a token visits, and its rows' way there and back."""
+    names = [p.name for p in model.parameters.layer]
+    gated = any("gate_proj" in name or "gate_up_proj" in name for name in names)
+    tanh = model.activation in _TANH_GELUS or model.family == "bloom"
+    activation = TANH_GELU if tanh else SIMPLE_ACTIVATION
+    width = model.mlp * max(1, model.experts_per_token)
+    routing = COPY.times(2 * model.hidden * model.experts_per_token) if model.experts else Cost()
+    return add((add(activation, GATE) if gated else activation).times(width), routing)
+
+
+def _joins(model: Model) -> Cost:
+    """Residual sums, and in backward the sums of the gradients that several projections have for one input."""
+    linears = [p for p in model.parameters.layer if p.kind == "linear" and len(p.shape) == 2 and not _adapter(p)]
+    shared = sum(1 for p in linears if any(word in p.name for word in ("k_proj", "v_proj", "up_proj")))
+    residuals = add(RESIDUAL, RESIDUAL).times(model.hidden)
+    return residuals._replace(
+        backward=residuals.backward + 6 * shared * model.hidden,
+        backward_operations=residuals.backward_operations + shared,
+    )
+
+
+def _adapter(param: Param) -> bool:
+    return "lora_" in param.name
+
+
+def _biases(model: Model) -> Cost:
+    """The bias is part of the product in forward; its gradient is a sum over all tokens of the output's."""
+    biases = [p for p in model.parameters.layer if p.kind in ("linear", "conv1d") and len(p.shape) == 1]
+    return Cost(0, 2 * sum(p.numel for p in biases), 0, len(biases))
+
+
+def _dropouts(model: Model) -> Cost:
+    return add(DROPOUT, DROPOUT).times(model.hidden) if model.hidden_dropout else Cost()
+
+
+@lru_cache(maxsize=256)
+def layer_cost(model: Model) -> Cost:
+    """Of one decoder layer and one token, in 16 bits, without products and attention."""
+    queries = model.heads * model.head_dim
+    fused = any(word in p.name for p in model.parameters.layer for word in ("qkv", "query_key_value", "c_attn"))
+    split = COPY.times(queries + 2 * model.kv_heads * model.head_dim) if fused else Cost()
+    return add(
+        _norms(model),
+        _rotation(model),
+        _feed_forward(model),
+        _joins(model),
+        _biases(model),
+        _dropouts(model),
+        COPY.times(queries),
+        split._replace(forward=0, forward_operations=0),
+    )
+
+
+@lru_cache(maxsize=256)
+def ends_cost(model: Model) -> Cost:
+    """Of one token before the first layer and after the last: embedding, final norm."""
+    norms = [p for p in model.parameters.after if p.kind == "norm"]
+    with_bias = any(p.name.endswith("bias") for p in norms)
+    rms = FP32_RMS_NORM if model.family.startswith(("gemma", "olmo2")) else RMS_NORM
+    return add(
+        (LAYER_NORM if with_bias else rms).times(model.hidden),
+        Cost(4, 4, 1, 1).times(model.embedding_dim or model.hidden),
+        DROPOUT.times(model.hidden) if model.embedding_dropout else Cost(),
+    )
+
+
+def loss_cost(model: Model, precision: str) -> Cost:
+    """Of one token's logits, through transformers' fp32 cross-entropy.
+
+    Forward: upcast 6 (none in fp32), log_softmax 12 (its input is read twice). Backward: zeros 4, log_softmax 12,
+    downcast 6. A logit soft-cap adds three operations (Gemma 2).
+    """
+    cast = 0 if precision == "fp32" else 6
+    cap = Cost(12, 18, 3, 4) if model.logit_softcap else Cost()
+    return add(Cost(cast + 12, 4 + 12 + cast, 4, 4), cap).times(model.vocab)

@@ -1,0 +1,91 @@
+"""Seconds of offload: copies between GPU and host, the optimizer on the CPU, reads and writes of NVMe."""
+
+from __future__ import annotations
+
+from dsconf.cluster.spec import Cluster
+from dsconf.config.settings import Settings
+from dsconf.job import Job
+from dsconf.speed import rates
+from dsconf.speed.communication import gathers
+from dsconf.speed.optimizer import ADAM_BYTES, element_bytes, trained, update_bytes
+
+
+def host_link(cluster: Cluster) -> float:
+    """Bytes a second between one GPU and pinned host memory, one direction."""
+    return rates.HOST_LINK_FRACTION * cluster.gpu.host_bandwidth
+
+
+def cpu_bandwidth(cluster: Cluster) -> float:
+    """Bytes a second that one rank's share of a node's cores, and of its memory bandwidth, moves in the step."""
+    cores = cluster.cpu_cores / cluster.gpus_per_node
+    return min(cores * rates.CPU_BYTES_PER_CORE, cluster.host_memory_bandwidth / cluster.gpus_per_node)
+
+
+def share_on_cpu(settings: Settings) -> float:
+    """Part of the optimizer that is offloaded: ``ratio`` at stage 3, else all or nothing."""
+    if settings.offload_optimizer == "none" or settings.stage == 0:
+        return 0.0
+    return settings.offload_optimizer_ratio if settings.stage == 3 else 1.0
+
+
+def _shard(job: Job) -> float:
+    return share_on_cpu(job.settings) * trained(job.model)[0] / job.cluster.world_size
+
+
+def gradient_copy(job: Job) -> float:
+    """Copy of a micro-batch's gradients to the host: in fp32 at stages 1 and 2, in the model's type at stage 3."""
+    width = element_bytes(job.settings) if job.settings.stage == 3 else 4
+    return width * _shard(job) / host_link(job.cluster)
+
+
+def parameter_copy(job: Job) -> tuple[float, float]:
+    """Copies of offloaded parameters to the GPU in forward, and in backward."""
+    if job.settings.offload_param == "none" or job.settings.stage != 3:
+        return 0.0, 0.0
+    size = element_bytes(job.settings) * job.model.num_params / job.cluster.world_size
+    forward, backward = gathers(job) if job.cluster.world_size > 1 else (1.0, 1.0)
+    return forward * size / host_link(job.cluster), backward * size / host_link(job.cluster)
+
+
+def cpu_bytes(settings: Settings) -> int:
+    """Host memory moved for each element in the step.
+
+    Clip in place (8), the optimizer (28 for Adam), cast to the model's type (4 + w); stage 3 also casts the
+    gradients to fp32 (w + 4).
+    """
+    width = element_bytes(settings)
+    update = update_bytes(settings) if settings.optimizer_fused else ADAM_BYTES
+    return 8 + update + 4 + width + (width + 4 if settings.stage == 3 else 0)
+
+
+def cpu_step(job: Job) -> float:
+    """The optimizer step on the CPU, and the copy of new parameters to the GPU unless they live on the host."""
+    elements = _shard(job)
+    computed = cpu_bytes(job.settings) * elements / cpu_bandwidth(job.cluster)
+    if job.settings.offload_param != "none" and job.settings.stage == 3:
+        return computed
+    return computed + element_bytes(job.settings) * elements / host_link(job.cluster)
+
+
+def _node_shard(job: Job, elements: float) -> float:
+    return elements * job.cluster.gpus_per_node / job.cluster.world_size
+
+
+def nvme_step(job: Job) -> float:
+    """Optimizer state from and to the drive of each node: fp32 master and two moments both ways, gradients once.
+
+    Only stage 3 uses NVMe; below it DeepSpeed keeps everything in host memory.
+    """
+    if job.settings.offload_optimizer != "nvme" or job.settings.stage != 3:
+        return 0.0
+    elements = _node_shard(job, trained(job.model)[0])
+    return elements * (16 / rates.NVME_READ + 16 / rates.NVME_WRITE)
+
+
+def nvme_parameters(job: Job) -> tuple[float, float, float]:
+    """Reads of parameters in forward and in backward, and their write after the step."""
+    if job.settings.offload_param != "nvme" or job.settings.stage != 3:
+        return 0.0, 0.0, 0.0
+    size = element_bytes(job.settings) * _node_shard(job, job.model.num_params)
+    forward, backward = gathers(job) if job.cluster.world_size > 1 else (1.0, 1.0)
+    return forward * size / rates.NVME_READ, backward * size / rates.NVME_READ, size / rates.NVME_WRITE

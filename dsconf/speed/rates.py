@@ -1,0 +1,71 @@
+"""What hardware achieves of its datasheet: every calibrated figure of the speed model, each a physical quantity.
+
+"Profiled" means: torch 2.11 and transformers 5.17 on one NVIDIA H200 (989.4 TFLOP/s dense bf16, 4.8 TB/s), kernel
+times as torch's profiler reports them, in bf16. Fractions of the peak are taken to be the same on other cards.
+"""
+
+from __future__ import annotations
+
+MATMUL_FRACTION = 0.79
+"""Of the peak matrix rate, at a long inner dimension: between 0.82, which fits products profiled inside decoder
+layers and heads in short runs (749 to 806 TFLOP/s at inner dimensions of 2048 to 8192), and 0.76, which fits a loop of
+nothing but products (mean error 8 %), where the card runs hotter and clocks lower."""
+
+MATMUL_RAMP = 200
+"""Steps of the inner dimension that filling and emptying one output tile costs. Profiled: 540 to 650 TFLOP/s at an
+inner dimension of 896 to 1024, where 8192 reaches 790."""
+
+MATMUL_MISALIGNED_FRACTION = 0.14
+"""Of the peak where a dimension is not a multiple of 8 elements (16 bytes): 86 to 147 TFLOP/s at a vocabulary of
+50257. NVIDIA's matrix multiplication guide names the rule:
+https://docs.nvidia.com/deeplearning/performance/dl-performance-matrix-multiplication/"""
+
+FP32_MATMUL_FRACTION = 0.75
+"""Of the plain fp32 rate: 50.2 of 66.9 TFLOP/s at 8192 × 4096 × 4096."""
+
+ATTENTION_FORWARD = (0.45, 0.64)
+"""Of the peak matrix rate for long sequences, at head sizes of 64 and of 128 (cuDNN's flash kernel)."""
+
+ATTENTION_BACKWARD = (0.42, 0.55)
+"""The same in backward."""
+
+ATTENTION_FORWARD_RAMP = 300
+"""Sequence length at which the causal kernel runs at half of ATTENTION_FORWARD: 302, 524 and 614 TFLOP/s at 1024
+(64 to a head), 2048 and 8192 (128 to a head)."""
+
+ATTENTION_BACKWARD_RAMP = 750
+"""The same in backward: 237, 390, 518 and 537 TFLOP/s at 1024 (64 to a head), 2048, 8192 and 32768."""
+
+TRAFFIC_FRACTION = 0.60
+"""Of the memory bandwidth, by the kernels of eager PyTorch. Profiled: 490 bytes an element of a llama layer's
+hidden state (33.6 million) in 5.7 ms, 2.9 TB/s; fp32 softmax of the logits 3.1 TB/s; fused AdamW 2.8 TB/s. A plain
+copy reaches 4.2."""
+
+OPERATION_SECONDS = 10.7e-6
+"""Python, dispatcher and launch of one operation in forward: 1000 additions to 16 elements took 10.7 ms."""
+
+BACKWARD_OPERATION_SECONDS = 6e-6
+"""The same from autograd's C++ engine."""
+
+HOST_LINK_FRACTION = 0.88
+"""Of PCIe's signalling rate, between pinned host memory and GPU: 55.3 of 63 GB/s either way."""
+
+LINK_FRACTION = 0.8
+"""Of NVLink's or the network's rate, by NCCL's large collectives: bus bandwidths near 360 of 450 GB/s on H100 and
+235 of 300 GB/s on A100, as nccl-tests results are published:
+https://github.com/stas00/ml-engineering/tree/master/network/benchmarks"""
+
+COLLECTIVE_SECONDS = 25e-6
+"""Of a small collective in one node; nccl-tests print 15 to 40 µs for 8 GPUs."""
+
+NODE_HOP_SECONDS = 10e-6
+"""Added for each doubling of the nodes (NCCL's trees): two InfiniBand hops of a few µs and their proxies."""
+
+NVME_READ, NVME_WRITE = 6.0e9, 3.5e9
+"""Bytes a second of one data-centre NVMe drive on PCIe 4.0 x4; datasheets say 6.5 to 7 and 3.5 to 5 GB/s."""
+
+CPU_BYTES_PER_CORE = 2.6e9
+"""Bytes a second and core of the optimizer step on the CPU (clip, DeepSpeedCPUAdam, cast). Calibrated on the step
+of a 1.2B llama at stage 2 with CPU offload on 16 cores: 42 bytes for each of 1.24e9 elements in 1.26 s. The authors of
+ZeRO-Offload report 0.25 s for 1e9 elements on 48 cores, 3.5 GB/s a core for the same bytes
+(https://arxiv.org/abs/2101.06840)."""
