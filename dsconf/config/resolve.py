@@ -108,7 +108,9 @@ def _zero_block(config: Mapping[str, Any]) -> dict[str, Any]:
     return {"stage": 1, "allgather_bucket_size": config.get("allgather_size", 5e8)} if value else {}
 
 
-def _stage(zero: Mapping[str, Any]) -> int:
+def _stage(zero: Mapping[str, Any], target: str) -> int:
+    if zero.get("stage") == "auto" and target != "deepspeed":
+        return 2  # what Accelerate's plugin takes unless it is told (utils/dataclasses.py: zero_stage)
     value = _known(zero, "stage")
     stage = as_int("zero_optimization.stage", 0 if value is None else value)
     if stage not in (0, 1, 2, 3):
@@ -150,7 +152,7 @@ def _offload(zero: Mapping[str, Any], stage: int) -> dict[str, Any]:
 
 def _zero(config: Mapping[str, Any], target: str, hidden_size: int | None) -> dict[str, Any]:
     zero = _zero_block(config)
-    stage = _stage(zero)
+    stage = _stage(zero, target)
     overlap = _known(zero, "overlap_comm")
     found = {"stage": stage} | _fields("zero_optimization", zero, _ZERO_FIELDS) | _offload(zero, stage)
     found["overlap_comm"] = stage == 3 if overlap is None else as_bool("zero_optimization.overlap_comm", overlap)

@@ -16,7 +16,7 @@ Source = str | FilePath | Mapping[str, Any]
 
 
 def _problems(loaded: Loaded, target: str, gpus: int | None) -> Iterator[Problem]:
-    """All problems, the more basic ones first: at one path the first is the cause of the others."""
+    """All problems, the more basic ones first."""
     from dsconf.config.rules import RULES
     from dsconf.config.rules.case import Case
     from dsconf.config.schema import schema_problems
@@ -28,6 +28,17 @@ def _problems(loaded: Loaded, target: str, gpus: int | None) -> Iterator[Problem
     yield from schema_problems(loaded.config)
     for rule in RULES:
         yield from rule(Case(loaded.config, target, gpus))
+
+
+def _one_for_each_path(problems: Iterator[Problem]) -> list[Problem]:
+    """At each path the most severe problem, the first of several: what comes after it has the same cause."""
+    ranks = ("error", "warning", "note")
+    found: dict[Path, Problem] = {}
+    for problem in problems:
+        key = problem.path or ("", problem.code)
+        if key not in found or ranks.index(problem.severity) < ranks.index(found[key].severity):
+            found[key] = problem
+    return list(found.values())
 
 
 def _placed(problem: Problem, places: Mapping[Path, Place]) -> Finding:
@@ -58,11 +69,9 @@ def _check(source: Source, gpus: int | None, target: str | None) -> FileReport:
         return _unreadable(name, error, target or "deepspeed")
     target = target or ("hf" if any(autos(loaded.config)) else "deepspeed")
     places = positions(loaded.text) if loaded.text and loaded.not_json is None else {}
-    found: dict[Path | tuple[str, ...], Finding] = {}
-    for problem in _problems(loaded, target, gpus):
-        key = problem.path or ("", problem.code)
-        found.setdefault(key, _placed(problem, places))
-    findings = sorted(found.values(), key=lambda f: (f.line or 0, f.column or 0, f.path, f.code))
+    problems = _one_for_each_path(_problems(loaded, target, gpus))
+    found = [_placed(problem, places) for problem in problems]
+    findings = sorted(found, key=lambda f: (f.line or 0, f.column or 0, f.path, f.code))
     return FileReport(name, all(f.severity != "error" for f in findings), tuple(findings), target)
 
 

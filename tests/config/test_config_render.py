@@ -20,7 +20,12 @@ from dsconf.errors import InputError
 ALWAYS = ("stage", "precision", "optimizer", "optimizer_fused", "momentum", "gradient_clipping")
 ALWAYS += ("grad_accum_dtype", "communication_dtype", "micro_batch", "accumulation", "train_batch")
 REDUCTION = ("reduce_bucket_size", "overlap_comm", "contiguous_gradients", "reduce_scatter")
-PARTITIONS = ("allgather_bucket_size", "multi_rank_bucket_allreduce", "round_robin_gradients", "parameter_alignment")
+PARTITIONS = (
+    "allgather_bucket_size",
+    "multi_rank_bucket_allreduce",
+    "round_robin_gradients",
+    "parameter_alignment",
+)
 STAGE3 = (
     *("sub_group_size", "prefetch_bucket_size", "param_persistence_threshold", "model_persistence_threshold"),
     *("max_live_parameters", "max_reuse_distance", "allgather_sequential", "hpz_partition_size"),
@@ -132,7 +137,10 @@ def test_deepspeed_accepts_it_and_reads_the_same(deepspeed_config, settings):
     assert (zero.stage, found.gradient_clipping) == (settings.stage, settings.gradient_clipping)
     assert found.float16_config.enabled == (settings.precision == "fp16")
     assert found.bfloat16_config.enabled == (settings.precision == "bf16")
-    for block, device in ((zero.offload_optimizer, settings.offload_optimizer), (zero.offload_param, settings.offload_param)):
+    for block, device in (
+        (zero.offload_optimizer, settings.offload_optimizer),
+        (zero.offload_param, settings.offload_param),
+    ):
         assert (block.device if block else "none") == device
     if settings.stage:
         assert zero.reduce_bucket_size == settings.reduce_bucket_size
@@ -172,7 +180,9 @@ def deepspeed_config():
 
 
 def test_only_keys_that_matter_at_the_stage():
-    zero = {stage: json.loads(render(Settings(stage=stage, micro_batch=1)))["zero_optimization"] for stage in range(4)}
+    zero = {
+        stage: json.loads(render(Settings(stage=stage, micro_batch=1)))["zero_optimization"] for stage in range(4)
+    }
     assert zero[0] == {"stage": 0}
     reduction = {"stage", "contiguous_gradients", "overlap_comm", "reduce_scatter", "reduce_bucket_size"}
     assert set(zero[1]) == set(zero[2]) == {*reduction, "allgather_bucket_size"}

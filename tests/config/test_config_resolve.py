@@ -29,7 +29,7 @@ def test_values_are_coerced_as_pydantic_coerces_them(read, kind, value, pydantic
     try:
         expected = pydantic.TypeAdapter(kind).validate_python(value)
     except pydantic.ValidationError:
-        with pytest.raises(InputError, match="^key: "):
+        with pytest.raises(InputError, match=r"^key: "):
             read("key", value)
     else:
         found = read("key", value)

@@ -19,7 +19,28 @@ from dsconf.config.schema import load_schema, schema_problems
 from dsconf.config.settings import Settings
 
 ROOT = Path(__file__).resolve().parents[2]
-SCALARS = [0, 1, 2, 3, 5, -1, 0.5, 1e9, "auto", "5", "1e9", "true", "off", "cpu", "nvme", "none", "/x", True, False, None]
+SCALARS = [
+    0,
+    1,
+    2,
+    3,
+    5,
+    -1,
+    0.5,
+    1e9,
+    "auto",
+    "5",
+    "1e9",
+    "true",
+    "off",
+    "cpu",
+    "nvme",
+    "none",
+    "/x",
+    True,
+    False,
+    None,
+]
 OPTIMIZERS = ["Adam", "AdamW", "SGD", "Lion"]
 
 
@@ -109,18 +130,38 @@ def test_resolve_reads_whatever_the_schema_accepts(config, target, world_size):
         ({"train_batch_size\u00a0": 3}, "DS101", ("train_batch_size\u00a0",), "did you mean 'train_batch_size'?"),
         ({"overlap_comm": True}, "DS106", ("overlap_comm",), "belongs under zero_optimization"),
         ({"bf16": {"hysteresis": 2}}, "DS106", ("bf16", "hysteresis"), "belongs under fp16"),
-        ({"zero_optimization": {"gradient_clipping": 1}}, "DS106", ("zero_optimization", "gradient_clipping"), "top level"),
+        (
+            {"zero_optimization": {"gradient_clipping": 1}},
+            "DS106",
+            ("zero_optimization", "gradient_clipping"),
+            "top level",
+        ),
         ({"amp": {"enabled": False}}, "DS105", ("amp",), "use fp16, bf16"),
         ({"zero_optimization": {"mics_shard_size": 8}}, "DS105", ("zero_optimization", "mics_shard_size"), "hpz"),
         ({"train_batch_size": 0}, "DS104", ("train_batch_size",), "at least 1"),
         ({"train_batch_size": "8"}, "DS102", ("train_batch_size",), "a positive whole number"),
         ({"zero_optimization": {"stage": 4}}, "DS103", ("zero_optimization", "stage"), "not one of 0, 1, 2, 3"),
-        ({"zero_optimization": {"overlap_comm": "maybe"}}, "DS102", ("zero_optimization", "overlap_comm"), "true or false"),
+        (
+            {"zero_optimization": {"overlap_comm": "maybe"}},
+            "DS102",
+            ("zero_optimization", "overlap_comm"),
+            "true or false",
+        ),
         ({"fp16": {"loss_scale": -1}}, "DS104", ("fp16", "loss_scale"), "at least 0"),
         ({"fp16": {"enabled": 2}}, "DS102", ("fp16", "enabled"), "2 is not true or false"),
-        ({"activation_checkpointing": {"profile": "false"}}, "DS102", ("activation_checkpointing", "profile"), "true or"),
+        (
+            {"activation_checkpointing": {"profile": "false"}},
+            "DS102",
+            ("activation_checkpointing", "profile"),
+            "true or",
+        ),
         ({"zero_optimization": None}, "DS102", ("zero_optimization",), "null is not an object"),
-        ({"zero_optimization": {"sub_group_size": "5e8"}}, "DS102", ("zero_optimization", "sub_group_size"), "whole"),
+        (
+            {"zero_optimization": {"sub_group_size": "5e8"}},
+            "DS102",
+            ("zero_optimization", "sub_group_size"),
+            "whole",
+        ),
         (
             {"zero_optimization": {"offload_optimizer": {"device": "cpuu"}}},
             "DS103",
@@ -178,7 +219,9 @@ def test_deepspeed_and_the_schema_agree_on_wrong_values():
             refused = False
         except Exception:
             refused = True
-        found = [problem for problem in schema_problems({name: {**base, key: value}}) if problem.severity == "error"]
+        found = [
+            problem for problem in schema_problems({name: {**base, key: value}}) if problem.severity == "error"
+        ]
         if refused is not bool(found):
             disagree.append((name, key, json.dumps(value), refused))
     assert disagree == []

@@ -1,0 +1,133 @@
+"""``dsconf validate`` as people and scripts call it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from dsconf.cli import group
+
+ROOT = Path(__file__).resolve().parents[2]
+GOOD = '{"train_batch_size": 8, "zero_optimization": {"stage": 2}}\n'
+BAD = '{\n  "train_batch_size": 8,\n  "zero_optimization": {"stagee": 2}\n}\n'
+
+
+@pytest.fixture
+def files(tmp_path):
+    (tmp_path / "good.json").write_text(GOOD)
+    (tmp_path / "bad.json").write_text(BAD)
+    return tmp_path
+
+
+def run(*words, **options):
+    return CliRunner().invoke(group, ["validate", *map(str, words)], **options)
+
+
+def test_a_valid_file_is_exit_0_and_a_summary(files):
+    result = run(files / "good.json", "--gpus", 8)
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == "1 file: 0 errors, 0 warnings, 0 notes (read as deepspeed)\n"
+
+
+def test_an_error_is_exit_1_and_a_line_an_editor_can_follow(files):
+    result = run(files / "bad.json")
+    first, summary = result.stdout.splitlines()
+    assert result.exit_code == 1
+    assert (
+        first
+        == f"{files / 'bad.json'}:3:25: error DS101 zero_optimization.stagee: unknown key; did you mean 'stage'?"
+    )
+    assert summary.startswith("1 file: 1 error, 0 warnings")
+
+
+def test_warnings_alone_are_exit_0(files):
+    (files / "old.json").write_text('{"train_batch_size": 8, "zero_optimization": true}')
+    result = run(files / "old.json")
+    assert result.exit_code == 0
+    assert "warning DS107 zero_optimization" in result.stdout
+
+
+def test_many_files_and_the_worst_decides(files):
+    assert run(files / "good.json", files / "bad.json").exit_code == 1
+    result = run(files / "good.json", files / "none.json", files / "bad.json")
+    assert result.exit_code == 2
+    assert f"{files / 'none.json'}: error DS001: no such file" in result.stdout
+    assert "3 files: 2 errors" in result.stdout
+
+
+def test_json_has_the_keys_of_the_contract(files):
+    result = run(files / "good.json", files / "bad.json", "--format", "json")
+    document = json.loads(result.stdout)
+    assert list(document) == ["files"]
+    good, bad = document["files"]
+    assert good == {"file": str(files / "good.json"), "valid": True, "findings": []}
+    assert (bad["file"], bad["valid"], len(bad["findings"])) == (str(files / "bad.json"), False, 1)
+    assert bad["findings"][0] == {
+        "code": "DS101",
+        "severity": "error",
+        "path": "zero_optimization.stagee",
+        "message": "unknown key",
+        "line": 3,
+        "column": 25,
+        "suggestion": "did you mean 'stage'?",
+    }
+
+
+def test_standard_input():
+    result = run("-", input=BAD)
+    assert result.exit_code == 1
+    assert result.stdout.startswith("<stdin>:3:25: error DS101")
+
+
+def test_gpus_and_for_reach_the_rules(files):
+    assert run(files / "good.json", "--gpus", 3).exit_code == 1
+    (files / "auto.json").write_text('{"train_batch_size": "auto", "zero_optimization": {"stage": 1}}')
+    assert run(files / "auto.json").exit_code == 0
+    assert run(files / "auto.json", "--for", "deepspeed").exit_code == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        (["--gpus", "0"], "--gpus: 0 is not a positive number"),
+        (["--gpus", "-1"], "--gpus: -1 is not a positive number"),
+        (["--gpus", "many"], "--gpus: 'many' is not a whole number"),
+        (["--for", "trainer"], "'trainer' is not one of"),
+        (["--format", "xml"], "'xml' is not one of"),
+    ],
+)
+def test_wrong_usage_is_one_line_and_exit_2(files, words, problem):
+    result = run(files / "good.json", *words)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert problem in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_no_file_is_wrong_usage():
+    result = run()
+    assert result.exit_code == 2
+    assert "FILE" in result.stderr
+
+
+def test_as_a_process_with_a_key_no_terminal_can_show(files):
+    (files / "odd.json").write_text('{"train_batch_size": 8, "\\ud800": 1}')
+    command = [sys.executable, "-m", "dsconf", "validate", str(files / "odd.json")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (1, "")
+    assert "error DS101 \\ud800: unknown key" in done.stdout
+
+
+def test_what_it_imports_stays_small(files):
+    """The time of the command is the time of click and jsonschema: nothing else that is slow may come in."""
+    script = "import sys; from dsconf.cli import main\ntry: main()\nexcept SystemExit: print(*sys.modules)"
+    command = [sys.executable, "-c", script, "validate", str(files / "good.json")]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True)
+    loaded = set(done.stdout.splitlines()[-1].split())
+    assert "jsonschema" in loaded
+    assert loaded.isdisjoint({"torch", "deepspeed", "jinja2", "tabulate", "hjson", "pydantic", "transformers"})
