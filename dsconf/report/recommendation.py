@@ -9,9 +9,10 @@ from dsconf.cluster.spec import Cluster
 from dsconf.report.table import as_gib, as_rate, as_seconds, table
 from dsconf.search.rank import best_of_each, offload_name, stage_name
 from dsconf.search.reasons import short
-from dsconf.units import format_bytes
+from dsconf.units import format_bytes, format_count
 
 if TYPE_CHECKING:
+    from dsconf.live.result import CheckResult
     from dsconf.search.candidates import Candidate
     from dsconf.search.recommend import Recommendation
 
@@ -51,7 +52,7 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield from (f"  {reason}" for reason in found.why[1:])
     yield from (f"  {note}" for note in found.notes)
     if found.cost is not None:
-        yield f"  {found.cost.sentence()}"
+        yield f"  {format_count(found.tokens or 0)} tokens: {found.cost.sentence()}."
     if found.recommended is not None:
         yield ""
         yield from (f"Wrote {file}" for file in files)
@@ -65,6 +66,19 @@ def cluster_sentence(cluster: Cluster) -> str:
     memory = f", {format_bytes(host)} of host memory a node" if host is not None else ""
     each = format_bytes(cluster.gpu.memory_bytes)
     return f"GPUs: {cluster.world_size} × {cluster.gpu.name}, {each} each{nodes}{memory}"
+
+
+def check_sentence(checked: CheckResult) -> str:
+    """What a real step showed, in a line."""
+    if checked.failure is not None:
+        return f"Check: {checked.failure.message}"
+    measured, predicted, error = checked.measured.peak_bytes, checked.predicted.peak_bytes, checked.error_percent
+    ran = f"Check: {checked.ranks} steps ran on {checked.device}"
+    if measured is None:
+        return f"{ran}."
+    compared = f", predicted {format_bytes(predicted)}" if predicted is not None else ""
+    off = f" ({error:+.1f} %)" if error is not None else ""
+    return f"{ran}: measured peak {format_bytes(measured)}{compared}{off}."
 
 
 def _examined(found: Recommendation) -> str:

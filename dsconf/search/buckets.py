@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from dsconf.model.spec import Model
 
 REDUCE = 200_000_000
@@ -16,12 +18,13 @@ SUB_GROUP = 100_000_000
 0.6 GB here, 6 GB at DeepSpeed's default of 1e9; a kernel over 1e8 elements is still bound by bandwidth alone."""
 
 
-def buckets(model: Model, stage: int) -> dict[str, int]:
+def buckets(model: Model, stage: int) -> dict[str, Any]:
     """The sizes that ``stage`` reads, by the name of their field in ``Settings``; the others keep their default.
 
     Stage 3 follows Hugging Face's "auto" rule (hidden² for the reduce bucket, 0.9 × hidden² for the prefetch,
     10 × hidden for the persistence threshold; transformers/integrations/deepspeed.py), with ``SATURATING`` as a
-    floor so that narrow models do not send small messages. Stages 1 and 2 assert that the all-gather bucket
+    floor so that narrow models do not send small messages. What lies between two uses of a parameter, forward
+    and backward, is at most twice the model. Stages 1 and 2 assert that the all-gather bucket
     is even (stage_1_and_2.py:389).
     """
     total = max(2, model.num_params)
@@ -36,6 +39,6 @@ def buckets(model: Model, stage: int) -> dict[str, int]:
         "prefetch_bucket_size": min(total, max(square * 9 // 10, SATURATING)),
         "param_persistence_threshold": 10 * model.hidden,
         "max_live_parameters": min(total, LIVE),
-        "max_reuse_distance": min(total, LIVE),
+        "max_reuse_distance": min(2 * total, LIVE),
         "sub_group_size": min(total, SUB_GROUP),
     }

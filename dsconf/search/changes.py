@@ -89,17 +89,21 @@ def _remedies(question: Question) -> Iterator[str]:
 
 def _unrestricted(question: Question) -> Iterator[str]:
     """Drops one restriction of the person's at a time."""
-    restrictions = {
-        "offload": (None, "Offload: without --offload {} it would fit"),
-        "checkpointing": (None, "Activation checkpointing: with it, it would fit"),
-        "stage": (None, "Stage: without --stage {} it would fit"),
-        "micro_batch": (None, "Micro-batch: without --micro-batch-size {} it would fit"),
-    }
-    for field, (free, sentence) in restrictions.items():
-        value = getattr(question.wish, field)
+    wish = question.wish
+    restrictions = (
+        (wish.offload, wish._replace(offload=None), "Offload: without --offload {} it would fit"),
+        (wish.checkpointing, wish._replace(checkpointing=None), "Activation checkpointing: with it, it would fit"),
+        (wish.stage, wish._replace(stage=None), "Stage: without --stage {} it would fit"),
+        (
+            wish.micro_batch,
+            wish._replace(micro_batch=None),
+            "Micro-batch: without --micro-batch-size {} it would fit",
+        ),
+    )
+    for value, freed, sentence in restrictions:
         if value is None:
             continue
-        found = first_that_fits(question._replace(wish=question.wish._replace(**{field: free})))
+        found = first_that_fits(question._replace(wish=freed))
         if found is not None:
             yield f"{sentence.format(value)} ({name(found)}{_host_need(found)})."
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from dsconf.search.candidates import Candidate
 
 VERDICTS = ("yes", "tight", "no")
+EQUAL = 0.02
+"""Speeds this close are called equal: a speed model cannot tell them apart, and a repeated run hardly."""
 
 
 def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -22,17 +24,38 @@ def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
 def _order(candidate: Candidate) -> tuple[Any, ...]:
     settings, workload = candidate.settings, candidate.workload
     missing = (candidate.gpu_short_bytes, candidate.host_short_bytes) if candidate.fits == "no" else (0, 0)
-    unstated = candidate.offloads > 0 and candidate.job.cluster.host_memory_bytes is None
     return (
         VERDICTS.index(candidate.fits),
         *missing,
-        unstated,
+        _unstated(candidate),
         -candidate.tokens_per_second,
         candidate.offloads,
         settings.stage,
         workload.checkpointing,
         candidate.estimate.process_bytes,
     )
+
+
+def choose(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The plainest of the ``ranked`` DeepSpeed candidates that are as fast as the best that fits, give or take
+    ``EQUAL``; None when none fits. Torch DDP is there to compare with and is never chosen."""
+    ours = [candidate for candidate in candidates if candidate.settings.engine == "deepspeed"]
+    best = ours[0]
+    if best.fits == "no":
+        return None
+    equal = (
+        candidate
+        for candidate in ours
+        if candidate.fits == best.fits
+        and _unstated(candidate) == _unstated(best)
+        and candidate.tokens_per_second >= (1 - EQUAL) * best.tokens_per_second
+    )
+    return min(equal, key=lambda c: (c.offloads, c.settings.stage, c.workload.checkpointing))
+
+
+def _unstated(candidate: Candidate) -> bool:
+    """Whether it needs host memory that nobody said is there."""
+    return candidate.offloads > 0 and candidate.job.cluster.host_memory_bytes is None
 
 
 def best_of_each(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:

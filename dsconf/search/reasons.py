@@ -11,6 +11,9 @@ from dsconf.units import format_bytes
 if TYPE_CHECKING:
     from dsconf.search.candidates import Candidate
 
+PARTS = {"matmul": "matrix products", "elementwise": "elementwise operations", "launch": "launching kernels"}
+"""What the parts of a step are called in a sentence, where their name is too short for one."""
+
 
 def why(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
     """What the winner is, what fills the GPU, what takes the time, what the next best costs."""
@@ -38,9 +41,10 @@ def notes(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
 
 
 def runner_up(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best candidate that fits and differs from the winner in more than its batch."""
+    """The best of the candidates behind the winner that fits and differs from it in more than its batch."""
     others = (other for other in candidates if other.fits != "no" and other.settings.engine == "deepspeed")
-    return next((other for other in others if combination(other) != combination(winner)), None)
+    behind = (other for other in others if other.tokens_per_second <= winner.tokens_per_second)
+    return next((other for other in behind if combination(other) != combination(winner)), None)
 
 
 def loss(candidate: Candidate, winner: Candidate) -> str:
@@ -72,6 +76,10 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
         return f"{name(winner)}: nothing fits with headroom, and this is the fastest of what fits tightly."
     if winner.offloads and winner.job.cluster.host_memory_bytes is None:
         return f"{name(winner)}: nothing fits without offload, and this is the fastest of the {fitting} that fit."
+    fastest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
+    if fastest.tokens_per_second > winner.tokens_per_second:
+        gain = loss(fastest, winner)
+        return f"{name(winner)}: the plainest of the fastest; {name(fastest)} would give {gain}, too few to tell."
     return f"{name(winner)}: the fastest of the {fitting} candidates that fit with headroom."
 
 
@@ -87,7 +95,11 @@ def _fullest(winner: Candidate) -> str:
 def _slowest(winner: Candidate) -> str:
     part, seconds = max(winner.step.parts.items(), key=lambda item: item[1])
     share = seconds / winner.step.seconds
-    return f"Speed is limited by {part}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace("%", " %")
+    return (
+        f"Speed is limited by {PARTS.get(part, part)}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace(
+            "%", " %"
+        )
+    )
 
 
 def _host(winner: Candidate) -> Iterator[str]:

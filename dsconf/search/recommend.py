@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.cluster.read import assumption, read_cluster
 from dsconf.cluster.spec import Cluster
-from dsconf.errors import DoesNotFitError
+from dsconf.errors import DoesNotFitError, DsconfError, InputError
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.search.candidates import Candidate, Tools, examine, real_tools
 from dsconf.search.changes import Question, improvements, shortfall
-from dsconf.search.rank import ranked
+from dsconf.search.rank import choose, ranked
 from dsconf.search.reasons import notes, why
 from dsconf.search.space import combinations
 from dsconf.search.words import read_target, read_wish
@@ -23,8 +22,7 @@ if TYPE_CHECKING:
     from dsconf.speed.cost import Cost
 
 
-@dataclass(frozen=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """The answer and everything it rests on. ``recommended`` is None when nothing fits."""
 
     model: Model
@@ -38,8 +36,9 @@ class Recommendation:
     why: tuple[str, ...]
     notes: tuple[str, ...]
     assumption: str | None
+    tokens: int | None = None
     cost: Cost | None = None
-    """Hours and money for the tokens asked about."""
+    """Hours and money for ``tokens`` tokens with what is recommended."""
 
     @property
     def examined(self) -> int:
@@ -59,7 +58,7 @@ class Recommendation:
 
     @property
     def config_text(self) -> str:
-        """The recommended ds_config.json.
+        """The recommended ds_config.json, checked against DeepSpeed's schema.
 
         Raises:
             DoesNotFitError: nothing is recommended.
@@ -68,7 +67,22 @@ class Recommendation:
 
         if self.recommended is None:
             raise DoesNotFitError(self.why[0])
-        return render(self.recommended.settings, self.target)
+        text = render(self.recommended.settings, self.target)
+        _require_valid(text)
+        return text
+
+
+def _require_valid(text: str, world_size: int, target: str) -> None:
+    """Nothing unchecked is ever shown; a config that fails here is a fault of the templates, not of a person."""
+    import json
+
+    from dsconf.config.validate import validate
+
+    for finding in validate(json.loads(text), world_size, target).files[0].findings:
+        if finding.severity == "error":
+            raise DsconfError(
+                f"dsconf made a config with an error, please report it: {finding.path} {finding.message}"
+            )
 
 
 def recommend(
@@ -108,6 +122,8 @@ def recommend(
     Raises:
         InputError: an argument that cannot be used as given.
     """
+    if price is not None and tokens is None:
+        raise InputError("--price needs --tokens: the cost is that of a number of tokens")
     words = (seq_len, global_batch_size, micro_batch_size, precision, optimizer, stage, offload)
     wish = read_wish(*words, activation_checkpointing, attention, quantize)
     read_target(target)
@@ -118,16 +134,27 @@ def recommend(
     return found if tokens is None else _with_cost(found, tokens, price)
 
 
+def _with_cost(found: Recommendation, tokens: str | int, price: float | None) -> Recommendation:
+    """``found`` with what training the winner on ``tokens`` takes; unchanged when nothing fits."""
+    from dsconf.speed.cost import run_cost
+    from dsconf.units import parse_count
+
+    if found.recommended is None:
+        return found
+    count = parse_count(tokens) if isinstance(tokens, str) else tokens
+    rate = found.recommended.tokens_per_second
+    return found._replace(tokens=count, cost=run_cost(count, rate, found.cluster.world_size, price))
+
+
 def answer(question: Question, target: str) -> Recommendation:
     """Examines the whole space of ``question`` and says why the best is the best, or why nothing fits."""
     model, cluster, wish, tools = question[:4]
     examined = examine(model, cluster, combinations(model, cluster, wish), tools)
     candidates = ranked(examined.candidates)
-    ours = [candidate for candidate in candidates if candidate.settings.engine == "deepspeed"]
-    best = ours[0]
-    winner = None if best.fits == "no" else best
+    winner = choose(candidates)
     if winner is None:
-        reasons = tuple(shortfall(best, question))
+        nearest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
+        reasons = tuple(shortfall(nearest, question))
     else:
         reasons = (*why(winner, candidates), *improvements(winner, question))
     return Recommendation(

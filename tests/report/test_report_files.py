@@ -34,7 +34,7 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(InputError, match="ds_config.json: No space left on device"):
+    with pytest.raises(InputError, match=r"ds_config\.json: No space left on device"):
         write_whole(path, "new")
     assert [file.name for file in tmp_path.iterdir()] == ["ds_config.json"]
     assert path.read_text() == "old"

@@ -12,6 +12,7 @@ from search_fakes import FAKES, fake_cluster, fake_model
 
 from dsconf.config.render import render
 from dsconf.config.resolve import resolve
+from dsconf.config.validate import validate
 from dsconf.search.candidates import Candidate
 from dsconf.search.changes import Question
 from dsconf.search.recommend import answer
@@ -78,6 +79,15 @@ def test_deepspeed_accepts_them_all(
         assert parsed.train_micro_batch_size_per_gpu == candidate.workload.micro_batch
         assert parsed.gradient_accumulation_steps == candidate.workload.accumulation
         assert parsed.zero_config.stage == candidate.settings.stage
+
+
+@pytest.mark.parametrize("target", ["deepspeed", "hf", "accelerate"])
+def test_the_schema_and_the_rules_accept_them_all(candidates: list[Candidate], target: str) -> None:
+    for candidate in candidates:
+        config = json.loads(render(candidate.settings, target))
+        report = validate(config, candidate.job.cluster.world_size, target).files[0]
+        assert report.valid, report.findings
+        assert [finding for finding in report.findings if finding.severity == "warning"] == []
 
 
 def test_what_is_written_reads_back_as_what_was_estimated(candidates: list[Candidate]) -> None:

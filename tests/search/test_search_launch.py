@@ -40,12 +40,13 @@ def test_several_nodes() -> None:
         "deepspeed --hostfile hostfile --num_nodes 2 --num_gpus 8 train.py --deepspeed "
         "--deepspeed_config ds_config.json",
     )
-    assert launch_lines(candidate(16), "hf")[0].startswith(
-        f"{ALLOCATOR} torchrun --nnodes 2 --nproc_per_node 8 --rdzv_backend c10d --rdzv_endpoint $MASTER_ADDR:29500 "
-    )
+    rendezvous = "--rdzv_backend c10d --rdzv_endpoint $MASTER_ADDR:29500"
+    torchrun = launch_lines(candidate(16), "hf")[0]
+    assert torchrun.startswith(f"{ALLOCATOR} torchrun --nnodes 2 --nproc_per_node 8 {rendezvous} train.py ")
     assert launch_lines(candidate(16, stage=2), "accelerate") == (
         f"{ALLOCATOR} accelerate launch --use_deepspeed --deepspeed_config_file ds_config.json --num_processes 16 "
-        "--num_machines 2 --machine_rank $NODE_RANK --main_process_ip $MASTER_ADDR --main_process_port 29500 train.py",
+        "--num_machines 2 --machine_rank $NODE_RANK --main_process_ip $MASTER_ADDR --main_process_port 29500 "
+        "train.py",
     )
 
 

@@ -94,6 +94,7 @@ def test_no_bucket_is_larger_than_the_model(hidden: int, layers: int, stage: int
     model = fake_model(hidden, layers)
     sizes = buckets(model, stage)
     assert sizes.pop("allgather_bucket_size", 0) % 2 == 0
+    assert sizes.pop("max_reuse_distance", 0) <= 2 * model.num_params
     assert all(0 < size <= model.num_params for size in sizes.values())
 
 

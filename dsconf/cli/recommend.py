@@ -1,0 +1,132 @@
+"""``dsconf recommend``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from dsconf.cli.options import COUNT, REAL, cluster_options, format_option, model_options
+from dsconf.cli.search_options import training_options
+from dsconf.search.space import OFFLOADS
+from dsconf.search.words import TARGETS
+
+if TYPE_CHECKING:
+    from dsconf.live.result import CheckResult
+    from dsconf.search.recommend import Recommendation
+
+CONFIG = "ds_config.json"
+
+
+@click.command("recommend")
+@model_options
+@cluster_options
+@training_options
+@click.option("--stage", type=click.Choice(["0", "1", "2", "3"]), help="Only this ZeRO stage.")
+@click.option("--offload", type=click.Choice(list(OFFLOADS)), help="Only this offload.")
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(TARGETS),
+    default="deepspeed",
+    show_default=True,
+    help="Who loads the config: DeepSpeed itself, Hugging Face Trainer, Accelerate.",
+)
+@click.option("--tokens", type=COUNT, help="Tokens to train on, e.g. 1T: adds hours and cost.")
+@click.option("--price", type=REAL, help="Price of one GPU-hour.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help=f"Write {CONFIG} into this folder [default: the current one; with --format json nowhere].",
+)
+@click.option("--force", is_flag=True, help=f"Replace an existing {CONFIG}.")
+@click.option("--check", is_flag=True, help="Prove the winner by a short real DeepSpeed step.")
+@format_option("table", "json")
+def command(output: Path | None, force: bool, check: bool, output_format: str, **words: Any) -> int:
+    """Choose the fastest config that fits, and write it.
+
+    \b
+    Example: dsconf recommend --params 70B --gpus 8 --gpu-memory 80GiB -o run
+    """
+    path = (output or Path()) / CONFIG
+    if output is not None:
+        _refuse(path, None, force)
+    from dsconf.search.recommend import recommend
+
+    found = recommend(**words)
+    text = found.config_text if found.recommended is not None else None
+    files = []
+    if text is not None and (output is not None or output_format == "table"):
+        files = _write(text, path, force)
+    if output_format == "table":
+        _print_table(found, path, files)
+    checked = _check(found, words) if check and found.recommended else None
+    if output_format == "json":
+        _print_json(found, path, files, checked)
+    elif checked is not None:
+        _print_check(checked)
+    return _exit_code(found, checked)
+
+
+def _refuse(path: Path, text: str | None, force: bool) -> None:
+    from dsconf.report.files import check_writable, refuse_other
+
+    check_writable(path.parent)
+    refuse_other(path, text, force)
+
+
+def _write(text: str, path: Path, force: bool) -> list[str]:
+    """The files written. An equal file that is there already may stay."""
+    from dsconf.report.files import write_whole
+
+    _refuse(path, text, force)
+    write_whole(path, text)
+    return [str(path)]
+
+
+def _check(found: Recommendation, words: dict[str, Any]) -> CheckResult:
+    """A real step with the winner, as DeepSpeed itself would load it; progress goes to stderr."""
+    import json
+
+    from dsconf.config.render import render
+    from dsconf.live.check import check
+
+    winner = found.recommended
+    assert winner is not None
+    shared = ("params", "model", "gpus", "gpus_per_node", "seq_len", "attention", "lora_rank", "quantize")
+    return check(
+        json.loads(render(winner.settings, "deepspeed")),
+        **{word: words[word] for word in shared},
+        activation_checkpointing=winner.workload.checkpointing,
+        progress=lambda line: click.echo(line, err=True),
+    )
+
+
+def _exit_code(found: Recommendation, checked: CheckResult | None) -> int:
+    """1 where nothing fits or the step failed."""
+    if found.recommended is None:
+        return 1
+    return 0 if checked is None else checked.exit_code
+
+
+def _print_json(found: Recommendation, path: Path, files: list[str], checked: CheckResult | None) -> None:
+    from dsconf.report.as_json import document, recommendation_json
+
+    answer = recommendation_json(found, str(path), files)
+    click.echo(document(answer if checked is None else answer | {"check": checked.to_json()}))
+
+
+def _print_table(found: Recommendation, path: Path, files: list[str]) -> None:
+    from dsconf.model.from_params import shape_sentence
+    from dsconf.report.recommendation import recommendation_text
+
+    click.echo(recommendation_text(found, shape_sentence(found.model), files, str(path)))
+
+
+def _print_check(checked: CheckResult) -> None:
+    from dsconf.report.recommendation import check_sentence
+
+    click.echo(check_sentence(checked))

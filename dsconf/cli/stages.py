@@ -1,0 +1,37 @@
+"""``dsconf stages``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from dsconf.cli.options import cluster_options, format_option, model_options
+from dsconf.cli.search_options import training_options
+
+
+@click.command("stages")
+@model_options
+@cluster_options
+@training_options
+@format_option("table", "json")
+def command(output_format: str, nvme: str | None, **words: Any) -> None:
+    """Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.
+
+    \b
+    Example: dsconf stages --params 7B --gpus 8 --gpu-memory 80GiB
+    """
+    from dsconf.search.stages import stages
+
+    found = stages(**words)
+    if output_format == "json":
+        from dsconf.report.as_json import document
+        from dsconf.report.stages import stages_json
+
+        click.echo(document(stages_json(found)))
+        return
+    from dsconf.model.from_params import shape_sentence
+    from dsconf.report.recommendation import cluster_sentence
+    from dsconf.report.stages import stages_text
+
+    click.echo(stages_text(found, shape_sentence(found.model), cluster_sentence(found.cluster)))

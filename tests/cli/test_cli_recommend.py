@@ -1,0 +1,216 @@
+"""``dsconf recommend`` as a person runs it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dsconf.cli import group
+from dsconf.units import GIB, TIB
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(group, ["recommend", *words], prog_name="dsconf")
+
+
+def answer(*words: str) -> dict[str, Any]:
+    result = run(*words, "--format", "json")
+    assert result.exit_code in (0, 1), result.output
+    assert result.stderr == ""
+    found: dict[str, Any] = json.loads(result.stdout)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_first_command_of_the_readme(here: Path) -> None:
+    result = run("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    assert "optimizer" in result.stdout
+    assert "of host memory in each node: give --host-memory to check" in result.stdout
+    assert "Wrote ds_config.json" in result.stdout
+    assert "deepspeed --num_gpus 8 train.py --deepspeed --deepspeed_config ds_config.json" in result.stdout
+    config = json.loads((here / "ds_config.json").read_text())
+    assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
+    assert [file.name for file in here.iterdir()] == ["ds_config.json"]
+
+
+def test_a_full_70b_with_adam_never_fits_eight_80_gb_gpus_without_offload() -> None:
+    """16 bytes of each parameter are 1.12 TB, and 8 × 80 GiB are 0.69 TB."""
+    found = answer("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB")
+    assert found["recommended"]["estimate"]["host_bytes_per_node"] > 0.8 * TIB
+    plain = [c for c in found["candidates"] if "on cpu" not in c["name"]]
+    assert plain
+    assert all(candidate["fits"] == "no" for candidate in plain)
+
+
+def test_without_offload_it_is_a_clear_no(here: Path) -> None:
+    result = run("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB", "--offload", "none", "-o", "run")
+    assert result.exit_code == 1
+    assert "Nothing fits" in result.stdout
+    assert "too much on each GPU" in result.stdout
+    assert "More GPUs" in result.stdout
+    assert "LoRA: --lora-rank 16 would fit" in result.stdout
+    assert list(here.iterdir()) == []
+
+
+def test_too_small_a_host_is_a_no_that_names_the_memory_it_takes() -> None:
+    found = answer("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB", "--host-memory", "256GiB")
+    assert found["recommended"] is None
+    assert found["launch"] == found["files"] == []
+    assert any("Host memory" in reason for reason in found["why"])
+    enough = answer("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB", "--host-memory", "4TiB")
+    assert enough["recommended"] is not None
+
+
+def test_json_follows_the_contract_and_writes_only_where_told(here: Path) -> None:
+    found = answer("--params", "7B", "--gpus", "8", "--gpu-memory", "80GiB")
+    assert list(here.iterdir()) == []
+    best = found["recommended"]
+    for key in ("config", "estimate", "step_seconds", "tokens_per_second", "fits", "why"):
+        assert key in best
+        assert all(key in candidate for candidate in found["candidates"])
+    assert sum(best["estimate"]["terms"].values()) == best["estimate"]["peak_bytes"]
+    assert best["fits"] == "yes"
+    assert best["estimate"]["process_bytes"] <= 80 * GIB
+    assert found["examined"] >= len(found["candidates"])
+    assert answer("--params", "7B", "--gpus", "8", "--gpu-memory", "80GiB", "-o", "run")["files"] == [
+        str(Path("run") / "ds_config.json")
+    ]
+    assert json.loads(Path("run/ds_config.json").read_text()) == best["config"]
+
+
+@pytest.mark.parametrize("stage", ["0", "1", "2", "3"])
+def test_a_stage_asked_for_is_rendered(stage: str) -> None:
+    found = answer("--params", "125M", "--gpus", "8", "--gpu", "h100-80gb", "--stage", stage)
+    assert found["recommended"]["config"]["zero_optimization"]["stage"] == int(stage)
+
+
+def test_the_global_batch_is_kept_exactly() -> None:
+    config = answer("--params", "1B", "--gpus", "8", "--gpu-memory", "80GiB", "--global-batch-size", "1000")[
+        "recommended"
+    ]["config"]
+    micro, steps = config["train_micro_batch_size_per_gpu"], config["gradient_accumulation_steps"]
+    assert micro * steps * 8 == config["train_batch_size"] == 1000
+
+
+def test_tokens_and_price_give_hours_and_cost() -> None:
+    found = answer("--params", "1B", "--gpus", "8", "--gpu-memory", "80GiB", "--tokens", "20B", "--price", "2.5")
+    seconds = 20e9 / found["recommended"]["tokens_per_second"]
+    assert found["cost"]["hours"] == pytest.approx(seconds / 3600)
+    assert found["cost"]["gpu_hours"] == pytest.approx(8 * seconds / 3600)
+    assert found["cost"]["price"] == pytest.approx(2.5 * 8 * seconds / 3600)
+
+
+@pytest.mark.parametrize(
+    ("target", "launcher"),
+    [("deepspeed", "deepspeed --num_gpus"), ("hf", "torchrun"), ("accelerate", "accelerate")],
+)
+def test_each_loader_gets_its_config_and_launcher(target: str, launcher: str) -> None:
+    found = answer("--params", "1B", "--gpus", "8", "--gpu-memory", "80GiB", "--for", target)
+    assert launcher in found["launch"][0]
+    batch = found["recommended"]["config"]["train_micro_batch_size_per_gpu"]
+    assert (batch == "auto") == (target != "deepspeed")
+
+
+BAD = [
+    (["--params", "seventy", "--gpus", "8"], "--params: 'seventy' is not a count"),
+    (["--params", "-7B", "--gpus", "8"], "--params: -7B is not a positive number"),
+    (["--params", "7B", "--gpus", "0"], "--gpus: 0 is not a positive number"),
+    (["--params", "7B", "--gpus", "-1"], "--gpus: -1 is not a positive number"),
+    (["--params", "7B", "--gpus", "8", "--gpu-memory", "-80GiB"], "--gpu-memory: -80GiB is not a positive number"),
+    (["--params", "7B", "--gpus", "8", "--gpu", "h10-80gb"], "did you mean"),
+    (["--params", "7B"], "--gpus"),
+    (["--gpus", "8"], "give either --params SIZE or --model NAME_OR_PATH"),
+    (["--model", "missing/config.json", "--gpus", "8"], "missing/config.json"),
+    (["--params", "7B", "--gpus", "8", "--global-batch-size", "100"], "nearest: 96 and 104"),
+    (["--params", "7B", "--gpus", "8", "--offload", "nvme"], "--offload nvme needs --nvme PATH"),
+    (["--params", "7B", "--gpus", "8", "--price", "2"], "--price needs --tokens"),
+    (["--params", "7B", "--gpus", "8", "--gpu", "v100-32gb", "--precision", "bf16"], "use --precision fp16"),
+    (["--params", "7B", "--gpus", "8", "-o", "file"], "cannot write to file: file is not a folder"),
+    (["--params", "7B", "--gpus", "8", "-o", "full"], "ds_config.json already exists; use --force"),
+]
+
+
+@pytest.mark.parametrize(("words", "told"), BAD)
+def test_a_mistake_is_one_line_and_exit_2(words: list[str], told: str, here: Path) -> None:
+    (here / "file").write_text("")
+    (here / "full").mkdir()
+    (here / "full" / "ds_config.json").write_text("mine")
+    result = run(*words)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert told in result.stderr
+    assert sorted(path.name for path in here.rglob("*")) == ["ds_config.json", "file", "full"]
+    assert (here / "full" / "ds_config.json").read_text() == "mine"
+
+
+def test_an_existing_config_is_replaced_only_by_force(here: Path) -> None:
+    words = ("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB")
+    (here / "ds_config.json").write_text("mine")
+    refused = run(*words)
+    assert refused.exit_code == 2
+    assert refused.stdout == ""
+    assert (here / "ds_config.json").read_text() == "mine"
+    assert run(*words, "--force").exit_code == 0
+    written = (here / "ds_config.json").read_text()
+    assert json.loads(written)["train_batch_size"] > 0
+    again = run(*words)
+    assert again.exit_code == 0, "the same answer may be given twice"
+    assert (here / "ds_config.json").read_text() == written
+
+
+def test_nothing_is_written_when_the_disk_is_full(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    result = run("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB")
+    assert result.exit_code == 2
+    assert result.stderr == "dsconf: cannot write ds_config.json: No space left on device\n"
+    assert list(here.iterdir()) == []
+
+
+def test_the_real_process_prints_the_same(here: Path) -> None:
+    words = ["--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB", "--format", "json"]
+    process = subprocess.run(
+        [sys.executable, "-m", "dsconf", "recommend", *words],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert json.loads(process.stdout) == answer(*words[:-2])
+
+
+def test_recommend_loads_no_training_library(here: Path) -> None:
+    code = (
+        "import sys; from dsconf.search.recommend import recommend; "
+        "recommend(params='70B', gpus=8).launch; print(sorted({'torch', 'deepspeed', 'click'} & set(sys.modules)))"
+    )
+    process = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert process.stdout == "[]\n"

@@ -1,0 +1,98 @@
+"""What ``recommend`` prints, with a small memory and speed model in place of the real ones."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from search_fakes import FAKES, fake_cluster, fake_model
+
+from dsconf.live.launcher import Failure
+from dsconf.live.result import CheckResult, Figures
+from dsconf.report.as_json import document, estimate_json, recommendation_json
+from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
+from dsconf.search.changes import Question
+from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.space import Wish
+from dsconf.units import GIB
+
+SMALL = fake_model(2048, 16)
+
+
+@pytest.fixture(scope="module")
+def found() -> Recommendation:
+    return answer(Question(SMALL, fake_cluster(8), Wish(), FAKES, lambda rank: SMALL), "deepspeed")
+
+
+@pytest.fixture(scope="module")
+def nothing() -> Recommendation:
+    question = Question(SMALL, fake_cluster(8, GIB), Wish(offload="none"), FAKES, lambda rank: SMALL)
+    return answer(question, "deepspeed")
+
+
+def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation) -> None:
+    lines = recommendation_text(found, "the shape", ["run/ds_config.json"], "run/ds_config.json").splitlines()
+    assert lines[:2] == ["the shape", "GPUs: 8 × fake-gpu, 80.00 GiB each"]
+    rows = [line for line in lines if line.startswith(("torch DDP", "DeepSpeed stage", "ZeRO stage"))]
+    assert len(rows) == 18
+    assert sum("recommended" in row for row in rows) == 1
+    assert f"{found.examined} candidates examined, {found.ruled_out} larger micro-batches ruled out" in "\n".join(
+        lines
+    )
+    assert lines[-3:-1] == ["Wrote run/ds_config.json", "Launch:"]
+    assert lines[-1].endswith("--deepspeed_config run/ds_config.json")
+
+
+def test_without_an_answer_there_is_no_launch_line(nothing: Recommendation) -> None:
+    text = recommendation_text(nothing, "the shape", [], "ds_config.json")
+    assert "\nNothing fits." in text
+    assert "Launch" not in text
+    assert "recommended" not in text.lower()
+
+
+def test_json_has_the_contract_keys(found: Recommendation) -> None:
+    answered: dict[str, Any] = json.loads(
+        document(recommendation_json(found, "ds_config.json", ["ds_config.json"]))
+    )
+    assert {"recommended", "candidates", "launch", "files", "examined"} <= set(answered)
+    for candidate in (answered["recommended"], *answered["candidates"]):
+        keys = {"config", "estimate", "step_seconds", "tokens_per_second", "fits", "why"}
+        assert keys <= set(candidate)
+        assert sum(candidate["estimate"]["terms"].values()) == candidate["estimate"]["peak_bytes"]
+        assert (candidate["config"] is None) == candidate["name"].startswith("torch DDP")
+    assert answered["files"] == ["ds_config.json"]
+
+
+def test_json_of_a_no(nothing: Recommendation) -> None:
+    answered = recommendation_json(nothing, "ds_config.json", [])
+    assert answered["recommended"] is None
+    assert answered["launch"] == []
+    assert all(candidate["fits"] == "no" for candidate in answered["candidates"])
+
+
+def test_estimate_json_says_fits_only_when_asked(found: Recommendation) -> None:
+    estimate = found.candidates[0].estimate
+    assert "fits" not in estimate_json(estimate, SMALL)
+    assert estimate_json(estimate, SMALL, "yes")["fits"] == "yes"
+    assert estimate_json(estimate, SMALL)["parameters"] == {
+        "total": SMALL.num_params,
+        "trainable": SMALL.num_params,
+    }
+
+
+def test_several_nodes_and_the_host_are_named() -> None:
+    assert cluster_sentence(fake_cluster(16, host=512 * GIB)) == (
+        "GPUs: 16 × fake-gpu, 80.00 GiB each in 2 nodes, 512.00 GiB of host memory a node"
+    )
+
+
+def test_a_check_is_one_sentence() -> None:
+    done = CheckResult(
+        True, "real", Figures(103 * GIB // 100), Figures(GIB), error_percent=3.0, device="NVIDIA H200"
+    )
+    assert check_sentence(done) == (
+        "Check: real steps ran on NVIDIA H200: measured peak 1.00 GiB, predicted 1.03 GiB (+3.0 %)."
+    )
+    failed = CheckResult(False, "real", failure=Failure("oom", "out of memory in forward"))
+    assert check_sentence(failed) == "Check: out of memory in forward"
