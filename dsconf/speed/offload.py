@@ -7,7 +7,7 @@ from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.speed import rates
 from dsconf.speed.communication import gathers
-from dsconf.speed.optimizer import ADAM_BYTES, element_bytes, trained, update_bytes
+from dsconf.speed.optimizer import ADAM_BYTES, element_bytes, share_on_cpu, trained, update_bytes
 
 
 def host_link(cluster: Cluster) -> float:
@@ -19,13 +19,6 @@ def cpu_bandwidth(cluster: Cluster) -> float:
     """Bytes a second that one rank's share of a node's cores, and of its memory bandwidth, moves in the step."""
     cores = cluster.cpu_cores / cluster.gpus_per_node
     return min(cores * rates.CPU_BYTES_PER_CORE, cluster.host_memory_bandwidth / cluster.gpus_per_node)
-
-
-def share_on_cpu(settings: Settings) -> float:
-    """Part of the optimizer that is offloaded: ``ratio`` at stage 3, else all or nothing."""
-    if settings.offload_optimizer == "none" or settings.stage == 0:
-        return 0.0
-    return settings.offload_optimizer_ratio if settings.stage == 3 else 1.0
 
 
 def _shard(job: Job) -> float:

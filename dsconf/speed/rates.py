@@ -8,8 +8,8 @@ from __future__ import annotations
 
 MATMUL_FRACTION = 0.79
 """Of the peak matrix rate, at a long inner dimension: between 0.82, which fits products profiled inside decoder
-layers and heads in short runs (749 to 806 TFLOP/s at inner dimensions of 2048 to 8192), and 0.76, which fits a loop of
-nothing but products (mean error 8 %), where the card runs hotter and clocks lower."""
+layers and heads in short runs (749 to 806 TFLOP/s at inner dimensions of 2048 to 8192), and 0.76, which fits a loop
+of nothing but products (mean error 8 %), where the card runs hotter and clocks lower."""
 
 MATMUL_RAMP = 200
 """Steps of the inner dimension that filling and emptying one output tile costs. Profiled: 540 to 650 TFLOP/s at an
@@ -66,6 +66,6 @@ NVME_READ, NVME_WRITE = 6.0e9, 3.5e9
 
 CPU_BYTES_PER_CORE = 2.6e9
 """Bytes a second and core of the optimizer step on the CPU (clip, DeepSpeedCPUAdam, cast). Calibrated on the step
-of a 1.2B llama at stage 2 with CPU offload on 16 cores: 42 bytes for each of 1.24e9 elements in 1.26 s. The authors of
-ZeRO-Offload report 0.25 s for 1e9 elements on 48 cores, 3.5 GB/s a core for the same bytes
+of a 1.2B llama at stage 2 with CPU offload on 16 cores: 42 bytes for each of 1.24e9 elements in 1.26 s. The authors
+of ZeRO-Offload report 0.25 s for 1e9 elements on 48 cores, 3.5 GB/s a core for the same bytes
 (https://arxiv.org/abs/2101.06840)."""

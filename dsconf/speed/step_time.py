@@ -1,6 +1,6 @@
-"""Seconds of one optimizer step, and of each of its parts: a first, honest model of speed.
+"""Seconds of one optimizer step, and of each of its parts.
 
-What it does not know: the data loader, other kernels than eager PyTorch's (torch.compile, fused losses), a congested
+What it does not know: the data loader, other kernels than eager PyTorch's (torch.compile, fused losses), a busy
 network, stragglers. Compare configs with it; measure before promising a date.
 """
 
@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from dsconf.job import Job
 from dsconf.speed import communication, compute, kernels, offload, optimizer
-from dsconf.speed.compute import Pass
 
 
 class StepTime(NamedTuple):
@@ -31,31 +30,33 @@ def _gradients(job: Job) -> float:
     return kernels.traffic(gpu, moved)
 
 
-def _waits(job: Job, forward: Pass, backward: Pass, again: Pass) -> tuple[float, float, float]:
-    """Seconds that each forward, each backward and the last backward wait for communication."""
+class _Busy(NamedTuple):
+    """Seconds of each forward and backward without waiting: kernels, or the CPU where launching takes longer."""
+
+    forward: float
+    backward: float
+
+
+def _waits(job: Job, busy: _Busy) -> tuple[float, float]:
+    """Seconds that each micro-batch, and the step, wait for communication."""
     collectives = communication.collectives(job)
     overlap = communication.overlaps(job.settings)
-    busy = backward.gpu + again.gpu
-    return (
-        communication.exposed(collectives.forward, forward.gpu, overlap),
-        communication.exposed(collectives.backward, busy, overlap),
-        communication.exposed(collectives.boundary, busy, overlap),
-    )
+    forward = communication.exposed(collectives.forward, busy.forward, overlap)
+    backward = communication.exposed(collectives.backward, busy.backward, overlap)
+    boundary = communication.exposed(collectives.boundary, busy.backward, overlap)
+    return forward + backward, boundary + collectives.step
 
 
-def _offload(job: Job, forward: Pass, backward: Pass, again: Pass) -> tuple[float, float]:
+def _offload(job: Job, busy: _Busy) -> tuple[float, float]:
     """Seconds that each micro-batch, and the step, wait for the host or the drive.
 
     Stage 3 fetches offloaded parameters ahead and hides what computing covers; gradients go after their bucket.
     """
-    copies = offload.parameter_copy(job)
-    reads = offload.nvme_parameters(job)
-    waits = [
-        communication.exposed(max(copies[0], reads[0]), forward.gpu, True),
-        communication.exposed(max(copies[1], reads[1]), backward.gpu + again.gpu, True),
-    ]
+    copies, reads = offload.parameter_copy(job), offload.nvme_parameters(job)
+    forward = communication.exposed(max(copies[0], reads[0]), busy.forward, True)
+    backward = communication.exposed(max(copies[1], reads[1]), busy.backward, True)
     step = max(offload.cpu_step(job), offload.nvme_step(job)) + reads[2]
-    return sum(waits) + offload.gradient_copy(job), step
+    return forward + backward + offload.gradient_copy(job), step
 
 
 def step_time(job: Job) -> StepTime:
@@ -67,11 +68,10 @@ def step_time(job: Job) -> StepTime:
     accumulation = job.settings.accumulation or job.workload.accumulation
     forward, backward, again = compute.micro_batch(job)
     gradients = _gradients(job)
-    launch = max(0.0, forward.launch - forward.gpu)
-    behind = backward.launch + again.launch + optimizer.hook_seconds(job)
-    launch += max(0.0, behind - backward.gpu - again.gpu - gradients)
-    waits = _waits(job, forward, backward, again)
-    offloaded, offloaded_step = _offload(job, forward, backward, again)
+    behind = backward.gpu + again.gpu + gradients
+    launched = backward.launch + again.launch + optimizer.hook_seconds(job)
+    busy = _Busy(max(forward.gpu, forward.launch), max(behind, launched))
+    waits, offloads = _waits(job, busy), _offload(job, busy)
     both = compute.total(forward, backward)
     parts = {
         "matmul": accumulation * both.matmul,
@@ -79,11 +79,11 @@ def step_time(job: Job) -> StepTime:
         "elementwise": accumulation * both.elementwise,
         "loss": accumulation * both.loss,
         "recompute": accumulation * again.gpu,
-        "launch": accumulation * launch,
+        "launch": accumulation * (busy.forward - forward.gpu + busy.backward - behind),
         "gradients": accumulation * gradients,
-        "communication": accumulation * (waits[0] + waits[1]) + waits[2] + communication.collectives(job).step,
-        "offload": accumulation * offloaded + offloaded_step,
-        "optimizer": optimizer.step_seconds(job) * (1 - offload.share_on_cpu(job.settings)),
+        "communication": accumulation * waits[0] + waits[1],
+        "offload": accumulation * offloads[0] + offloads[1],
+        "optimizer": optimizer.step_seconds(job),
     }
     seconds = sum(parts.values())
     sequences = (job.settings.micro_batch or job.workload.micro_batch) * accumulation * job.cluster.world_size

@@ -1,0 +1,190 @@
+"""What must hold for every job: parts add up, more work is never faster, faster hardware never slower."""
+
+from dataclasses import replace
+from functools import lru_cache
+from timeit import repeat
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dsconf.cluster.catalogue import all_gpus, find_gpu
+from dsconf.cluster.read import read_cluster
+from dsconf.config.settings import Settings
+from dsconf.job import Job
+from dsconf.model.read import read_model
+from dsconf.speed.step_time import step_time
+from dsconf.workload import Workload
+
+
+@lru_cache
+def llama(layers, hidden, lora_rank=None):
+    config = {
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": 4 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": hidden // 64,
+        "num_key_value_heads": hidden // 128,
+        "vocab_size": 32000,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": False,
+    }
+    return read_model(model=config, lora_rank=lora_rank)
+
+
+@st.composite
+def jobs(draw):
+    stage = draw(st.integers(0, 3))
+    optimizer_device = draw(st.sampled_from(["none", "cpu", "nvme"])) if stage else "none"
+    param_device = draw(st.sampled_from(["none", "cpu", "nvme"])) if stage == 3 else "none"
+    gpus = draw(st.sampled_from([1, 2, 8, 12, 64]))
+    config = Settings(
+        stage=stage,
+        precision=draw(st.sampled_from(["bf16", "fp16", "fp32", "autocast"])),
+        optimizer=draw(st.sampled_from(["adamw", "sgd", "lion"])),
+        overlap_comm=draw(st.booleans()),
+        offload_optimizer=optimizer_device,
+        offload_param=param_device,
+        max_reuse_distance=draw(st.sampled_from([0, 10**8, 10**9])),
+        reduce_bucket_size=draw(st.sampled_from([10**6, 5 * 10**8])),
+    )
+    work = Workload(
+        seq_len=draw(st.sampled_from([128, 1000, 4096])),
+        micro_batch=draw(st.integers(1, 32)),
+        accumulation=draw(st.integers(1, 4)),
+        checkpointing=draw(st.booleans()),
+        attention=draw(st.sampled_from(["sdpa", "eager", "flash"])),
+    )
+    model = llama(
+        draw(st.sampled_from([2, 12, 40])), draw(st.sampled_from([256, 2048])), draw(st.sampled_from([None, 8]))
+    )
+    return Job(model, read_cluster(gpus, draw(st.sampled_from([gpu.name for gpu in all_gpus()]))), config, work)
+
+
+def seconds(job):
+    return step_time(job).seconds
+
+
+def not_faster(slower, faster):
+    assert seconds(slower) >= seconds(faster) * (1 - 1e-9)
+
+
+@given(jobs())
+def test_parts_add_up_and_none_is_negative(job):
+    step = step_time(job)
+    assert min(step.parts.values()) >= 0
+    assert step.seconds == pytest.approx(sum(step.parts.values()))
+    tokens = job.workload.seq_len * job.workload.micro_batch * job.workload.accumulation * job.cluster.world_size
+    assert step.tokens_per_second == pytest.approx(tokens / step.seconds)
+
+
+@given(jobs(), st.integers(1, 4096))
+def test_a_longer_sequence_is_never_faster(job, more):
+    work = replace(job.workload, seq_len=job.workload.seq_len + more)
+    not_faster(replace(job, workload=work), job)
+
+
+@given(jobs(), st.integers(1, 16))
+def test_a_larger_micro_batch_is_never_faster(job, more):
+    work = replace(job.workload, micro_batch=job.workload.micro_batch + more)
+    not_faster(replace(job, workload=work), job)
+
+
+@given(jobs())
+def test_more_accumulation_is_never_faster(job):
+    work = replace(job.workload, accumulation=job.workload.accumulation + 1)
+    not_faster(replace(job, workload=work), job)
+
+
+@given(jobs(), st.integers(1, 30))
+def test_more_layers_are_never_faster(job, more):
+    model, rank = job.model, job.model.lora_rank or None
+    not_faster(replace(job, model=llama(model.layers + more, model.hidden, rank)), job)
+
+
+@given(jobs())
+def test_checkpointing_is_never_faster(job):
+    kept, recomputed = (replace(job, workload=replace(job.workload, checkpointing=on)) for on in (False, True))
+    not_faster(recomputed, kept)
+
+
+@given(
+    jobs(),
+    st.sampled_from(["memory_bandwidth", "link_bandwidth", "host_bandwidth", "bf16_flops"]),
+    st.floats(1, 10),
+)
+def test_a_faster_gpu_is_never_slower(job, figure, factor):
+    better = replace(job.cluster.gpu, **{figure: factor * getattr(job.cluster.gpu, figure)})
+    not_faster(job, replace(job, cluster=replace(job.cluster, gpu=better)))
+
+
+@given(jobs(), st.sampled_from(["node_bandwidth", "host_memory_bandwidth", "cpu_cores"]), st.integers(1, 10))
+def test_a_faster_cluster_is_never_slower(job, figure, factor):
+    better = replace(job.cluster, **{figure: factor * getattr(job.cluster, figure)})
+    not_faster(job, replace(job, cluster=better))
+
+
+@given(jobs())
+def test_overlap_is_never_slower(job):
+    apart, beside = (replace(job, settings=replace(job.settings, overlap_comm=on)) for on in (False, True))
+    not_faster(apart, beside)
+
+
+@given(jobs())
+def test_offload_is_never_faster_on_a_gpu_that_computes_faster_than_its_host(job):
+    cluster = replace(job.cluster, gpu=find_gpu("h100"))
+    at_home = replace(
+        job.settings, stage=max(1, job.settings.stage), offload_optimizer="none", offload_param="none"
+    )
+    offloaded = replace(at_home, offload_optimizer="cpu")
+    not_faster(*(replace(job, cluster=cluster, settings=config) for config in (offloaded, at_home)))
+
+
+@given(jobs())
+@settings(max_examples=20)
+def test_training_adapters_is_never_slower_than_training_all(job):
+    shape = job.model.layers, 2048
+    work = replace(job.workload, micro_batch=32, seq_len=4096)
+    full, adapters = (replace(job, model=llama(*shape, rank), workload=work) for rank in (None, 8))
+    not_faster(full, adapters)
+
+
+def test_experts_cost_what_their_tokens_see():
+    """8 experts of which a token sees 2 cost a little more than a dense layer of twice the width, not 8 times."""
+    sizes = {
+        "hidden_size": 2048,
+        "intermediate_size": 4096,
+        "num_hidden_layers": 8,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "vocab_size": 32000,
+        "tie_word_embeddings": False,
+    }
+    mixture = read_model(model={"model_type": "mixtral", **sizes, "num_local_experts": 8, "num_experts_per_tok": 2})
+    dense = read_model(model={"model_type": "llama", **sizes, "intermediate_size": 8192})
+    work = Workload(seq_len=2048, micro_batch=16)
+    both = [
+        step_time(Job(model, read_cluster(1, "h100"), Settings(stage=1, precision="bf16"), work)).parts["matmul"]
+        for model in (mixture, dense)
+    ]
+    assert both[1] < both[0] < 1.3 * both[1]
+
+
+def test_model_flops_utilisation_of_a_well_fed_gpu_is_in_the_published_range():
+    """8B llama, 8 H100, stage 3 with checkpointing: 35 to 50 % of the peak by 6 FLOPs a parameter and token."""
+    model = read_model(model="meta-llama/Llama-3.1-8B")
+    config = Settings(stage=3, precision="bf16", overlap_comm=True)
+    step = step_time(
+        Job(model, read_cluster(8, "h100"), config, Workload(seq_len=4096, micro_batch=4, checkpointing=True))
+    )
+    utilisation = 6 * model.num_params * step.tokens_per_second / 8 / 989.4e12
+    assert 0.30 < utilisation < 0.50
+
+
+def test_one_call_is_quick_once_the_model_is_known():
+    """Recommend asks for thousands: under 100 µs a call by far more than a loaded machine's noise."""
+    model, cluster = read_model(params="70B"), read_cluster(64, "h100")
+    job = Job(model, cluster, Settings(stage=3, precision="bf16", overlap_comm=True), Workload(checkpointing=True))
+    step_time(job)
+    assert min(repeat(lambda: step_time(job), number=200, repeat=5)) / 200 < 200e-6
