@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dsconf.config.coerce import as_int
 
 
 class Batch(NamedTuple):
@@ -43,3 +46,9 @@ def problem(batch: Batch, ranks: int) -> str | None:
     if batch.micro and batch.accumulation:
         return f"train_batch_size {batch.train} is not {given} = {batch.micro * batch.accumulation * ranks}"
     return f"train_batch_size {batch.train} cannot be split as {given}"
+
+
+def data_parallel_ranks(config: Mapping[str, Any], world_size: int) -> int:
+    """Ranks that see different data: the world over ``sequence_parallel_size`` (runtime/config.py:456-474)."""
+    degree = config.get("sequence_parallel_size", 1)
+    return max(1, world_size // max(1, as_int("sequence_parallel_size", degree)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dsconf.config.resolve import TARGETS
+from dsconf.config.names import TARGETS
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError, nearest
 

@@ -11,25 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from dsconf.config.batch import Batch, solve
+from dsconf.config.batch import Batch, data_parallel_ranks, solve
 from dsconf.config.coerce import as_block, as_bool, as_dtype, as_float, as_int, as_text
+from dsconf.config.names import DEVICES, STAGE3_ALIASED, TARGETS
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError, nearest
 
-TARGETS = ("deepspeed", "hf", "accelerate")
-DEVICES = ("none", "cpu", "nvme")
-STAGE3_ALIASED = (
-    "prefetch_bucket_size",
-    "param_persistence_threshold",
-    "model_persistence_threshold",
-    "max_live_parameters",
-    "max_reuse_distance",
-    "gather_16bit_weights_on_model_save",
-    "module_granularity_threshold",
-    "use_all_reduce_for_fetch_params",
-    "allgather_sequential",
-)
-"""Keys of zero_optimization that are also, and first, known with a ``stage3_`` prefix (ZC:240-292)."""
+__all__ = ["FUSED_OPTIMIZERS", "data_parallel_ranks", "resolve"]
+
 FUSED_OPTIMIZERS = ("lamb", "lion", "muon")
 """Optimizers besides Adam that DeepSpeed runs as one kernel of its own (ENG:2476-2550)."""
 
@@ -217,12 +206,6 @@ def _batch(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
             raise InputError(f"{key}: {value} is not a positive number")
     train, micro, accumulation = solve(Batch(*given), data_parallel_ranks(config, world_size))
     return {"train_batch": train, "micro_batch": micro, "accumulation": accumulation}
-
-
-def data_parallel_ranks(config: Mapping[str, Any], world_size: int) -> int:
-    """Ranks that see different data: the world over ``sequence_parallel_size`` (CFG:456-474), at least 1."""
-    degree = config.get("sequence_parallel_size", 1)
-    return max(1, world_size // max(1, as_int("sequence_parallel_size", degree)))
 
 
 def _rest(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from dsconf.config.finding import FileReport, Finding, Path, Problem, Report, dotted
 from dsconf.config.load import DuplicateKeyError, Loaded, LoadError, read
+from dsconf.config.names import TARGETS
 from dsconf.config.positions import Place, positions
-from dsconf.config.resolve import TARGETS
 from dsconf.errors import InputError, nearest
 
 Source = str | FilePath | Mapping[str, Any]

@@ -14,7 +14,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from dsconf.config.resolve import TARGETS, resolve
+from dsconf.config.names import TARGETS
+from dsconf.config.resolve import resolve
 from dsconf.config.schema import load_schema, schema_problems
 from dsconf.config.settings import Settings
 

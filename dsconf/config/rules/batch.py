@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.config.batch import Batch, problem
+from dsconf.config.batch import Batch, data_parallel_ranks, problem
 from dsconf.config.finding import Problem
-from dsconf.config.resolve import data_parallel_ranks
 from dsconf.config.rules.case import Case, whole
 
 TRAIN, MICRO, ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.config.finding import Problem
-from dsconf.config.resolve import STAGE3_ALIASED
+from dsconf.config.names import STAGE3_ALIASED
 from dsconf.config.rules.case import Case, block, stage
 
 

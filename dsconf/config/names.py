@@ -1,0 +1,18 @@
+"""Words that several parts of the config share."""
+
+from __future__ import annotations
+
+TARGETS = ("deepspeed", "hf", "accelerate")
+DEVICES = ("none", "cpu", "nvme")
+STAGE3_ALIASED = (
+    "prefetch_bucket_size",
+    "param_persistence_threshold",
+    "model_persistence_threshold",
+    "max_live_parameters",
+    "max_reuse_distance",
+    "gather_16bit_weights_on_model_save",
+    "module_granularity_threshold",
+    "use_all_reduce_for_fetch_params",
+    "allgather_sequential",
+)
+"""Keys of zero_optimization that are also, and first, known with a ``stage3_`` prefix (runtime/zero/config.py:240-292)."""
