@@ -72,17 +72,16 @@ class Recommendation(NamedTuple):
         return text
 
 
-def _require_valid(text: str, world_size: int, target: str) -> None:
+def _require_valid(text: str) -> None:
     """Nothing unchecked is ever shown; a config that fails here is a fault of the templates, not of a person."""
     import json
 
-    from dsconf.config.validate import validate
+    from dsconf.config.finding import dotted
+    from dsconf.config.schema import schema_problems
 
-    for finding in validate(json.loads(text), world_size, target).files[0].findings:
-        if finding.severity == "error":
-            raise DsconfError(
-                f"dsconf made a config with an error, please report it: {finding.path} {finding.message}"
-            )
+    for problem in schema_problems(json.loads(text)):
+        where = f"{dotted(problem.path)} {problem.message}"
+        raise DsconfError(f"dsconf made a config that DeepSpeed's schema refuses, please report it: {where}")
 
 
 def recommend(

@@ -13,6 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dsconf.cli import group
+from dsconf.live.launcher import Failure
+from dsconf.live.result import CheckResult, Figures
 from dsconf.units import GIB, TIB
 
 ROOT = Path(__file__).parents[2]
@@ -214,3 +216,50 @@ def test_recommend_loads_no_training_library(here: Path) -> None:
         check=True,
     )
     assert process.stdout == "[]\n"
+
+
+@pytest.mark.parametrize(
+    ("checked", "code", "told"),
+    [
+        (CheckResult(True, "real", Figures(GIB), Figures(GIB), 0.0, device="a GPU"), 0, "measured peak 1.00 GiB"),
+        (
+            CheckResult(False, "real", failure=Failure("oom", "out of memory in forward")),
+            1,
+            "out of memory in forward",
+        ),
+        (CheckResult(False, "real", failure=Failure("timeout", "ran past 600 s")), 3, "ran past 600 s"),
+    ],
+)
+def test_check_runs_the_winner_and_its_answer_counts(
+    checked: CheckResult, code: int, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, Any] = {}
+
+    def check(config: dict[str, Any], **words: Any) -> CheckResult:
+        asked.update(words, config=config)
+        return checked
+
+    monkeypatch.setattr("dsconf.live.check.check", check)
+    words = (
+        "--params",
+        "125M",
+        "--gpus",
+        "2",
+        "--gpu-memory",
+        "24GiB",
+        "--seq-len",
+        "512",
+        "--for",
+        "hf",
+        "--check",
+    )
+    result = run(*words)
+    assert result.exit_code == code
+    assert result.stdout.splitlines()[-1].startswith("Check: ")
+    assert told in result.stdout.splitlines()[-1]
+    assert asked["config"]["train_batch_size"] > 0, "a launched step has nobody to fill in auto"
+    assert asked["gpus"] == 2
+    assert asked["seq_len"] == 512
+    assert asked["params"] == 125_000_000
+    document = json.loads(run(*words, "--format", "json").stdout)
+    assert document["check"]["ran"] is checked.ran

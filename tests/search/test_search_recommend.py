@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from search_fakes import FAKES, FakeStep, fake_cluster, fake_model, fake_step_time
 
 from dsconf.cluster.spec import Cluster
-from dsconf.errors import DoesNotFitError
+from dsconf.errors import DoesNotFitError, DsconfError
 from dsconf.job import Job
 from dsconf.model.spec import Model
 from dsconf.search.changes import Question
@@ -189,3 +189,11 @@ def test_tight_is_recommended_only_where_nothing_has_headroom() -> None:
     roomy = ask(SMALL, fake_cluster(1, needed * 2), wish)
     assert roomy.recommended is not None
     assert roomy.recommended.fits == "yes"
+
+
+def test_a_config_that_the_schema_refuses_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ask(SMALL, fake_cluster(8))
+    good = found.config_text
+    monkeypatch.setattr("dsconf.config.render.render", lambda *_: good.replace('"stage"', '"stagee"'))
+    with pytest.raises(DsconfError, match=r"zero_optimization\.stagee unknown key"):
+        _ = found.config_text
