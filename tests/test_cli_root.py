@@ -87,7 +87,6 @@ def test_an_unknown_command_with_nothing_near() -> None:
         (["recommend", "--params", "7B", "--gpus", "8", "--gpu", "h1000"], "h1000"),
         (["recommend", "--params", "7B", "--gpus", "8", "surplus"], "surplus"),
         (["validate"], "FILE"),
-        (["validate", "no-such-file.json"], "no-such-file.json"),
         (["check", "no-such-file.json", "--params", "1B", "--gpus", "1"], "no-such-file.json"),
         (["--frobnicate"], "--frobnicate"),
     ],
