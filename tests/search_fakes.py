@@ -51,15 +51,15 @@ def fake_cluster(
 def _state_bytes(job: Job) -> tuple[int, int]:
     """Bytes on the GPU and on the host of one rank: 2 + 2 + 12 bytes a parameter, sharded as ZeRO says."""
     settings, ranks = job.settings, job.cluster.world_size
-    params = job.model.num_params
+    params, trainable = job.model.num_params, job.model.parameters.trainable()
 
     def part(num_bytes: int, from_stage: int) -> int:
-        return num_bytes * params // (ranks if settings.stage >= from_stage else 1)
+        return num_bytes // (ranks if settings.stage >= from_stage else 1)
 
-    weights, gradients, optimizer = part(2, 3), part(2, 2), part(12, 1)
+    weights, gradients, optimizer = part(2 * params, 3), part(2 * trainable, 2), part(12 * trainable, 1)
     host = 0
     if settings.offload_optimizer != "none":
-        host, optimizer, gradients = host + part(18, 1), 0, 0
+        host, optimizer, gradients = host + part(18 * trainable, 1), 0, 0
     if settings.offload_param != "none":
         host, weights = host + weights, 0
     return weights + gradients + optimizer, host

@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 HEADERS = (
     "strategy",
     "offload",
-    "checkpointing",
-    "batch × accumulation",
-    "GPU GiB a rank",
-    "host GiB a node",
+    "activation\ncheckpointing",
+    "micro-batch ×\naccumulation",
+    "GPU GiB\na rank",
+    "host GiB\na node",
     "fits",
     "tokens/s",
-    "s a step",
+    "seconds\na step",
     "",
 )
 

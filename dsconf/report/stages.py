@@ -9,7 +9,7 @@ from dsconf.report.as_json import cluster_json, estimate_json, model_json
 from dsconf.report.table import as_gib, as_rate, table
 from dsconf.search.stages import StageComparison, StageRow
 
-HEADERS = ("stage", "shards", "GPU GiB a rank", "fits", "sent GiB a GPU, a step", "tokens/s", "take it when")
+HEADERS = ("stage", "shards", "GPU GiB\na rank", "fits", "sent GiB\na GPU, a step", "tokens/s", "take it when")
 
 
 def stages_text(found: StageComparison, shape: str, gpus: str) -> str:
