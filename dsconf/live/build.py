@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -35,10 +35,10 @@ def build(order: Order) -> Any:
     """
     import deepspeed
 
-    context = deepspeed.zero.Init(config_dict_or_path=order.ds_config) if order.zero_init else nullcontext()
-    model = _from_config(order, context)
-    if not order.zero_init:
-        model = model.to("cpu")
+    if order.zero_init:
+        model = _from_config(order, deepspeed.zero.Init(config_dict_or_path=order.ds_config))
+    else:
+        model = _from_config(order, torch.device(order.device)).to("cpu")
     if order.lora_rank:
         model = _with_adapters(model, order)
     if order.checkpointing:
@@ -55,7 +55,7 @@ def _from_config(order: Order, context: AbstractContextManager[Any]) -> Any:
     config.use_cache = False
     dtype = DTYPES[order.load_dtype]
     config.dtype = dtype
-    with torch.device(order.device), context:
+    with context:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION[order.attention])
 
 

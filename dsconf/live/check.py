@@ -183,8 +183,10 @@ def _predict(plan: Plan) -> Estimate | None:
 def _predict_seconds(plan: Plan) -> float | None:
     if plan.order.device == "cpu":
         return None
-    from dsconf.speed.step_time import step_time
-
+    try:
+        from dsconf.speed.step_time import step_time
+    except ModuleNotFoundError:
+        return None
     return step_time(plan.job).seconds
 
 

@@ -13,22 +13,30 @@ from dsconf.live.order import Order
 
 
 def join(order: Order, rank: int, folder: Path) -> None:
-    """Initialise ``torch.distributed`` before DeepSpeed does, so that DeepSpeed takes this group as it is.
+    """Initialise ``torch.distributed``, then have DeepSpeed take this group as it is.
 
-    Real ranks meet through a file in ``folder``: no port to be free, to be guessed or to be left open.
+    DeepSpeed must know the world size before ``zero.Init`` reads the batch sizes. Real ranks meet through a file in
+    ``folder``: no port to be free, to be guessed or to be left open.
     """
+    import deepspeed
+
     _describe(order, rank)
+    if order.device == "cpu":
+        # A shared-memory all-reduce for inference that would be compiled for nothing.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "fake" if order.rehearsed else "nccl" if order.device == "cuda" else "gloo"
     if order.rehearsed:
-        return _rehearse(order.world_size)
-    if order.device == "cpu" and sys.platform == "linux":
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    dist.init_process_group(
-        backend="nccl" if order.device == "cuda" else "gloo",
-        init_method=(folder / "rendezvous").as_uri(),
-        rank=rank,
-        world_size=order.world_size,
-    )
-    return None
+        _rehearse(order.world_size)
+    else:
+        _meet(backend, rank, order.world_size, folder)
+    deepspeed.init_distributed(backend)
+
+
+def _meet(backend: str, rank: int, world_size: int, folder: Path) -> None:
+    if backend == "gloo" and sys.platform == "linux":
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names of containers may not resolve
+    place = (folder / "rendezvous").as_uri()
+    dist.init_process_group(backend, init_method=place, rank=rank, world_size=world_size)
 
 
 def leave() -> None:

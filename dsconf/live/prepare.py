@@ -128,8 +128,9 @@ def shrink_buckets(config: dict[str, Any], factor: float) -> None:
     if not isinstance(zero, dict):
         return
     for key, default in ELEMENT_COUNTS.items():
-        short = zero.pop(key.removeprefix("stage3_")) if key.removeprefix("stage3_") in zero else default
-        zero[key] = max(1, int(float(zero.get(key, short)) / factor))
+        alias = key.removeprefix("stage3_")
+        given = zero.pop(key) if key in zero else zero.pop(alias, default)
+        zero[key] = max(1, int(float(given) / factor))
 
 
 def use_bf16_for_fp16(config: dict[str, Any]) -> bool:

@@ -122,9 +122,6 @@ def _initialize(order: Order, gauge: Gauge, journal: Journal) -> Any:
 
     from dsconf.live.build import build
 
-    if order.device == "cpu":
-        # A shared-memory all-reduce for inference that would be compiled for nothing.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     journal.enter("build")
     model = build(order)
     journal.enter("init")
