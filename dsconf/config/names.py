@@ -15,4 +15,7 @@ STAGE3_ALIASED = (
     "use_all_reduce_for_fetch_params",
     "allgather_sequential",
 )
-"""Keys of zero_optimization that are also, and first, known with a ``stage3_`` prefix (runtime/zero/config.py:240-292)."""
+"""Keys of zero_optimization that are also known, and looked up first, with a ``stage3_`` prefix.
+
+Source: DeepSpeed 0.19.8 runtime/zero/config.py:240-292.
+"""
