@@ -5,6 +5,9 @@ from __future__ import annotations
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.model.spec import Model
 
+TIED = "tied "
+"""Put before the embedding's name where the output projection makes a gradient for it."""
+
 FINAL_NORMS = (
     "model.norm",
     "transformer.ln_f",
@@ -54,7 +57,7 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
     if model.embedding_dim:
         x = r.linear(x, "model.decoder.project_out")
     size = r.hidden(model.vocab)
-    own = r.own("lm_head") or [(n.replace("lm_head", "tied"), b) for n, b in r.own(_tied_name(r))]
+    own = r.own("lm_head") or [(f"{TIED}{tied}", num) for tied, num in r.own(_tied_name(r))]
     logits = op("output projection", [x], size, saves=[x] if own else [], params=own)
     if model.logit_softcap:
         logits = op("logit softcap division", [logits], size)

@@ -29,6 +29,9 @@ def column_sum_scratch(rows: int, columns: int) -> int:
     return 4 * columns * blocks * 4 * width if blocks > 1 else 0
 
 
+_ADAPTED = ("base_layer", "lora_dropout.default", "lora_A.default", "lora_B.default")
+
+
 class Shape(NamedTuple):
     """What the sizes of activations depend on, besides the model."""
 
@@ -56,6 +59,8 @@ class Recorder:
         self.tape = Tape()
         self.model = model
         self.shape = shape
+        self.visits: list[str] = []
+        """Names of the modules with a forward of their own, in the order forward calls them."""
         self._params = {p.name: p for p in params}
 
     def own(self, name: str) -> list[tuple[str, int]]:
@@ -87,6 +92,7 @@ class Recorder:
         outputs = weight.shape[1 if transposed else 0]
         size = rows * outputs * self.shape.width
         own = self.own(f"{name}.base_layer" if adapted else name)
+        self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
         scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
         y = self.tape.op(name, [x], size, saves=[x] if own else [], params=own, reduction=scratch)
         return self._adapter(x, y, name, rows, size) if adapted else y
@@ -138,9 +144,8 @@ class Recorder:
 
     def norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
         """Whichever norm the family has."""
-        if self.has(f"{name}.bias"):
-            return self.layer_norm(x, name, features, rows)
-        if not self.has(f"{name}.weight"):
+        self.visits.append(name)
+        if self.has(f"{name}.bias") or not self.has(f"{name}.weight"):
             return self.layer_norm(x, name, features, rows)
         return self.rms_norm(x, name, features, rows)
 
@@ -166,6 +171,7 @@ class Recorder:
     def activation(self, x: int, size: int) -> int:
         """The feed-forward activation: ReLU keeps its output, the others their input (torch's fused kernels)."""
         kind = self.model.activation
+        self.visits.append("activation")
         if kind in ("gelu_new", "gelu_fast"):
             return self._gelu_new(x, size)
         if kind == "relu":

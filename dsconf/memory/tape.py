@@ -20,6 +20,15 @@ class Grad(NamedTuple):
     """Bytes of activations and activation gradients of this tape alive then, the parameter's gradient left out."""
 
 
+class Heights(NamedTuple):
+    """Highest points of one backward, saved tensors, incoming gradient and new gradients included."""
+
+    reduced: int
+    """Each parameter gradient is gone (reduced, copied away) once its hook has run."""
+    hoarded: int
+    """All parameter gradients stay."""
+
+
 class Played(NamedTuple):
     """What one tape costs. ``live`` and peaks leave out what was alive before the tape began."""
 
@@ -30,10 +39,9 @@ class Played(NamedTuple):
     forward_peak: int
     dry_peak: int
     """Highest point of forward when nothing is kept for backward (the first pass under checkpointing)."""
-    backward_peak: int
-    """Highest point of backward, saved tensors, incoming gradient and the parameter's new gradient included."""
-    replay_peak: int
-    """The same under checkpointing, where a saved tensor is gone as soon as the node has used it."""
+    backward: Heights
+    replay: Heights
+    """Under checkpointing, where a saved tensor is gone as soon as the node has used it."""
     backward_top: str
     """Name of the operation where that is."""
     grads: tuple[Grad, ...]
@@ -145,16 +153,16 @@ class Tape:
         outside = {self._root[i] for i in inputs}
         saved, forward_peak = self._forward(outside, keep=True)
         _, dry_peak = self._forward(outside, keep=False)
-        backward_peak, replay_peak, top, grads = self._backward(saved)
+        played = self._backward(saved)
         return Played(
             saved=sum(saved.values()),
             saved_input=sum(size for root, size in saved.items() if root in outside),
             forward_peak=forward_peak,
             dry_peak=dry_peak,
-            backward_peak=backward_peak,
-            replay_peak=replay_peak,
-            backward_top=top,
-            grads=tuple(grads),
+            backward=Heights(*played.backward),
+            replay=Heights(*played.replay),
+            backward_top=played.top,
+            grads=tuple(played.grads),
         )
 
     def _forward(self, outside: set[int], *, keep: bool) -> tuple[dict[int, int], int]:
@@ -180,13 +188,13 @@ class Tape:
                 del live[tensor]
         return saved, peak
 
-    def _backward(self, saved: dict[int, int]) -> tuple[int, int, str, list[Grad]]:
+    def _backward(self, saved: dict[int, int]) -> _Backward:
         state = _Backward(self._bytes, saved, self._users())
         state.receive(self._ops[-1].output)
         for op in reversed(self._ops):
             if op.output in state.pending:
                 state.run(op, {self._root[t] for t in op.saves})
-        return state.peak, state.replay_peak, state.top, state.grads
+        return state
 
     def _users(self) -> dict[int, int]:
         users: dict[int, int] = {}
@@ -202,8 +210,10 @@ class _Backward:
     def __init__(self, sizes: list[int], saved: dict[int, int], users: dict[int, int]) -> None:
         self.pending: dict[int, int] = {}
         """Tensor → number of the buffer that holds its gradient so far."""
-        self.peak = self.replay_peak = 0
+        self.backward = [0, 0]
+        self.replay = [0, 0]
         self.top = ""
+        self._hoard = 0
         self.grads: list[Grad] = []
         self._sizes = sizes
         self._saved = dict(saved)
@@ -224,13 +234,15 @@ class _Backward:
         """One node: make the gradients, note the height, release what it used, hand over parameter gradients."""
         incoming = self.pending.pop(op.output)
         made = 0 if op.passes else sum(self._sizes[i] for i in op.inputs)
-        made += sum(size for _, size in op.params)
+        new = sum(size for _, size in op.params)
+        made += new
         used = sum(self._saved[root] for root in saves if self._users[root] == 1)
         height = self._live + made + max(op.backward_workspace, op.reduction)
         replayed = self._live + made + max(op.backward_workspace, op.reduction - used)
-        if height > self.peak:
-            self.peak, self.top = height, op.name
-        self.replay_peak = max(self.replay_peak, replayed)
+        if height > self.backward[0]:
+            self.top = op.name
+        self._note(height, replayed)
+        self._hoard += new
         for tensor in op.inputs:
             self._pass_on(tensor, incoming if op.passes else None)
         self._drop(incoming)
@@ -239,6 +251,10 @@ class _Backward:
             if not self._users[root]:
                 self._live -= self._saved.pop(root)
         self.grads.extend(Grad(name, size, self._live) for name, size in op.params)
+
+    def _note(self, height: int, replayed: int) -> None:
+        self.backward = [max(self.backward[0], height), max(self.backward[1], height + self._hoard)]
+        self.replay = [max(self.replay[0], replayed), max(self.replay[1], replayed + self._hoard)]
 
     def _pass_on(self, tensor: int, buffer: int | None) -> None:
         older = self.pending.get(tensor)
@@ -252,7 +268,7 @@ class _Backward:
         # InputBuffer::accumulate adds in place when nobody else holds the older gradient.
         if self._holders[older] > 1:
             self._live += self._sizes[tensor]
-            self.peak, self.replay_peak = max(self.peak, self._live), max(self.replay_peak, self._live)
+            self._note(self._live, self._live)
             self._buffers.append(self._sizes[tensor])
             self._holders.append(1)
             self.pending[tensor] = len(self._buffers) - 1

@@ -1,0 +1,95 @@
+"""Activations of one micro-batch: what each part of the model keeps, and how high it gets on the way."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.memory.ends import TIED, record_embedding, record_head, shared_bytes
+from dsconf.memory.layers import record_layer
+from dsconf.memory.recorder import Recorder, Shape
+from dsconf.memory.tape import Heights, Played
+from dsconf.model.spec import Model
+
+
+class Activations(NamedTuple):
+    """Bytes; a height counts from what was alive before the part began."""
+
+    bottom: int
+    """Kept by the embedding, and by all layers together: cos, sin, masks."""
+    forward_only: int
+    """Alive in forward besides: masks that nobody keeps."""
+    layer: int
+    """Kept by one layer from forward to backward: all it saved, or its input where it is checkpointed."""
+    layers: int
+    head: int
+    """Kept by final norm, output projection and loss."""
+    logits: int
+    """Logits that the model's output holds until the loss is taken from it."""
+    layer_forward: int
+    head_forward: int
+    layer_backward: Heights
+    """One layer's backward, its own kept bytes included; under checkpointing its second forward as well."""
+    head_backward: Heights
+    layer_live: tuple[int, ...]
+    """Alive in the layer at the hook of each of its parameters, in the order of the hooks."""
+    head_live: tuple[int, ...]
+    embedding_live: tuple[int, ...]
+    tied: int
+    """Gradient the output projection made for the tied embedding, held until the embedding's own arrives."""
+
+    @property
+    def kept(self) -> int:
+        """Everything between forward and backward, the loss's part left out."""
+        return self.bottom + self.layers * self.layer
+
+
+@lru_cache(maxsize=4096)
+def activations(model: Model, shape: Shape, replay: str) -> Activations:
+    """Activations of ``model``; ``replay``: checkpointing, empty, ``reentrant`` or ``nonreentrant``."""
+    ends = (*model.parameters.before, *model.parameters.after)
+    layer = _play_layer(model, shape)
+    r = Recorder(model, shape, ends)
+    x = r.tape.tensor(r.hidden(model.hidden))
+    _, logits = record_head(r, x)
+    head = r.tape.play([x])
+    e = Recorder(model, shape, ends)
+    record_embedding(e, tokens := e.tape.tensor(8 * shape.tokens, differentiable=False))
+    embedding = e.tape.play([tokens])
+    kept, forward_only = shared_bytes(model, shape)
+    width = r.hidden(model.hidden)
+    saved, inside = (width, _replayed(layer, width, replay)) if replay else (layer.saved, layer.backward)
+    own = width - layer.saved_input if replay else 0
+    held = own + (width if replay == "reentrant" else 0)
+    del logits
+    return Activations(
+        bottom=embedding.saved + kept + (forward_only if replay else 0),
+        forward_only=0 if replay else forward_only,
+        layer=saved,
+        layers=model.layers,
+        head=head.saved,
+        logits=r.hidden(model.vocab),
+        layer_forward=layer.dry_peak + width if replay else layer.forward_peak,
+        head_forward=head.forward_peak,
+        layer_backward=inside,
+        head_backward=head.backward,
+        layer_live=tuple(g.live + held for g in layer.grads),
+        head_live=tuple(g.live for g in head.grads if not g.param.startswith(TIED)),
+        embedding_live=tuple(g.live for g in embedding.grads),
+        tied=sum(g.num_bytes for g in head.grads if g.param.startswith(TIED)),
+    )
+
+
+def _play_layer(model: Model, shape: Shape) -> Played:
+    r = Recorder(model, shape, model.parameters.layer)
+    x = r.tape.tensor(r.hidden(model.hidden))
+    record_layer(r, x)
+    return r.tape.play([x])
+
+
+def _replayed(layer: Played, width: int, replay: str) -> Heights:
+    """Backward of a checkpointed layer: its input stays, and the re-entrant kind also holds the second output."""
+    own = width - layer.saved_input
+    if replay == "reentrant":
+        return Heights(layer.backward.reduced + own + width, layer.backward.hoarded + own + width)
+    return Heights(layer.replay.reduced + own, layer.replay.hoarded + own)

@@ -1,0 +1,24 @@
+"""What torch's caching allocator makes of a request, and what the driver adds (c10/cuda/CUDACachingAllocator.cpp)."""
+
+from __future__ import annotations
+
+MIB = 2**20
+CUBLAS_WORKSPACE = 32 * MIB
+"""cuBLAS workspace of one thread on Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp: parseChosenWorkspaceSize);
+forward and backward run in two threads, and each keeps its own after its first matrix product."""
+
+CONTEXT_BYTES = 600 * MIB
+"""CUDA context and loaded kernels of one process; see docs/memory.md for what was measured."""
+
+
+def block(size: int) -> int:
+    """Bytes the allocator hands out for a lone request of ``size`` bytes.
+
+    Requests are rounded to 512 bytes; above 10 MiB a segment of whole 2 MiB is taken, and a rest of at most 1 MiB
+    stays with the block (kRoundLarge, kSmallSize, should_split).
+    """
+    rounded = -(-size // 512) * 512
+    if rounded <= 10 * MIB:
+        return rounded
+    segment = -(-rounded // (2 * MIB)) * 2 * MIB
+    return segment if segment - rounded <= MIB else rounded

@@ -1,0 +1,208 @@
+"""The order in which gradients arrive, and the buckets that ZeRO collects them in."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.memory.ends import TIED, record_embedding, record_head
+from dsconf.memory.layers import record_layer
+from dsconf.memory.recorder import Recorder, Shape
+from dsconf.model.spec import Model, Param
+
+HEAD, EMBEDDING = "head", "embedding"
+
+
+class Hook(NamedTuple):
+    """One trained parameter, in the order backward makes the gradients."""
+
+    numel: int
+    offset: int
+    """First element in the flat buffer of trained parameters (registration order)."""
+    layer: int
+    """Layer it belongs to; the number of layers for the head, -1 for the embedding."""
+    event: int
+    """Position among the hooks of that part."""
+
+
+class Hooks(NamedTuple):
+    """All trained parameters."""
+
+    order: tuple[Hook, ...]
+    """In the order of backward."""
+    registered: tuple[tuple[int, int], ...]
+    """(elements, offset) in registration order."""
+    total: int
+
+
+@lru_cache(maxsize=128)
+def hooks(model: Model) -> Hooks:
+    """Order of ``model``'s gradients; it does not depend on the batch."""
+    params = model.parameters
+    ends = (*params.before, *params.after)
+    shape = Shape(1, 16, 2, False, "sdpa")
+    offsets, registered, total = _offsets(model)
+    order: list[Hook] = []
+
+    def add(names: list[str], layer: int, prefix: str) -> None:
+        for event, name in enumerate(names):
+            numel, offset = offsets[prefix + name]
+            order.append(Hook(numel, offset, layer, event))
+
+    head = Recorder(model, shape, ends)
+    record_head(head, x := head.tape.tensor(0))
+    add([g.param for g in head.tape.play([x]).grads if not g.param.startswith(TIED)], params.layers, "")
+    r = Recorder(model, shape, params.layer)
+    record_layer(r, x := r.tape.tensor(0))
+    names = [g.param for g in r.tape.play([x]).grads]
+    for layer in reversed(range(params.layers)):
+        add(names, layer, f"{layer} ")
+    embedding = Recorder(model, shape, ends)
+    record_embedding(embedding, x := embedding.tape.tensor(0, differentiable=False))
+    add([g.param for g in embedding.tape.play([x]).grads], -1, "")
+    return Hooks(tuple(order), registered, total)
+
+
+def _offsets(model: Model) -> tuple[dict[str, tuple[int, int]], tuple[tuple[int, int], ...], int]:
+    params = model.parameters
+    found: dict[str, tuple[int, int]] = {}
+    at = 0
+
+    def add(prefix: str, block: tuple[Param, ...]) -> None:
+        nonlocal at
+        for p in block:
+            if p.trainable:
+                found[prefix + p.name] = (p.numel, at)
+                at += p.numel
+
+    add("", params.before)
+    for layer in range(params.layers):
+        add(f"{layer} ", params.layer)
+    add("", params.after)
+    return found, tuple(found.values()), at
+
+
+class Flush(NamedTuple):
+    """A full bucket being reduced, in the hook of the parameter that no longer fitted."""
+
+    layer: int
+    event: int
+    waiting: int
+    """Elements of that parameter's gradient, still outside the bucket."""
+    filled: int
+    """Elements in the bucket."""
+    copied: int
+    """Elements flattened anew for the all-reduce: all of them when the bucket spans several owners."""
+    held: bool
+    """Whether this rank's gradient buffer was allocated by an earlier flush."""
+    mine: int
+    """Largest slice in this bucket that this rank owns, 0 if none."""
+
+
+@lru_cache(maxsize=1024)
+def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bool) -> tuple[Flush, ...]:
+    """Reductions of one backward at stage 2 (runtime/zero/stage_1_and_2.py:1414-1480, 1590-1726).
+
+    Args:
+        model: whose gradients.
+        bucket: ``reduce_bucket_size`` in elements.
+        world_size, rank: of the ZeRO group.
+        straddles: a bucket with several owners is flattened anew (``reduce_scatter`` and multi-rank all-reduce).
+    """
+    known = hooks(model)
+    part = partition(known.total, world_size)
+    found: list[Flush] = []
+    inside: list[Hook] = []
+    filled, held = 0, False
+    for hook in (*known.order, None):
+        if hook is None or filled + hook.numel > bucket:
+            if inside:
+                mine = max((_overlap(h, part, rank) for h in inside), default=0)
+                copied = _copied(inside, filled, bucket, part) if straddles else 0
+                layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
+                found.append(Flush(layer, event, waiting, filled, copied, held, mine))
+                held = held or mine > 0
+            inside, filled = [], 0
+        if hook is not None:
+            inside.append(hook)
+            filled += hook.numel
+    return _highest(found)
+
+
+def partition(total: int, world_size: int) -> int:
+    """Elements of one rank's slice: the flat buffer is padded to 2 × world size (stage_1_and_2.py:387, 441)."""
+    alignment = 2 * world_size
+    return -(-total // alignment) * alignment // world_size
+
+
+def _overlap(hook: Hook, part: int, rank: int) -> int:
+    return max(0, min(hook.offset + hook.numel, part * (rank + 1)) - max(hook.offset, part * rank))
+
+
+def _copied(inside: list[Hook], filled: int, bucket: int, part: int) -> int:
+    first = min(h.offset // part for h in inside)
+    last = max((h.offset + h.numel - 1) // part for h in inside)
+    if first == last:
+        return 0
+    return filled if filled <= bucket else _sliced(inside[0], bucket, part)
+
+
+def _sliced(hook: Hook, bucket: int, part: int) -> int:
+    """A parameter larger than the bucket goes slice by slice; slices are flattened together until they exceed it."""
+    most = gathered = count = 0
+    at, end = hook.offset, hook.offset + hook.numel
+    while at < end:
+        stop = min(end, (at // part + 1) * part)
+        gathered, count, at = gathered + stop - at, count + 1, stop
+        if gathered > bucket or at == end:
+            most = max(most, gathered if count > 1 else 0)
+            gathered = count = 0
+    return most
+
+
+def _highest(found: list[Flush]) -> tuple[Flush, ...]:
+    """Drops what an earlier flush at the same place of a layer higher up exceeds in everything."""
+    best: dict[tuple[int, bool, bool], list[Flush]] = {}
+    for flush in found:
+        key = (flush.event if flush.layer >= 0 else -1 - flush.event, flush.held, flush.mine > 0)
+        rivals = best.setdefault(key, [])
+        if not any(r.layer >= flush.layer and r.copied >= flush.copied and r.mine >= flush.mine for r in rivals):
+            rivals.append(flush)
+    return tuple(flush for rivals in best.values() for flush in rivals)
+
+
+class Slice(NamedTuple):
+    """What one rank owns at stages 1 and 2."""
+
+    elements: int
+    """Its share of the flat buffer, padding included."""
+    whole: int
+    """Whole sizes of all parameters that reach into it: what its gradient buffer holds (stage_1_and_2.py:2186)."""
+    largest: int
+    """Largest piece of one parameter in it."""
+    tensors: int
+
+
+@lru_cache(maxsize=2048)
+def owned(model: Model, world_size: int, rank: int) -> Slice:
+    """The slice of ``rank``."""
+    known = hooks(model)
+    part = partition(known.total, world_size)
+    whole = largest = tensors = 0
+    for numel, offset in known.registered:
+        piece = max(0, min(offset + numel, part * (rank + 1)) - max(offset, part * rank))
+        if piece:
+            whole, largest, tensors = whole + numel, max(largest, piece), tensors + 1
+    return Slice(part, whole, largest, tensors)
+
+
+@lru_cache(maxsize=512)
+def fullest(model: Model, world_size: int) -> int:
+    """The rank whose gradient buffer is largest at stages 1 and 2."""
+    known = hooks(model)
+    part = partition(known.total, world_size)
+    whole = [0] * world_size
+    for numel, offset in known.registered:
+        for rank in range(offset // part, min((offset + numel - 1) // part, world_size - 1) + 1):
+            whole[rank] += numel
+    return max(range(world_size), key=whole.__getitem__)

@@ -1,0 +1,115 @@
+"""The order in which modules run, as the hooks of ZeRO stage 3 see it: entering and leaving, containers included.
+
+DeepSpeed hooks every module (runtime/zero/parameter_offload.py:_register_deepspeed_module): entering one fetches its
+own parameters and prefetches a bucket more, leaving it releases them.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.memory.ends import FINAL_NORMS, record_embedding, record_head
+from dsconf.memory.layers import record_layer
+from dsconf.memory.recorder import Recorder, Shape
+from dsconf.model.spec import Model, Param
+
+
+class Call(NamedTuple):
+    """Entering or leaving one module."""
+
+    enter: bool
+    layer: int
+    """Layer it belongs to; -1 before the first one, the number of layers after the last."""
+    params: tuple[int, ...]
+    """Its own parameters, as positions in ``sizes``, in registration order."""
+
+
+class Modules(NamedTuple):
+    """A model's modules in the order forward enters and leaves them."""
+
+    sizes: tuple[int, ...]
+    """Elements of every parameter, in registration order."""
+    before: tuple[Call, ...]
+    layers: tuple[tuple[Call, ...], ...]
+    after: tuple[Call, ...]
+    """Final norm, the body's end, the output projection."""
+
+
+@lru_cache(maxsize=64)
+def modules(model: Model) -> Modules:
+    """The modules of ``model``."""
+    params = model.parameters
+    shape = Shape(1, 16, 2, False, "sdpa")
+    first_layer = len(params.before)
+    per_layer = len(params.layer)
+    numbers = {p.name: i for i, p in enumerate(params.before)}
+    numbers |= {p.name: first_layer + params.layers * per_layer + i for i, p in enumerate(params.after)}
+    sizes = tuple(
+        p.numel for p in (*params.before, *(params.layer * params.layers), *params.after)
+    )
+    ends = Recorder(model, shape, (*params.before, *params.after))
+    record_embedding(ends, ends.tape.tensor(0, differentiable=False))
+    starts = _starts(params.before)
+    before = [Call(True, -1, ()), Call(True, -1, ())]
+    for name in starts:
+        before += _leaf(-1, _own(numbers, name))
+    if model.rotary_dim:
+        before += _leaf(-1, ())
+    layers = tuple(_layer(model, shape, i, first_layer + i * per_layer) for i in range(params.layers))
+    return Modules(sizes, tuple(before), layers, tuple(_after(model, numbers)))
+
+
+def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:
+    return [Call(True, layer, params), Call(False, layer, params)]
+
+
+def _own(numbers: dict[str, int], name: str) -> tuple[int, ...]:
+    found = (numbers.get(f"{name}.{end}") for end in ("weight", "bias"))
+    return tuple(sorted(i for i in found if i is not None))
+
+
+def _starts(params: tuple[Param, ...]) -> list[str]:
+    """Modules that run before the layers, by name; a final norm registered early runs later."""
+    names = dict.fromkeys(p.name.rpartition(".")[0] for p in params)
+    return [name for name in names if name not in FINAL_NORMS and not name.endswith("project_out")]
+
+
+def _layer(model: Model, shape: Shape, index: int, offset: int) -> tuple[Call, ...]:
+    r = Recorder(model, shape, model.parameters.layer)
+    record_layer(r, r.tape.tensor(0))
+    numbers = {p.name: offset + i for i, p in enumerate(model.parameters.layer)}
+    calls = [Call(True, index, ())]
+    open_: list[str] = []
+    for name in r.visits:
+        path = name.split(".")[:-1] if name != "activation" else open_
+        while open_ != path[: len(open_)]:
+            open_.pop()
+            calls.append(Call(False, index, _container(numbers, open_)))
+        while len(open_) < len(path):
+            open_ = path[: len(open_) + 1]
+            calls.append(Call(True, index, _container(numbers, open_)))
+        calls += _leaf(index, _own(numbers, name))
+    calls += [Call(False, index, ())] * (len(open_) + 1)
+    return tuple(calls)
+
+
+def _container(numbers: dict[str, int], path: list[str]) -> tuple[int, ...]:
+    """Parameters a container holds itself: the fused experts."""
+    prefix = ".".join(path)
+    return tuple(i for name, i in numbers.items() if name.rpartition(".")[0] == prefix and "_proj" in name[len(prefix) :] and not name.endswith(("weight", "bias")))
+
+
+def _after(model: Model, numbers: dict[str, int]) -> list[Call]:
+    layer = model.parameters.layers
+    calls: list[Call] = []
+    for name in FINAL_NORMS:
+        if f"{name}.weight" in numbers:
+            calls += _leaf(layer, _own(numbers, name))
+    if "model.decoder.project_out.weight" in numbers:
+        calls += _leaf(layer, _own(numbers, "model.decoder.project_out"))
+    calls.append(Call(False, layer, ()))
+    head = _own(numbers, "lm_head")
+    if model.tied:
+        head = (0, *head)
+    return [*calls, *_leaf(layer, head), Call(False, layer, ())]

@@ -1,0 +1,82 @@
+"""Stage 3: how parameters are cut, grouped and reduced."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.memory.hooks import hooks
+from dsconf.model.spec import Model, Param
+
+
+class Shards(NamedTuple):
+    """Elements of one rank at stage 3; each parameter is padded to the world size (partition_parameters.py:1690)."""
+
+    trained: int
+    frozen: int
+    largest: int
+    """Largest slice of one parameter."""
+    groups: tuple[tuple[int, int], ...]
+    """(elements, tensors) of each sub-group: it closes when it reaches ``sub_group_size`` (stage3.py:1210-1233)."""
+
+
+@lru_cache(maxsize=1024)
+def shards(model: Model, world_size: int, sub_group_size: int) -> Shards:
+    """What a rank holds of ``model``."""
+    params = model.parameters
+    every = (*params.before, *(params.layer * params.layers), *params.after)
+    trained = frozen = largest = 0
+    groups: list[tuple[int, int]] = []
+    inside = whole = tensors = 0
+    for p in every:
+        piece = -(-p.numel // world_size)
+        if not p.trainable:
+            frozen += piece
+            continue
+        trained += piece
+        largest = max(largest, piece)
+        inside, whole, tensors = inside + piece, whole + piece, tensors + 1
+        if whole >= sub_group_size:
+            groups.append((inside, tensors))
+            inside = whole = tensors = 0
+    if tensors:
+        groups.append((inside, tensors))
+    return Shards(trained, frozen, largest, tuple(groups))
+
+
+class Reduction(NamedTuple):
+    """A bucket being reduce-scattered in the hook of the parameter that no longer fitted."""
+
+    layer: int
+    event: int
+    waiting: int
+    copied: int
+    """Elements flattened for the collective, padding included; 0 for one parameter that divides evenly."""
+
+
+@lru_cache(maxsize=1024)
+def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, ...]:
+    """Reductions of one backward at stage 3 (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
+    found: dict[int, list[Reduction]] = {}
+    filled = count = padded = outside = 0
+    for hook in (*hooks(model).order, None):
+        if hook is None or (filled and filled + hook.numel > bucket):
+            copied = 0 if count == 1 and padded == filled else padded
+            layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
+            rivals = found.setdefault(event if layer >= 0 else -1 - event, [])
+            if not any(r.layer >= layer and r.copied >= copied + outside for r in rivals):
+                rivals.append(Reduction(layer, event, waiting, copied + outside))
+            filled = count = padded = outside = 0
+        if hook is not None:
+            filled += hook.numel
+            count += 1
+            padded += -(-hook.numel // world_size) * world_size
+            if hook.numel > bucket:
+                outside = hook.numel  # too large for the bucket: it waits as its own gradient
+    return tuple(r for rivals in found.values() for r in rivals)
+
+
+def all_params(model: Model) -> tuple[Param, ...]:
+    """Every parameter, layer by layer, in registration order."""
+    params = model.parameters
+    return (*params.before, *(params.layer * params.layers), *params.after)

@@ -1,0 +1,156 @@
+"""Moments of ZeRO stages 1 and 2 (DeepSpeed 0.19.8: runtime/zero/stage_1_and_2.py, Z12)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsconf.memory.hooks import flushes, hooks, owned
+from dsconf.memory.states import Terms
+from dsconf.memory.timeline import (
+    Sketch,
+    Step,
+    at_hook,
+    embedding_gradient,
+    forward,
+    in_layer,
+    start_of_backward,
+)
+
+
+def moments(step: Step) -> Iterator[Sketch]:
+    """Forward, backward and optimizer step of one rank."""
+    early = _held_before(step)
+    yield from forward(step, early)
+    yield start_of_backward(step, early)
+    settings = step.settings
+    if settings.stage == 2 or settings.overlap_comm:
+        yield from _reduced_in_hooks(step, early)
+    else:
+        yield from _reduced_at_the_end(step, early)
+    if settings.offload_optimizer == "none":
+        yield from _optimizer(step)
+
+
+def _bucket(step: Step) -> Terms:
+    """The reduce bucket, twice with ``overlap_comm``; made in the first hook of a backward (Z12:3256-3278)."""
+    if not step.settings.contiguous_gradients and step.settings.offload_optimizer == "none":
+        return ()
+    size = step.width.model * step.settings.reduce_bucket_size
+    return (("reduce bucket", 2 * size if step.settings.overlap_comm else size),)
+
+
+def _own(step: Step) -> Terms:
+    """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
+    if step.settings.offload_optimizer != "none" and not _compact(step):
+        return ()
+    slice_ = owned(step.model, step.world_size, step.rank)
+    if _compact(step):
+        return (("gradients", 4 * slice_.elements),)
+    return (("gradients", step.width.model * slice_.whole),)
+
+
+def _compact(step: Step) -> bool:
+    """fp32 accumulation of a 16-bit model keeps one flat fp32 slice (Z12:1259-1345)."""
+    return step.settings.stage == 2 and step.width.accumulate == 4 and step.width.model == 2
+
+
+def _held_before(step: Step) -> Terms:
+    """Gradients that earlier micro-batches left, alive through the next forward."""
+    if not step.accumulating:
+        return ()
+    if step.settings.stage == 2:
+        return _own(step)
+    full = step.width.model * hooks(step.model).total
+    return (("gradients", full), *_bucket(step))
+
+
+def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
+    """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
+    settings, model, width = step.settings, step.model, step.width.model
+    bucket = () if early and settings.stage == 1 else _bucket(step)
+    straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
+    own = () if _compact(step) and early else _own(step)
+    layers = step.act.layers
+    yield in_layer(step, layers - 1, (*early, *bucket))
+    for flush in flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles):
+        live = at_hook(step, flush.layer, flush.event)
+        base = (*early, *bucket, *live, ("newest gradient", width * flush.waiting))
+        before = own if flush.held else ()
+        copy = (("reduce copy", width * flush.copied),) if flush.copied else ()
+        yield Sketch("backward", "reducing a bucket", (*base, *before, *copy))
+        if flush.mine:
+            extra = (("fp64 gradient for the norm", 8 * flush.mine),) if settings.offload_optimizer != "none" else ()
+            yield Sketch("backward", "keeping the own gradients", (*base, *own, *extra))
+            if 0 <= flush.layer < layers:
+                yield in_layer(step, flush.layer, (*early, *bucket, *own))
+    yield embedding_gradient(step, (*early, *bucket, *own), _embedding(step))
+
+
+def _embedding(step: Step) -> int:
+    """Elements of the token embedding's gradient, 0 where it is frozen."""
+    last = hooks(step.model).order[-1] if hooks(step.model).order else None
+    known = [h.numel for h in hooks(step.model).order if h.layer == -1]
+    return max(known) if last is not None and known else 0
+
+
+def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:
+    """Stage 1: whole gradients stay until backward is over, then go bucket by bucket (Z12:958-980, 2284-2295)."""
+    width, known, layers = step.width.model, hooks(step.model), step.act.layers
+    full = width * known.total
+    bucket = _bucket(step)
+    if early:
+        yield in_layer(step, layers - 1, early)
+        yield embedding_gradient(step, early, _embedding(step))
+    else:
+        for layer in (layers - 1, 0):
+            above = width * sum(h.numel for h in known.order if h.layer > layer)
+            yield in_layer(step, layer, (("gradients", above), *bucket), hoarded=True)
+        others = full - width * _embedding(step)
+        yield embedding_gradient(step, (("gradients", others), *bucket), _embedding(step))
+    yield from _buckets_in_order(step, full)
+
+
+def _buckets_in_order(step: Step, full: int) -> Iterator[Sketch]:
+    """The first bucket, and the first that holds gradients of this rank: what waits only gets less."""
+    settings, width = step.settings, step.width.model
+    part = owned(step.model, step.world_size, step.rank).elements
+    bucket, own = _bucket(step), _own(step)
+    filled = gone = 0
+    owners: set[int] = set()
+    first = True
+    for numel, offset in (*hooks(step.model).registered, (settings.reduce_bucket_size, -1)):
+        if filled and filled + numel > settings.reduce_bucket_size:
+            waiting = (("gradients still to reduce", full - width * gone),)
+            copy = (("reduce copy", width * filled),) if len(owners) > 1 and settings.reduce_scatter else ()
+            if first:
+                yield Sketch("backward", "reducing the first bucket", (*bucket, *waiting, *copy))
+                first = False
+            if step.rank in owners:
+                yield Sketch("backward", "keeping the own gradients", (*bucket, *waiting, *own))
+                return
+            filled, owners = 0, set()
+        if offset < 0:
+            return
+        filled += numel
+        gone += numel if numel <= settings.reduce_bucket_size else 0
+        owners.update(range(offset // part, (offset + numel - 1) // part + 1))
+
+
+def _optimizer(step: Step) -> Iterator[Sketch]:
+    """Gradient norm in fp64, then flatten, cast, step (Z12:2648-2690, 3080-3140)."""
+    width, settings = step.width, step.settings
+    slice_ = owned(step.model, step.world_size, step.rank)
+    held = _own(step)
+    yield Sketch("step", "gradient norm", (*held, ("fp64 gradient for the norm", 8 * slice_.largest)))
+    flat = 0 if _compact(step) or slice_.tensors == 1 else width.accumulate * slice_.elements
+    cast = 0 if width.accumulate == width.master else width.master * slice_.elements
+    yield Sketch("step", "flatten and cast", (*held, ("flat gradient", flat), ("fp32 gradient", cast)))
+    gradient = width.master * slice_.elements
+    yield Sketch("step", "optimizer", (("fp32 gradient", gradient), *temporaries(settings, gradient)))
+
+
+def temporaries(settings: object, gradient: int) -> Terms:
+    """torch's foreach optimizers take one list of square roots or updates; the fused ones take nothing."""
+    fused = getattr(settings, "optimizer_fused", True)
+    name = getattr(settings, "optimizer", "adamw")
+    return (("optimizer temporaries", gradient),) if not fused and name in ("adam", "adamw", "adagrad") else ()

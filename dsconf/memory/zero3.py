@@ -1,0 +1,116 @@
+"""Moments of ZeRO stage 3 (DeepSpeed 0.19.8: runtime/zero/stage3.py, Z3)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsconf.memory.gather import Gathered, Limits, gathered
+from dsconf.memory.hooks import hooks
+from dsconf.memory.states import Terms
+from dsconf.memory.subgroups import reductions, shards
+from dsconf.memory.timeline import (
+    Sketch,
+    Step,
+    at_hook,
+    embedding_gradient,
+    forward,
+    in_layer,
+    replay,
+    start_of_backward,
+)
+from dsconf.memory.zero12 import temporaries
+
+NORM_BUFFER = 250_000_000
+"""Elements that the norm casts to fp64 at a time when the optimizer is offloaded (Z3:1960-1967)."""
+
+
+def moments(step: Step) -> Iterator[Sketch]:
+    """Forward, backward and optimizer step of one rank."""
+    live = _gathered(step)
+    width = step.width.model
+    forward_live = tuple(width * n for n in live.forward)
+    yield from forward(step, _secondary(step, live.loss), forward_live, width * live.loss)
+    yield start_of_backward(step, (*_weights(step, live.loss), *_secondary(step, live.loss)))
+    yield from _backward(step, live)
+    yield from _optimizer(step, live)
+
+
+def _gathered(step: Step) -> Gathered:
+    settings = step.settings
+    if step.world_size == 1:
+        # One rank's slice is the parameter: nothing is gathered (partition_parameters.py:61-119).
+        none = (0,) * step.act.layers
+        return Gathered(0, none, none, 0, 0, 0)
+    limits = Limits(
+        settings.prefetch_bucket_size if not settings.allgather_sequential else 1,
+        settings.max_live_parameters,
+        settings.max_reuse_distance,
+        settings.param_persistence_threshold,
+        settings.model_persistence_threshold,
+        settings.allgather_sequential,
+    )
+    return gathered(step.model, limits, replay(step.job), False)
+
+
+def _weights(step: Step, elements: int) -> Terms:
+    return (("gathered weights", step.width.model * elements),) if elements else ()
+
+
+def _secondary(step: Step, elements: int) -> Terms:
+    """hpZ's second copy of every parameter that is not gathered just now (partition_parameters.py:1900-1950)."""
+    size = step.settings.hpz_partition_size
+    if size <= 1 or step.world_size == 1:
+        return ()
+    total = max(0, step.model.num_params - elements)
+    return (("secondary partition", step.width.model * total // size),)
+
+
+def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
+    """Each layer with the weights gathered around it, and every bucket that is reduce-scattered."""
+    act, width = step.act, step.width
+    best = max(range(act.layers), key=lambda i: i * act.layer + width.model * live.backward[i])
+    for layer in {best, act.layers - 1}:
+        held = (*_weights(step, live.backward[layer]), *_secondary(step, live.backward[layer]))
+        yield in_layer(step, layer, held)
+    for one in reductions(step.model, step.settings.reduce_bucket_size, step.world_size):
+        elements = live.backward[one.layer] if 0 <= one.layer < act.layers else live.head
+        if one.layer < 0:
+            elements = live.end
+        terms = (
+            *_weights(step, elements),
+            *_secondary(step, elements),
+            *at_hook(step, one.layer, one.event),
+            ("newest gradient", width.model * one.waiting),
+            *_copy(step, one.copied),
+        )
+        yield Sketch("backward", "reducing a bucket", terms)
+    embedding = max((h.numel for h in hooks(step.model).order if h.layer == -1), default=0)
+    yield embedding_gradient(step, _weights(step, live.end), embedding)
+
+
+def _copy(step: Step, elements: int) -> Terms:
+    """The bucket flattened rank by rank, and its gradients cast for a wider collective (Z3:1918-1946)."""
+    if not step.settings.reduce_scatter or not elements:
+        return ()
+    cast = step.width.communicate if step.width.communicate != step.width.model else 0
+    return (("reduce copy", (step.width.communicate + cast) * elements),)
+
+
+def _optimizer(step: Step, live: Gathered) -> Iterator[Sketch]:
+    """Norm, then sub-group by sub-group: flatten, cast, step (Z3:2454, 2683-2699, 2873-2949)."""
+    settings, width = step.settings, step.width
+    shard = shards(step.model, step.world_size, settings.sub_group_size)
+    stays = (*_weights(step, live.persistent), *_secondary(step, 0))
+    if settings.offload_optimizer != "none":
+        return
+    if settings.precision == "fp16":
+        size = (width.accumulate + 1) * shard.trained
+        yield Sketch("step", "overflow check", (*stays, ("overflow masks", size)))
+    yield Sketch("step", "gradient norm", (*stays, ("fp64 gradient for the norm", 8 * shard.largest)))
+    flat = max((e for e, tensors in shard.groups if tensors > 1), default=0)
+    most = max((e for e, _ in shard.groups), default=0)
+    cast = 0 if width.accumulate == width.master else width.master * most
+    terms = (*stays, ("flat gradient", width.accumulate * flat), ("fp32 gradient", cast))
+    yield Sketch("step", "flatten and cast", terms)
+    gradient = width.master * most
+    yield Sketch("step", "optimizer", (*stays, ("fp32 gradient", gradient), *temporaries(settings, gradient)))
