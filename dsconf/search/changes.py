@@ -28,6 +28,8 @@ class Question(NamedTuple):
     model: Model
     cluster: Cluster
     wish: Wish
+    node_size: int
+    """GPUs that a full node has; ``cluster.gpus_per_node`` is no more than there are GPUs."""
     tools: Tools
     with_lora: Callable[[int], Model]
     """Reads the same model again with LoRA adapters of that rank."""
@@ -61,7 +63,7 @@ def improvements(winner: Candidate, question: Question) -> Iterator[str]:
             batch = f"--global-batch-size {accumulated.global_batch}"
             yield f"{batch} (accumulation {ACCUMULATION}) would give {gain:.0%} more tokens/s.".replace("%", " %")
     if not winner.offloads:
-        yield from _doubled(winner, question.tools)
+        yield from _doubled(winner, question)
 
 
 def shortfall(best: Candidate, question: Question) -> Iterator[str]:
@@ -127,27 +129,34 @@ def _host_need(candidate: Candidate) -> str:
 
 
 def more_gpus(question: Question) -> Candidate | None:
-    """The fewest GPUs, in whole nodes, on which it fits; None up to ``MOST_GPUS``."""
-    cluster = question.cluster
-    per_node = cluster.gpus_per_node if cluster.world_size >= cluster.gpus_per_node else cluster.world_size
-
-    def on(nodes: int) -> Candidate | None:
-        larger = replace(cluster, world_size=nodes * per_node, gpus_per_node=per_node)
-        return first_that_fits(question._replace(cluster=larger))
-
-    low, high = cluster.world_size // per_node, cluster.world_size // per_node * 2
-    while (found := on(high)) is None:
+    """The fewest GPUs on which it fits: twice as many within a node, then whole nodes; None up to ``MOST_GPUS``."""
+    node = question.node_size
+    within = question.cluster.world_size * 2
+    while within < node:
+        found = _on(question, within)
+        if found is not None:
+            return found
+        within *= 2
+    low = question.cluster.world_size // node
+    high = max(1, 2 * low)
+    while (found := _on(question, high * node)) is None:
         low, high = high, high * 2
-        if high * per_node > MOST_GPUS:
+        if high * node > MOST_GPUS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        better = on(middle)
-        if better is None:
-            low = middle
-        else:
-            high, found = middle, better
+        better = _on(question, middle * node)
+        low, high, found = (middle, high, found) if better is None else (low, middle, better)
     return found
+
+
+def _on(question: Question, gpus: int) -> Candidate | None:
+    return first_that_fits(question._replace(cluster=_larger(question, gpus)))
+
+
+def _larger(question: Question, gpus: int) -> Cluster:
+    """The same kind of node, ``gpus`` GPUs in all."""
+    return replace(question.cluster, world_size=gpus, gpus_per_node=min(gpus, question.node_size))
 
 
 def _shorter(question: Question) -> Iterator[str]:
@@ -166,11 +175,10 @@ def _accumulated(winner: Candidate, tools: Tools) -> Candidate:
     return evaluate(Job(winner.job.model, cluster, with_batch(winner.settings, workload, cluster), workload), tools)
 
 
-def _doubled(winner: Candidate, tools: Tools) -> Iterator[str]:
-    """Twice the GPUs at the same micro-batch: whole nodes where there is more than one GPU a node."""
-    cluster = winner.job.cluster
-    larger = replace(cluster, world_size=cluster.world_size * 2)
+def _doubled(winner: Candidate, question: Question) -> Iterator[str]:
+    """Twice the GPUs at the same micro-batch."""
+    larger = _larger(question, 2 * question.cluster.world_size)
     settings = with_batch(winner.settings, winner.workload, larger)
-    doubled = evaluate(Job(winner.job.model, larger, settings, winner.workload), tools)
+    doubled = evaluate(Job(question.model, larger, settings, winner.workload), question.tools)
     times = doubled.tokens_per_second / winner.tokens_per_second
     yield f"{larger.world_size} GPUs with the same settings would give {times:.2f} × the tokens/s."

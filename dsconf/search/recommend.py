@@ -128,7 +128,14 @@ def recommend(
     read_target(target)
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
     shape = read_model(params, model, lora_rank)
-    question = Question(shape, cluster, wish, tools or real_tools(), lambda rank: read_model(params, model, rank))
+    question = Question(
+        shape,
+        cluster,
+        wish,
+        int(gpus_per_node),
+        tools or real_tools(),
+        lambda rank: read_model(params, model, rank),
+    )
     found = answer(question, target)
     return found if tokens is None else _with_cost(found, tokens, price)
 
@@ -147,7 +154,7 @@ def _with_cost(found: Recommendation, tokens: str | int, price: float | None) ->
 
 def answer(question: Question, target: str) -> Recommendation:
     """Examines the whole space of ``question`` and says why the best is the best, or why nothing fits."""
-    model, cluster, wish, tools = question[:4]
+    model, cluster, wish, tools = question.model, question.cluster, question.wish, question.tools
     examined = examine(model, cluster, combinations(model, cluster, wish), tools)
     candidates = ranked(examined.candidates)
     winner = choose(candidates)

@@ -22,12 +22,12 @@ SMALL = fake_model(2048, 16)
 
 @pytest.fixture(scope="module")
 def found() -> Recommendation:
-    return answer(Question(SMALL, fake_cluster(8), Wish(), FAKES, lambda rank: SMALL), "deepspeed")
+    return answer(Question(SMALL, fake_cluster(8), Wish(), 8, FAKES, lambda rank: SMALL), "deepspeed")
 
 
 @pytest.fixture(scope="module")
 def nothing() -> Recommendation:
-    question = Question(SMALL, fake_cluster(8, GIB), Wish(offload="none"), FAKES, lambda rank: SMALL)
+    question = Question(SMALL, fake_cluster(8, GIB), Wish(offload="none"), 8, FAKES, lambda rank: SMALL)
     return answer(question, "deepspeed")
 
 

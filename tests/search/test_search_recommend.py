@@ -24,7 +24,7 @@ SMALL = fake_model(2048, 16)
 
 
 def ask(model: Model, cluster: Cluster, wish: Wish = Wish(), adapters: Model | None = None) -> Recommendation:  # noqa: B008
-    return answer(Question(model, cluster, wish, FAKES, lambda rank: adapters or model), "deepspeed")
+    return answer(Question(model, cluster, wish, 8, FAKES, lambda rank: adapters or model), "deepspeed")
 
 
 def best_rate(found: Recommendation) -> float:
@@ -91,7 +91,7 @@ def test_of_equally_fast_candidates_the_plainest_wins() -> None:
     wish = Wish(micro_batch=1, checkpointing=True)
     model, cluster = fake_model(4096, 32), fake_cluster(8, 40 * GIB, 8 * TIB)
     cluster = replace(cluster, gpu=replace(cluster.gpu, link_bandwidth=1e15))
-    found = answer(Question(model, cluster, wish, tools, lambda rank: model), "deepspeed")
+    found = answer(Question(model, cluster, wish, 8, tools, lambda rank: model), "deepspeed")
     assert found.recommended is not None
     assert found.candidates[0].settings.stage == 3
     assert found.recommended.settings.stage == 1
@@ -197,3 +197,12 @@ def test_a_config_that_the_schema_refuses_is_never_shown(monkeypatch: pytest.Mon
     monkeypatch.setattr("dsconf.config.render.render", lambda *_: good.replace('"stage"', '"stagee"'))
     with pytest.raises(DsconfError, match=r"zero_optimization\.stagee unknown key"):
         _ = found.config_text
+
+
+def test_more_gpus_fill_the_node_first() -> None:
+    """16 bytes of 6.6 B parameters at stage 3: 98 GiB on one GPU, 24.5 on each of four."""
+    model, wish = fake_model(4096, 32), Wish(offload="none", checkpointing=True, micro_batch=1, stage=3)
+    reasons = " ".join(ask(model, fake_cluster(1, 40 * GIB), wish).why)
+    assert "More GPUs: 4 would fit it" in reasons
+    reasons = " ".join(ask(model, fake_cluster(1, 14 * GIB), wish).why)
+    assert "More GPUs: 16 would fit it" in reasons
