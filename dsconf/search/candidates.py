@@ -24,13 +24,13 @@ class Tools(NamedTuple):
     estimate: Callable[[Job], Estimate]
     step_time: Callable[[Job], StepTime]
     usable_bytes: Callable[[Cluster], int]
-    """GPU memory that a process may take and still be called ``tight``."""
+    """The largest peak that fits one GPU with headroom."""
     verdict: Callable[[Estimate, Cluster], str]
     """``yes``, ``tight`` or ``no`` from the GPU's side."""
 
 
 class Candidate(NamedTuple):
-    """One examined way to train. ``short`` figures are bytes; 0 where it fits."""
+    """One examined way to train. ``short`` figures are bytes: by how much it misses fitting with headroom."""
 
     job: Job
     estimate: Estimate
@@ -133,5 +133,5 @@ def evaluate(job: Job, tools: Tools) -> Candidate:
     limit = job.cluster.host_memory_bytes
     host_short = max(0, found.host_bytes_per_node - limit) if limit is not None else 0
     fits = "no" if host_short else tools.verdict(found, job.cluster)
-    gpu_short = max(0, found.process_bytes - tools.usable_bytes(job.cluster))
+    gpu_short = max(0, found.peak_bytes - tools.usable_bytes(job.cluster))
     return Candidate(job, found, tools.step_time(job), fits, gpu_short, host_short)
