@@ -86,10 +86,10 @@ def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
     rotary_width = 4 if model.family == "olmo2" else shape.width
     rotary = 2 * shape.seq * model.rotary_dim * rotary_width if model.rotary_dim else 0
     square = shape.batch * shape.seq * shape.seq
-    if shape.attention == "eager" and not model.alibi:
+    if shape.attention == "eager" and (not model.alibi or model.family == "bloom"):
         return rotary, square * shape.width
     if model.alibi:
         mask = square * model.heads * shape.width
         return (rotary + mask, 0) if shape.attention != "eager" else (rotary, mask)
-    windowed = model.sliding_window and shape.seq > model.sliding_window
+    windowed = model.sliding_window and shape.seq >= model.sliding_window
     return rotary, square if windowed or model.family == "falcon" else 0

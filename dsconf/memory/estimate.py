@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from dsconf.errors import InputError
 from dsconf.job import Job
+from dsconf.memory.hooks import fullest
+from dsconf.memory.host import host_terms, nvme_bytes
+from dsconf.memory.init import init_peak
+from dsconf.memory.states import Terms, wrapper
+from dsconf.memory.terms import TERMS
+from dsconf.memory.timeline import Sketch, timeline
+from dsconf.memory.verdict import CONTEXT_BYTES, reserved
 
 
 class Term(NamedTuple):
@@ -47,7 +55,7 @@ class Estimate:
     process_bytes: int
     host_bytes_per_node: int
     nvme_bytes_per_node: int
-    host_terms: tuple[Term, ...] = ()
+    host_terms: Terms = ()
 
     @property
     def peak_bytes(self) -> int:
@@ -61,5 +69,49 @@ class Estimate:
 
 
 def estimate(job: Job, rank: int | None = None) -> Estimate:
-    """Memory of ``job`` on ``rank``, by default on the fullest rank."""
-    raise NotImplementedError(job, rank)
+    """Memory of ``job`` on ``rank``, by default on the fullest rank.
+
+    Raises:
+        InputError: no such rank.
+    """
+    if rank is not None and not 0 <= rank < job.cluster.world_size:
+        raise InputError(f"--rank: {rank} is not one of 0 to {job.cluster.world_size - 1}")
+    ranks = (rank,) if rank is not None else _candidates(job)
+    chosen, stays, moments = max(
+        ((r, *timeline(job, r)) for r in ranks), key=lambda found: max(m.num_bytes for m in found[2])
+    )
+    highest: dict[str, Sketch] = {}
+    for sketch in moments:
+        if sketch.phase not in highest or sketch.num_bytes > highest[sketch.phase].num_bytes:
+            highest[sketch.phase] = sketch
+    winners = tuple(_moment(sketch, stays) for sketch in highest.values())
+    peak = max(winners, key=lambda moment: moment.num_bytes)
+    host = host_terms(job, chosen)
+    per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
+    return Estimate(
+        rank=chosen,
+        peak=peak,
+        moments=winners,
+        init_peak_bytes=init_peak(job, chosen),
+        reserved_bytes=reserved(peak.num_bytes),
+        process_bytes=reserved(peak.num_bytes) + CONTEXT_BYTES,
+        host_bytes_per_node=per_node * sum(size for _, size in host),
+        nvme_bytes_per_node=per_node * nvme_bytes(job),
+        host_terms=host,
+    )
+
+
+def _candidates(job: Job) -> tuple[int, ...]:
+    """Rank 0, and where slices differ the ranks with the most gradients and the last one."""
+    world_size = job.cluster.world_size
+    if world_size == 1 or wrapper(job.settings) != "zero12" or job.settings.offload_optimizer != "none":
+        return (0,)
+    return tuple(dict.fromkeys((0, fullest(job.model, world_size), world_size - 1)))
+
+
+def _moment(sketch: Sketch, stays: Terms) -> Moment:
+    sizes: dict[str, int] = {}
+    for name, size in (*stays, *sketch.terms):
+        if size:
+            sizes[name] = sizes.get(name, 0) + size
+    return Moment(sketch.phase, sketch.name, tuple(Term(name, size, *TERMS[name]) for name, size in sizes.items()))

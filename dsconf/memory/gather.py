@@ -85,7 +85,11 @@ class _Coordinator:
     def run(self) -> Gathered:
         layers = len(self.tree.layers)
         forward, backward = [0] * (layers + 2), [0] * (layers + 2)
-        half = next(i for i in range(len(self.trace)) if self.trace[i].layer == layers and not self.trace[i].enter and _depth(self.trace[: i + 1]) == 0)
+        half = next(
+            i
+            for i in range(len(self.trace))
+            if self.trace[i].layer == layers and not self.trace[i].enter and _depth(self.trace[: i + 1]) == 0
+        )
         loss = 0
         for i, call in enumerate(self.trace):
             if call.enter:
@@ -98,7 +102,9 @@ class _Coordinator:
             if i == half:
                 loss = self.live
         persistent = sum(self.tree.sizes[p] for p in self.persistent)
-        return Gathered(loss, tuple(forward[:layers]), tuple(backward[:layers]), backward[layers], self.live, persistent)
+        return Gathered(
+            loss, tuple(forward[:layers]), tuple(backward[:layers]), backward[layers], self.live, persistent
+        )
 
     def _enter(self, call: Call, forward: bool) -> int:
         sizes = self.tree.sizes
@@ -164,7 +170,7 @@ class _Coordinator:
     def _leave(self, call: Call) -> None:
         for p in call.params:
             self.active[p].discard(call.params)
-            if self.active[p] or p in self.persistent and not self.first or p not in self.available:
+            if self.active[p] or (p in self.persistent and not self.first) or p not in self.available:
                 continue
             if not self.first and (self.skipped.get(p, -1) > self.step or self._reused(p)):
                 continue
@@ -180,7 +186,7 @@ class _Coordinator:
 
 
 def _persistent(sizes: tuple[int, ...], limits: Limits) -> frozenset[int]:
-    """Parameters of at most ``param_persistence_threshold`` elements, until the model's limit (parameter_offload.py:317)."""
+    """Those of at most ``param_persistence_threshold`` elements, up to the model's limit (parameter_offload.py:317)."""
     kept, total = [], 0
     for i, size in enumerate(sizes):
         if size + total > limits.model_persistence or size > limits.persistence:

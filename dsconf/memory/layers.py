@@ -13,13 +13,13 @@ def record_layer(r: Recorder, x: int) -> int:
 
 
 def _mask(r: Recorder) -> str:
-    """Which mask reaches the kernel: none while the causal flag says it all (masking_utils._ignore_causal_mask_sdpa)."""
+    """Mask that reaches the kernel: none while the causal flag says it all (masking_utils._ignore_causal_mask_sdpa)."""
     if r.model.alibi:
         return "float"
     if r.model.family == "falcon":
         return "bool"
     window = r.model.sliding_window
-    return "bool" if window and r.shape.seq > window else ""
+    return "bool" if window and r.shape.seq >= window else ""
 
 
 def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:

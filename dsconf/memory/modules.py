@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from dsconf.memory.ends import FINAL_NORMS, record_embedding, record_head
+from dsconf.memory.ends import FINAL_NORMS, record_embedding
 from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.model.spec import Model, Param
@@ -45,9 +45,7 @@ def modules(model: Model) -> Modules:
     per_layer = len(params.layer)
     numbers = {p.name: i for i, p in enumerate(params.before)}
     numbers |= {p.name: first_layer + params.layers * per_layer + i for i, p in enumerate(params.after)}
-    sizes = tuple(
-        p.numel for p in (*params.before, *(params.layer * params.layers), *params.after)
-    )
+    sizes = tuple(p.numel for p in (*params.before, *(params.layer * params.layers), *params.after))
     ends = Recorder(model, shape, (*params.before, *params.after))
     record_embedding(ends, ends.tape.tensor(0, differentiable=False))
     starts = _starts(params.before)
@@ -97,7 +95,13 @@ def _layer(model: Model, shape: Shape, index: int, offset: int) -> tuple[Call, .
 def _container(numbers: dict[str, int], path: list[str]) -> tuple[int, ...]:
     """Parameters a container holds itself: the fused experts."""
     prefix = ".".join(path)
-    return tuple(i for name, i in numbers.items() if name.rpartition(".")[0] == prefix and "_proj" in name[len(prefix) :] and not name.endswith(("weight", "bias")))
+    return tuple(
+        i
+        for name, i in numbers.items()
+        if name.rpartition(".")[0] == prefix
+        and "_proj" in name[len(prefix) :]
+        and not name.endswith(("weight", "bias"))
+    )
 
 
 def _after(model: Model, numbers: dict[str, int]) -> list[Call]:

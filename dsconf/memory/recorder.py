@@ -7,7 +7,6 @@ from typing import NamedTuple
 from dsconf.memory.tape import Tape
 from dsconf.model.spec import Model, Param
 
-
 SM_COUNT = 132
 """Streaming multiprocessors of an H100 or H200; torch sizes the scratch of a column sum by it."""
 
@@ -128,7 +127,15 @@ class Recorder:
         own = self.own(name)
         scratch = column_sum_scratch(rows, features) if own else 0
         if self.model.family in ("olmo2", "gemma", "gemma2", "gemma3_text"):
-            y = tape.op(f"{name} weight", [y], full, saves=[y] if own else [], params=own, backward_workspace=full, reduction=full + scratch)
+            y = tape.op(
+                f"{name} weight",
+                [y],
+                full,
+                saves=[y] if own else [],
+                params=own,
+                backward_workspace=full,
+                reduction=full + scratch,
+            )
             return y if width == 4 else tape.op(f"{name} downcast", [y], size)
         down = y if width == 4 else tape.op(f"{name} downcast", [y], size)
         product = size if own else 0

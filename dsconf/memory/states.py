@@ -49,7 +49,7 @@ def widths(settings: Settings) -> Widths:
 
 
 def wrapper(settings: Settings) -> str:
-    """Which optimizer wrapper runs: ``ddp``, ``none``, ``fp16``, ``bf16``, ``zero12`` or ``zero3`` (engine.py:2294-2366)."""
+    """Optimizer wrapper: ``ddp``, ``none``, ``fp16``, ``bf16``, ``zero12`` or ``zero3`` (engine.py:2294-2366)."""
     if settings.engine == "ddp":
         return "ddp"
     if settings.stage == 3:
@@ -89,7 +89,10 @@ def _zero12(job: Job, rank: int) -> Resident:
     settings, width = job.settings, widths(job.settings)
     known = hooks(job.model)
     part = partition(known.total, job.cluster.world_size)
-    terms: list[tuple[str, int]] = [("parameters", block(width.model * part * job.cluster.world_size)), *_frozen(job)]
+    terms: list[tuple[str, int]] = [
+        ("parameters", block(width.model * part * job.cluster.world_size)),
+        *_frozen(job),
+    ]
     if settings.offload_optimizer != "none":
         largest = max((n for n, _ in known.registered), default=0)
         return Resident((*terms, ("offload staging buffer", block(width.model * largest))), 0)

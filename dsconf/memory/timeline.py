@@ -61,9 +61,7 @@ def prepare(job: Job, rank: int) -> Step:
     """Everything the moments share."""
     settings, workload = job.settings, job.workload
     width = widths(settings)
-    shape = Shape(
-        workload.micro_batch, workload.seq_len, width.model, settings.precision == "fp16", workload.attention
-    )
+    shape = Shape(workload.micro_batch, workload.seq_len, width.model, settings.precision == "fp16", workload.attention)
     act = activations(job.model, shape, replay(job))
     accumulating = workload.accumulation > 1
     return Step(job, rank, job.model, settings, width, act, resident(job, rank), accumulating)
@@ -129,7 +127,12 @@ def at_hook(step: Step, layer: int, event: int) -> Terms:
 def embedding_gradient(step: Step, held: Terms, numel: int) -> Sketch:
     """A tied embedding's two gradients and their sum, which autograd makes in new memory."""
     size = step.width.model * numel
-    terms = (*held, *_saved(step.act.bottom), ("embedding gradient", 2 * size if step.act.tied else size), *_tied(step))
+    terms = (
+        *held,
+        *_saved(step.act.bottom),
+        ("embedding gradient", 2 * size if step.act.tied else size),
+        *_tied(step),
+    )
     return Sketch("backward", "gradient of the embedding", terms)
 
 

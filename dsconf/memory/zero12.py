@@ -69,9 +69,11 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     settings, model, width = step.settings, step.model, step.width.model
     bucket = () if early and settings.stage == 1 else _bucket(step)
     straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
+    offloaded = settings.offload_optimizer != "none"
     own = () if _compact(step) and early else _own(step)
     layers = step.act.layers
     yield in_layer(step, layers - 1, (*early, *bucket))
+    held: Terms = ()
     for flush in flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles):
         live = at_hook(step, flush.layer, flush.event)
         base = (*early, *bucket, *live, ("newest gradient", width * flush.waiting))
@@ -79,18 +81,18 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
         copy = (("reduce copy", width * flush.copied),) if flush.copied else ()
         yield Sketch("backward", "reducing a bucket", (*base, *before, *copy))
         if flush.mine:
-            extra = (("fp64 gradient for the norm", 8 * flush.mine),) if settings.offload_optimizer != "none" else ()
+            extra = (("fp64 gradient for the norm", 8 * flush.mine),) if offloaded else ()
             yield Sketch("backward", "keeping the own gradients", (*base, *own, *extra))
             if 0 <= flush.layer < layers:
                 yield in_layer(step, flush.layer, (*early, *bucket, *own))
-    yield embedding_gradient(step, (*early, *bucket, *own), _embedding(step))
+            if flush.layer >= 0:
+                held = own
+    yield embedding_gradient(step, (*early, *bucket, *held), _embedding(step))
 
 
 def _embedding(step: Step) -> int:
     """Elements of the token embedding's gradient, 0 where it is frozen."""
-    last = hooks(step.model).order[-1] if hooks(step.model).order else None
-    known = [h.numel for h in hooks(step.model).order if h.layer == -1]
-    return max(known) if last is not None and known else 0
+    return max((h.numel for h in hooks(step.model).order if h.layer == -1), default=0)
 
 
 def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:

@@ -37,7 +37,7 @@ def moments(step: Step) -> Iterator[Sketch]:
 
 def _gathered(step: Step) -> Gathered:
     settings = step.settings
-    if step.world_size == 1:
+    if step.world_size == 1 and settings.offload_param == "none":
         # One rank's slice is the parameter: nothing is gathered (partition_parameters.py:61-119).
         none = (0,) * step.act.layers
         return Gathered(0, none, none, 0, 0, 0)

@@ -1,0 +1,205 @@
+"""``dsconf.estimate``: the memory model with the words of the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dsconf.errors import InputError, nearest
+from dsconf.job import Job
+from dsconf.memory.estimate import Estimate
+from dsconf.memory.estimate import estimate as estimate_job
+from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, Workload
+
+if TYPE_CHECKING:
+    from dsconf.config.settings import Settings
+
+PRECISIONS = ("bf16", "fp16", "fp32")
+OFFLOADS = ("none", "optimizer", "optimizer+param")
+
+
+def estimate(
+    params: str | int | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
+    gpus: int | None = None,
+    *,
+    gpu: str | None = None,
+    gpu_memory: str | int | None = None,
+    gpus_per_node: int = 8,
+    host_memory: str | int | None = None,
+    nvme: str | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    stage: int | None = None,
+    precision: str | None = None,
+    optimizer: str | None = None,
+    offload: str | None = None,
+    seq_len: int = 2048,
+    micro_batch_size: int | None = None,
+    gradient_accumulation_steps: int | None = None,
+    activation_checkpointing: bool | None = None,
+    attention: str = "sdpa",
+    load_dtype: str | None = None,
+    zero_init: bool | None = None,
+    lora_rank: int | None = None,
+    quantize: str | None = None,
+    rank: str | int | None = None,
+) -> Estimate:
+    """Memory of one rank and one node; the words are those of ``dsconf estimate``.
+
+    Sizes are bytes or text such as ``80GiB``. Without ``rank`` the fullest rank is meant.
+
+    Raises:
+        InputError: a word that cannot be used as given.
+    """
+    job = read_job(
+        params=params,
+        model=model,
+        gpus=gpus,
+        gpu=gpu,
+        gpu_memory=gpu_memory,
+        gpus_per_node=gpus_per_node,
+        host_memory=host_memory,
+        nvme=nvme,
+        config=config,
+        stage=stage,
+        precision=precision,
+        optimizer=optimizer,
+        offload=offload,
+        seq_len=seq_len,
+        micro_batch_size=micro_batch_size,
+        gradient_accumulation_steps=gradient_accumulation_steps,
+        activation_checkpointing=activation_checkpointing,
+        attention=attention,
+        load_dtype=load_dtype,
+        zero_init=zero_init,
+        lora_rank=lora_rank,
+        quantize=quantize,
+    )
+    return estimate_job(job, read_rank(rank))
+
+
+def read_rank(rank: str | int | None) -> int | None:
+    """A rank's number, or None for the fullest.
+
+    Raises:
+        InputError: neither ``fullest`` nor a whole number.
+    """
+    if rank is None or rank == "fullest":
+        return None
+    try:
+        return int(rank)
+    except ValueError:
+        raise InputError(f"--rank: {rank!r} is neither 'fullest' nor a rank's number") from None
+
+
+def read_job(
+    *,
+    params: str | int | None,
+    model: str | Path | Mapping[str, Any] | None,
+    gpus: int | None,
+    gpu: str | None = None,
+    gpu_memory: str | int | None = None,
+    gpus_per_node: int = 8,
+    host_memory: str | int | None = None,
+    nvme: str | None = None,
+    config: str | Path | Mapping[str, Any] | None = None,
+    stage: int | None = None,
+    precision: str | None = None,
+    optimizer: str | None = None,
+    offload: str | None = None,
+    seq_len: int = 2048,
+    micro_batch_size: int | None = None,
+    gradient_accumulation_steps: int | None = None,
+    activation_checkpointing: bool | None = None,
+    attention: str = "sdpa",
+    load_dtype: str | None = None,
+    zero_init: bool | None = None,
+    lora_rank: int | None = None,
+    quantize: str | None = None,
+) -> Job:
+    """The words as one value; options win over what the config says.
+
+    Raises:
+        InputError: a word that cannot be used as given.
+    """
+    from dsconf.cluster.read import read_cluster
+    from dsconf.model.read import read_model
+
+    if gpus is None:
+        raise InputError("--gpus: give the total number of GPUs")
+    cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
+    shape = read_model(params=params, model=model, lora_rank=lora_rank)
+    settings = _settings(config, cluster.world_size, shape.hidden, stage, precision, optimizer, offload)
+    micro = micro_batch_size or settings.micro_batch or 1
+    accumulation = gradient_accumulation_steps or settings.accumulation or 1
+    workload = Workload(
+        seq_len=_positive("--seq-len", seq_len),
+        micro_batch=_positive("--micro-batch-size", micro),
+        accumulation=_positive("--gradient-accumulation-steps", accumulation),
+        checkpointing=bool(activation_checkpointing),
+        attention=_known("--attention", attention, ATTENTION_KERNELS),
+        load_dtype=None if load_dtype is None else _known("--load-dtype", load_dtype, LOAD_DTYPES),
+        zero_init=zero_init,
+        quantize=None if quantize is None else _known("--quantize", quantize, ("4bit", "8bit")),
+    )
+    settings = replace(
+        settings,
+        micro_batch=micro,
+        accumulation=accumulation,
+        train_batch=micro * accumulation * cluster.world_size,
+    )
+    return Job(shape, cluster, settings, workload)
+
+
+def _settings(
+    config: str | Path | Mapping[str, Any] | None,
+    world_size: int,
+    hidden_size: int,
+    stage: int | None,
+    precision: str | None,
+    optimizer: str | None,
+    offload: str | None,
+) -> Settings:
+    from dsconf.config.settings import Settings
+
+    if config is not None:
+        if (stage, precision, optimizer, offload) != (None, None, None, None):
+            raise InputError(
+                "--config: it says stage, precision, optimizer and offload itself; leave those options out"
+            )
+        from dsconf.config.load import load_config
+        from dsconf.config.resolve import resolve
+
+        loaded = load_config(config)
+        from dsconf.config.rules.auto import autos
+
+        return resolve(loaded, world_size, "hf" if any(autos(loaded)) else "deepspeed", hidden_size=hidden_size)
+    if stage is None:
+        raise InputError("--config or --stage: give a ds_config.json, or a ZeRO stage from 0 to 3")
+    if stage not in (0, 1, 2, 3):
+        raise InputError(f"--stage: {stage} is not one of 0, 1, 2, 3")
+    where = _known("--offload", offload or "none", OFFLOADS)
+    if (where == "optimizer+param" and stage != 3) or (where == "optimizer" and stage == 0):
+        raise InputError(f"--offload: {where} needs stage {'3' if 'param' in where else '1, 2 or 3'}, not {stage}")
+    return Settings(
+        stage=stage,
+        precision=_known("--precision", precision or "bf16", PRECISIONS),
+        optimizer=(optimizer or "adamw").lower(),
+        overlap_comm=stage == 3,
+        offload_optimizer="cpu" if where != "none" else "none",
+        offload_param="cpu" if "param" in where else "none",
+    )
+
+
+def _known(option: str, word: str, words: tuple[str, ...]) -> str:
+    if word not in words:
+        raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}{nearest(word, words)}")
+    return word
+
+
+def _positive(option: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
+        raise InputError(f"{option}: {value!r} is not a positive whole number")
+    return value

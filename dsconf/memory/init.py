@@ -1,0 +1,39 @@
+"""The highest point of initialisation, before the first step (DeepSpeed 0.19.8: Z12:441-560, Z3:1170, FO:89-135)."""
+
+from __future__ import annotations
+
+from dsconf.job import Job
+from dsconf.memory.allocator import block
+from dsconf.memory.hooks import hooks
+from dsconf.memory.states import resident, widths, wrapper
+from dsconf.memory.subgroups import all_params, shards
+
+
+def init_peak(job: Job, rank: int) -> int:
+    """Bytes; the model is moved to the card whole in its training type, unless ``zero.Init`` cuts it as it is built."""
+    stays = resident(job, rank)
+    bare = sum(size for _, size in stays.terms) - stays.optimizer
+    width, total = widths(job.settings), hooks(job.model).total
+    whole = width.model * job.model.num_params
+    kind = wrapper(job.settings)
+    if kind == "zero12":
+        # The flat buffer is made beside the parameters; later a zero gradient beside the master (Z12:534, 934-951).
+        part = next((size for name, size in stays.terms if name == "master weights"), 0)
+        return max(whole + block(width.model * total), bare + part)
+    if kind == "zero3":
+        return _zero3(job, bare, whole)
+    if kind == "fp16":
+        return bare + 4 * total  # a zero fp32 gradient while the moments are made (FO:125-135)
+    return max(bare, whole)
+
+
+def _zero3(job: Job, bare: int, whole: int) -> int:
+    """Partitions grow while the whole model shrinks; masters are cast and cloned by sub-group (Z3:1170-1173, 1304)."""
+    settings, width = job.settings, widths(job.settings)
+    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size)
+    group = max((elements for elements, _ in shard.groups), default=0)
+    largest = max(p.numel for p in all_params(job.model)) * width.model
+    zero_init = job.workload.zero_init is not False
+    loading = largest + width.model * (shard.trained + shard.frozen) if zero_init else whole
+    extra = width.master * group if settings.offload_optimizer == "none" else 0
+    return max(loading, bare + extra)

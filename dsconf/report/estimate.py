@@ -1,0 +1,65 @@
+"""An estimate as a person reads it: the winning moment, every term of it, and what surrounds it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsconf.errors import InputError, nearest
+from dsconf.memory.estimate import Estimate, Term
+from dsconf.report.table import as_gib, table
+from dsconf.units import format_bytes
+
+BAR = 24
+"""Characters of the longest bar."""
+
+
+def estimate_text(found: Estimate, fits: str | None, gpu: str) -> str:
+    """The peak, its terms from the largest down, the other moments, and the host."""
+    return "\n".join(_lines(found, fits, gpu))
+
+
+def _lines(found: Estimate, fits: str | None, gpu: str) -> Iterator[str]:
+    yield f"Peak of rank {found.rank}: {format_bytes(found.peak_bytes)}, in {found.peak_phase}: {found.peak.name}"
+    if fits is not None:
+        yield f"Fits {gpu}: {fits}"
+    yield ""
+    yield table(("term", "GiB", "share", "", "allocated in"), list(_rows(found)), (0, 3, 4))
+    yield ""
+    rows = [[m.phase, m.name, as_gib(m.num_bytes, 2)] for m in found.moments]
+    yield table(("phase", "highest moment", "GiB"), rows, (0, 1))
+    yield ""
+    yield f"Initialisation peaks at {format_bytes(found.init_peak_bytes)}."
+    yield (
+        f"torch reserves about {format_bytes(found.reserved_bytes)} with "
+        f"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True; nvidia-smi shows about {format_bytes(found.process_bytes)}."
+    )
+    parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in found.host_terms if size)
+    yield f"Host memory of each node: {format_bytes(found.host_bytes_per_node)} (each process: {parts})."
+    if found.nvme_bytes_per_node:
+        yield f"NVMe of each node: {format_bytes(found.nvme_bytes_per_node)}."
+
+
+def _rows(found: Estimate) -> Iterator[list[str]]:
+    terms = sorted(found.peak.terms, key=lambda term: -term.num_bytes)
+    largest = max(term.num_bytes for term in terms)
+    for term in terms:
+        bar = "█" * max(1, round(BAR * term.num_bytes / largest))
+        share = f"{100 * term.num_bytes / found.peak_bytes:.1f} %"
+        yield [term.name, as_gib(term.num_bytes, 2), share, bar, term.source]
+
+
+def explain_text(found: Estimate, name: str) -> str:
+    """One term of the peak: its bytes, its formula and where it is allocated.
+
+    Raises:
+        InputError: the peak has no such term.
+    """
+    terms: dict[str, Term] = {term.name: term for term in found.peak.terms}
+    if name not in terms:
+        hint = nearest(name, tuple(terms))
+        raise InputError(f"--explain: the peak has no term {name!r}{hint or '; it has ' + ', '.join(terms)}")
+    term = terms[name]
+    return (
+        f"{term.name}: {term.num_bytes:,} bytes = {format_bytes(term.num_bytes)}\n"
+        f"  {term.formula}\n  allocated in {term.source}"
+    )
