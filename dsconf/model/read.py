@@ -67,12 +67,12 @@ def read_hf_config(config: Mapping[str, Any], name: str) -> Model:
 
 def _of_size(params: str | int) -> Model:
     from dsconf.model.from_params import shape_of_size
-    from dsconf.units import parse_count
+    from dsconf.units import format_count, parse_count
 
     if isinstance(params, bool) or not isinstance(params, (str, int, float)):
         raise InputError(f"--params {params!r} is not a count; write it like 70B, 125M or 1.5e9")
-    name = str(params).strip()
-    return read_hf_config(shape_of_size(parse_count(name)), name)
+    name = format_count(params) if isinstance(params, (int, float)) and params > 0 else str(params).strip()
+    return read_hf_config(shape_of_size(parse_count(str(params))), name)
 
 
 def _named(model: object) -> Model:
