@@ -62,7 +62,7 @@ def command(output: Path | None, force: bool, check: bool, output_format: str, *
     if text is not None and (output is not None or output_format == "table"):
         files = _write(text, path, force)
     if output_format == "table":
-        _print_table(found, path, files)
+        _print_table(found, words["params"] is not None, path, files)
     checked = _check(found, words) if check and found.recommended else None
     if output_format == "json":
         _print_json(found, path, files, checked)
@@ -119,11 +119,12 @@ def _print_json(found: Recommendation, path: Path, files: list[str], checked: Ch
     click.echo(document(answer if checked is None else answer | {"check": checked.to_json()}))
 
 
-def _print_table(found: Recommendation, path: Path, files: list[str]) -> None:
+def _print_table(found: Recommendation, sized: bool, path: Path, files: list[str]) -> None:
     from dsconf.model.from_params import shape_sentence
-    from dsconf.report.recommendation import recommendation_text
+    from dsconf.report.recommendation import model_sentence, recommendation_text
 
-    click.echo(recommendation_text(found, shape_sentence(found.model), files, str(path)))
+    shape = shape_sentence(found.model) if sized else model_sentence(found.model)
+    click.echo(recommendation_text(found, shape, files, str(path)))
 
 
 def _print_check(checked: CheckResult) -> None:

@@ -31,7 +31,8 @@ def command(output_format: str, nvme: str | None, **words: Any) -> None:
         click.echo(document(stages_json(found)))
         return
     from dsconf.model.from_params import shape_sentence
-    from dsconf.report.recommendation import cluster_sentence
+    from dsconf.report.recommendation import cluster_sentence, model_sentence
     from dsconf.report.stages import stages_text
 
-    click.echo(stages_text(found, shape_sentence(found.model), cluster_sentence(found.cluster)))
+    shape = shape_sentence(found.model) if words["params"] is not None else model_sentence(found.model)
+    click.echo(stages_text(found, shape, cluster_sentence(found.cluster)))

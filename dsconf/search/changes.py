@@ -73,6 +73,7 @@ def shortfall(best: Candidate, question: Question) -> Iterator[str]:
     yield from tried
     if not tried:
         yield f"No single change fits it: not {MOST_GPUS} GPUs, offload, LoRA or a sequence of {SHORTEST} tokens."
+        yield from _two_changes(question)
 
 
 def _remedies(question: Question) -> Iterator[str]:
@@ -165,6 +166,25 @@ def _shorter(question: Question) -> Iterator[str]:
         found = first_that_fits(question._replace(wish=question.wish._replace(seq_len=seq_len)))
         if found is not None:
             yield f"Shorter sequences: --seq-len {seq_len} would fit ({name(found)})."
+            return
+        seq_len //= 2
+
+
+def _two_changes(question: Question) -> Iterator[str]:
+    """The longest sequence that fits together with one other change, all other restrictions lifted or more GPUs."""
+    free = Wish(precision=question.wish.precision, optimizer=question.wish.optimizer, attention=question.wish.attention)
+    seq_len = question.wish.seq_len // 2
+    while seq_len >= SHORTEST:
+        freed = question._replace(wish=free._replace(seq_len=seq_len, quantize=question.wish.quantize))
+        found = first_that_fits(freed)
+        if found is not None:
+            yield f"Two changes: --seq-len {seq_len} and no restrictions would fit ({name(found)}{_host_need(found)})."
+        wish = question.wish._replace(seq_len=seq_len, global_batch=None)
+        larger = more_gpus(question._replace(wish=wish))
+        if larger is not None:
+            gpus = larger.job.cluster.world_size
+            yield f"Two changes: --seq-len {seq_len} on {gpus} GPUs would fit ({name(larger)})."
+        if found is not None or larger is not None:
             return
         seq_len //= 2
 

@@ -87,7 +87,7 @@ def _fullest(winner: Candidate) -> str:
     peak = winner.estimate.peak
     term = max(peak.terms, key=lambda term: term.num_bytes)
     return (
-        f"Memory is fullest at {peak.name} ({peak.phase}): {format_bytes(peak.num_bytes)} allocated, "
+        f"Memory is fullest in {peak.phase} ({peak.name}): {format_bytes(peak.num_bytes)} allocated, "
         f"most of it {term.name}, {format_bytes(term.num_bytes)} ({term.formula})."
     )
 
@@ -95,10 +95,8 @@ def _fullest(winner: Candidate) -> str:
 def _slowest(winner: Candidate) -> str:
     part, seconds = max(winner.step.parts.items(), key=lambda item: item[1])
     share = seconds / winner.step.seconds
-    return (
-        f"Speed is limited by {PARTS.get(part, part)}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace(
-            "%", " %"
-        )
+    return f"Speed is limited by {PARTS.get(part, part)}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace(
+        "%", " %"
     )
 
 

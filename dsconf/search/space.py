@@ -72,9 +72,7 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
         raise InputError(_nothing_left(wish, cluster))
     switches = (False, True) if wish.checkpointing is None else (wish.checkpointing,)
     return [
-        Combination(
-            _settings(model, cluster.nvme_path, precision, wish, kind), _workloads(pairs, wish, checkpointing)
-        )
+        Combination(_settings(model, cluster.nvme_path, precision, wish, kind), _workloads(pairs, wish, checkpointing))
         for kind in kinds
         for checkpointing in switches
     ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from search_fakes import FAKES, fake_cluster, fake_model
 from dsconf.live.launcher import Failure
 from dsconf.live.result import CheckResult, Figures
 from dsconf.report.as_json import document, estimate_json, recommendation_json
-from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
+from dsconf.report.recommendation import check_sentence, cluster_sentence, model_sentence, recommendation_text
 from dsconf.search.changes import Question
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.space import Wish
@@ -37,9 +38,7 @@ def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation
     rows = [line for line in lines if line.startswith(("torch DDP", "DeepSpeed stage", "ZeRO stage"))]
     assert len(rows) == 18
     assert sum("recommended" in row for row in rows) == 1
-    assert f"{found.examined} candidates examined, {found.ruled_out} larger micro-batches ruled out" in "\n".join(
-        lines
-    )
+    assert f"{found.examined} candidates examined, {found.ruled_out} larger micro-batches ruled out" in "\n".join(lines)
     assert lines[-3:-1] == ["Wrote run/ds_config.json", "Launch:"]
     assert lines[-1].endswith("--deepspeed_config run/ds_config.json")
 
@@ -52,9 +51,7 @@ def test_without_an_answer_there_is_no_launch_line(nothing: Recommendation) -> N
 
 
 def test_json_has_the_contract_keys(found: Recommendation) -> None:
-    answered: dict[str, Any] = json.loads(
-        document(recommendation_json(found, "ds_config.json", ["ds_config.json"]))
-    )
+    answered: dict[str, Any] = json.loads(document(recommendation_json(found, "ds_config.json", ["ds_config.json"])))
     assert {"recommended", "candidates", "launch", "files", "examined"} <= set(answered)
     for candidate in (answered["recommended"], *answered["candidates"]):
         keys = {"config", "estimate", "step_seconds", "tokens_per_second", "fits", "why"}
@@ -81,6 +78,14 @@ def test_estimate_json_says_fits_only_when_asked(found: Recommendation) -> None:
     }
 
 
+def test_a_named_model_is_described_without_a_rule() -> None:
+    assert model_sentence(SMALL) == (
+        "fake: llama, 16 layers of hidden size 2048, 16 heads, vocabulary 32000: 871M parameters."
+    )
+    sparse = replace(SMALL, experts=8, experts_per_token=2)
+    assert "16 heads, 8 experts (2 a token), vocabulary" in model_sentence(sparse)
+
+
 def test_several_nodes_and_the_host_are_named() -> None:
     assert cluster_sentence(fake_cluster(16, host=512 * GIB)) == (
         "GPUs: 16 × fake-gpu, 80.00 GiB each in 2 nodes, 512.00 GiB of host memory a node"
@@ -88,9 +93,7 @@ def test_several_nodes_and_the_host_are_named() -> None:
 
 
 def test_a_check_is_one_sentence() -> None:
-    done = CheckResult(
-        True, "real", Figures(103 * GIB // 100), Figures(GIB), error_percent=3.0, device="NVIDIA H200"
-    )
+    done = CheckResult(True, "real", Figures(103 * GIB // 100), Figures(GIB), error_percent=3.0, device="NVIDIA H200")
     assert check_sentence(done) == (
         "Check: real steps ran on NVIDIA H200: measured peak 1.00 GiB, predicted 1.03 GiB (+3.0 %)."
     )

@@ -150,6 +150,21 @@ def test_an_impossible_job_says_that_nothing_helps() -> None:
         _ = found.config_text
 
 
+def test_where_one_change_is_too_little_two_are_named_and_work() -> None:
+    """Activations of 64 Ki tokens fit on no number of GPUs, and states of 6.6 B parameters on no single one."""
+    model, cluster = fake_model(4096, 32), fake_cluster(1, 24 * GIB)
+    wish = Wish(seq_len=2**16, offload="none", checkpointing=True, micro_batch=1)
+    found = ask(model, cluster, wish)
+    assert found.recommended is None
+    assert found.why[1].startswith("No single change fits it")
+    told = next(reason for reason in found.why if " GPUs would fit" in reason)
+    seq_len, gpus = int(told.split("--seq-len ")[1].split()[0]), int(told.split(" on ")[1].split()[0])
+    assert ask(model, fake_cluster(gpus, 24 * GIB), wish._replace(seq_len=seq_len)).recommended is not None
+    told = next(reason for reason in found.why if "no restrictions would fit" in reason)
+    seq_len = int(told.split("--seq-len ")[1].split()[0])
+    assert ask(model, cluster, Wish(seq_len=seq_len)).recommended is not None
+
+
 def test_a_small_model_is_told_that_plain_ddp_does() -> None:
     notes = " ".join(ask(SMALL, fake_cluster(8)).notes)
     assert "small enough for plain torch DDP" in notes

@@ -16,8 +16,7 @@ from dsconf.search.space import OPTIMIZERS, Wish, combinations
 def kinds(wish: Wish, **cluster: object) -> list[tuple[str, int, str, str, bool]]:
     found = combinations(fake_model(), fake_cluster(**cluster), wish)  # type: ignore[arg-type]
     return [
-        (s.engine, s.stage, s.offload_optimizer, s.offload_param, workloads[0].checkpointing)
-        for s, workloads in found
+        (s.engine, s.stage, s.offload_optimizer, s.offload_param, workloads[0].checkpointing) for s, workloads in found
     ]
 
 
@@ -27,9 +26,7 @@ def test_the_whole_space() -> None:
     disk = [("deepspeed", 3, "nvme", "none"), ("deepspeed", 3, "nvme", "nvme")]
     twice = [(*kind, switch) for kind in plain + host for switch in (False, True)]
     assert sorted(kinds(Wish())) == sorted(twice)
-    assert sorted(kinds(Wish(), nvme="/nvme")) == sorted(
-        twice + [(*kind, s) for kind in disk for s in (False, True)]
-    )
+    assert sorted(kinds(Wish(), nvme="/nvme")) == sorted(twice + [(*kind, s) for kind in disk for s in (False, True)])
 
 
 def test_every_combination_gets_every_micro_batch() -> None:

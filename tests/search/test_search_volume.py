@@ -39,6 +39,4 @@ def slow(stage: int, accumulation: int, ranks: int) -> int:
 def test_against_the_slow_way(stage: int, accumulation: int, ranks: int) -> None:
     cluster = fake_cluster(ranks)
     job = Job(MODEL, cluster, plain_settings(MODEL, cluster, Wish(), stage), Workload(accumulation=accumulation))
-    assert sent_bytes(job) == pytest.approx(
-        slow(stage, accumulation, ranks), rel=1e-9, abs=40 * ranks * accumulation
-    )
+    assert sent_bytes(job) == pytest.approx(slow(stage, accumulation, ranks), rel=1e-9, abs=40 * ranks * accumulation)
