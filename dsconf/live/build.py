@@ -11,6 +11,8 @@ from dsconf.live.order import Order
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
+WEIGHT_DEVIATION = 0.02
+"""``initializer_range`` of nearly every Hugging Face config."""
 # What describes a checkpoint rather than a shape. A padding token makes the initialiser index one row of the
 # embedding, which is an empty shard under zero.Init; it has no part in memory.
 NOT_A_SHAPE = (
@@ -37,6 +39,7 @@ def build(order: Order) -> Any:
 
     if order.zero_init:
         model = _from_config(order, deepspeed.zero.Init(config_dict_or_path=order.ds_config))
+        _initialize_shards(model)
     else:
         model = _from_config(order, torch.device(order.device)).to("cpu")
     if order.lora_rank:
@@ -59,6 +62,16 @@ def _from_config(order: Order, context: AbstractContextManager[Any]) -> Any:
         return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION[order.attention])
 
 
+def _initialize_shards(model: Any) -> None:
+    """Small random weights in every shard: the family's own initialiser saw only empty tensors.
+
+    What the layers' constructors put there makes the loss hundreds of times too large and fp16 overflow.
+    """
+    for parameter in model.parameters():
+        if len(parameter.ds_shape) > 1:
+            parameter.ds_tensor.data.normal_(0.0, WEIGHT_DEVIATION)
+
+
 def _with_adapters(model: Any, order: Order) -> Any:
     try:
         from peft import LoraConfig, get_peft_model
@@ -66,4 +79,6 @@ def _with_adapters(model: Any, order: Order) -> Any:
         raise MissingPackageError("--lora-rank needs peft: pip install peft") from None
     if order.checkpointing and order.reentrant:
         model.enable_input_require_grads()
-    return get_peft_model(model, LoraConfig(r=order.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"))
+    adapters = LoraConfig(r=order.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    # Adapters of the weights' type, to which DeepSpeed casts them anyway except under zero.Init.
+    return get_peft_model(model, adapters, autocast_adapter_dtype=False)

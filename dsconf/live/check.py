@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dsconf.errors import InputError, UnavailableError
 from dsconf.live import result
 from dsconf.live.launcher import Failure, Outcome, Runner, SubprocessRunner
 from dsconf.live.order import Order, Probe
-from dsconf.live.plan import Plan, Wish, make_plan
+from dsconf.live.plan import Plan, Wish, make_plan, settled
 from dsconf.live.precheck import precheck
-from dsconf.live.result import NO_FIGURES, CheckResult, Figures
+from dsconf.live.predict import comparable, predict
+from dsconf.live.result import CheckResult
 from dsconf.units import format_bytes
 from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES
-
-if TYPE_CHECKING:
-    from dsconf.memory.estimate import Estimate
 
 INSTALL = "pip install 'dsconf[check]'"
 
@@ -90,7 +88,7 @@ def check(
     judged = precheck(config, loaded, gpus, bool(micro_batch_size or gradient_accumulation_steps))
     if judged.failure is not None:
         return CheckResult(False, "real", world_size=gpus, failure=judged.failure, findings=judged.findings)
-    return _launch(wish, judged.notes, timeout, progress or _silent, runner or SubprocessRunner())
+    return _launch(settled(wish), judged.notes, timeout, progress or _silent, runner or SubprocessRunner())
 
 
 def _silent(line: str) -> None:
@@ -130,24 +128,26 @@ def _launch(
 
 
 def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResult:
-    prediction = _predict(plan)
+    predicted, predicted_phases = predict(plan)
     iterations = result.fullest(outcome.events)
     measured = result.figures(iterations)
-    predicted = NO_FIGURES if prediction is None else Figures(prediction.peak_bytes, prediction.reserved_bytes)
-    comparable = not (plan.order.device == "cpu" and _offloads(plan))
-    notes = plan.notes if comparable else (*plan.notes, "offloaded tensors count as the rest: peaks not compared")
+    notes = plan.notes
+    error = result.error_percent(predicted.peak_bytes, measured.peak_bytes)
+    if not comparable(plan):
+        notes = (*notes, "offloaded tensors lie in the same memory as the others here: peaks are not compared")
+        error, predicted_phases = None, {}
     done = _last(outcome, "done")
     return CheckResult(
         ran=outcome.failure is None,
         ranks="rehearsed" if plan.order.rehearsed else "real",
-        predicted=predicted._replace(step_seconds=_predict_seconds(plan)),
+        predicted=predicted,
         measured=measured,
-        error_percent=result.error_percent(predicted.peak_bytes, measured.peak_bytes) if comparable else None,
+        error_percent=error,
         measured_by=done.get("source"),
         device=probe.device_name,
         world_size=wish.world_size,
         world_size_run=plan.order.world_size,
-        phases=result.compare_phases(iterations, _phase_predictor(prediction if comparable else None)),
+        phases=result.compare_phases(iterations, predicted_phases),
         iterations=tuple(iterations),
         host_peak_bytes=done.get("host_peak_bytes"),
         card_used_bytes=max((event["card_used_bytes"] or 0 for event in iterations), default=0) or None,
@@ -164,37 +164,6 @@ def _last(outcome: Outcome, name: str) -> dict[str, Any]:
     """The event ``name`` with the largest host peak over the ranks; empty where there is none."""
     found = [event for events in outcome.events for event in events if event["event"] == name]
     return max(found, key=lambda event: int(event.get("host_peak_bytes", 0)), default={})
-
-
-def _offloads(plan: Plan) -> bool:
-    return {plan.job.settings.offload_optimizer, plan.job.settings.offload_param} != {"none"}
-
-
-def _predict(plan: Plan) -> Estimate | None:
-    """What the memory model says of the very job that was run: rank 0 in a rehearsal, else the fullest rank."""
-    from dsconf.memory.estimate import estimate
-
-    try:
-        return estimate(plan.job, 0 if plan.order.rehearsed else None)
-    except NotImplementedError:
-        return None
-
-
-def _predict_seconds(plan: Plan) -> float | None:
-    if plan.order.device == "cpu":
-        return None
-    try:
-        from dsconf.speed.step_time import step_time
-    except ModuleNotFoundError:
-        return None
-    return step_time(plan.job).seconds
-
-
-def _phase_predictor(prediction: Estimate | None) -> Callable[[str], int | None]:
-    largest: dict[str, int] = {}
-    for moment in prediction.moments if prediction is not None else ():
-        largest[moment.phase] = max(largest.get(moment.phase, 0), moment.num_bytes)
-    return largest.get
 
 
 def _explained(failure: Failure | None, predicted_peak: int | None) -> Failure | None:

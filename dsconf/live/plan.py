@@ -45,15 +45,8 @@ class Plan(NamedTuple):
 
 
 def make_plan(wish: Wish, probe: Probe) -> Plan:
-    """Real ranks where there are GPUs enough, a rehearsal on one GPU, else real ranks of a small model on the CPU.
-
-    Raises:
-        InputError: the batch sizes disagree, or the sequence is longer than the model's positions.
-    """
-    _check_length(wish)
+    """Real ranks where there are GPUs enough, a rehearsal on one GPU, else real ranks of a small model on the CPU."""
     config = prepare.launchable(wish.config, wish.model.hidden)
-    micro, accumulation = prepare.batch_of(config, wish.world_size, wish.micro_batch, wish.accumulation)
-    wish = wish._replace(micro_batch=micro, accumulation=accumulation)
     if probe.cuda_devices == 0:
         return _on_cpu(wish, config, probe)
     rehearsed = probe.cuda_devices < wish.world_size
@@ -63,13 +56,19 @@ def make_plan(wish: Wish, probe: Probe) -> Plan:
     return _plan(wish, config, probe, wish.world_size, rehearsed, (), notes)
 
 
-def _check_length(wish: Wish) -> None:
+def settled(wish: Wish) -> Wish:
+    """``wish`` with its batch sizes known, fit to be launched.
+
+    Raises:
+        InputError: the batch sizes disagree, or the sequence is longer than the model's positions.
+    """
     model = wish.model
     learned = not model.rotary_dim and not model.alibi
     if learned and wish.seq_len > model.positions:
-        raise InputError(
-            f"--seq-len {wish.seq_len}: {model.name} has {model.positions} positions; use at most that"
-        )
+        raise InputError(f"--seq-len {wish.seq_len}: {model.name} has {model.positions} positions; use at most that")
+    config = prepare.launchable(wish.config, model.hidden)
+    micro, accumulation = prepare.batch_of(config, wish.world_size, wish.micro_batch, wish.accumulation)
+    return wish._replace(micro_batch=micro, accumulation=accumulation)
 
 
 def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:

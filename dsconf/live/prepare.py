@@ -122,7 +122,8 @@ def set_batch(config: dict[str, Any], world_size: int, micro_batch: int, accumul
 def shrink_buckets(config: dict[str, Any], factor: float) -> None:
     """Divide the sizes counted in elements by ``factor``, so that a small model meets as many buckets as the large.
 
-    A size under its alias without ``stage3_`` is rewritten under the full name.
+    Even numbers, as ``allgather_bucket_size`` must be (stage_1_and_2.py: nccl_start_alignment_factor). A size under
+    its alias without ``stage3_`` is rewritten under the full name.
     """
     zero = config.get("zero_optimization")
     if not isinstance(zero, dict):
@@ -130,7 +131,7 @@ def shrink_buckets(config: dict[str, Any], factor: float) -> None:
     for key, default in ELEMENT_COUNTS.items():
         alias = key.removeprefix("stage3_")
         given = zero.pop(key) if key in zero else zero.pop(alias, default)
-        zero[key] = max(1, int(float(given) / factor))
+        zero[key] = max(2, 2 * int(float(given) / factor / 2))
 
 
 def use_bf16_for_fp16(config: dict[str, Any]) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -115,11 +115,11 @@ def error_percent(predicted: float | None, measured: float | None) -> float | No
     return round(100 * (predicted - measured) / measured, 2)
 
 
-def compare_phases(iterations: list[dict[str, Any]], predict: Callable[[str], int | None]) -> dict[str, Phase]:
-    """Each phase's measured peak beside what ``predict`` says of that phase."""
+def compare_phases(iterations: list[dict[str, Any]], predicted: Mapping[str, int]) -> dict[str, Phase]:
+    """Each phase's measured peak beside what was predicted of that phase."""
     phases = {}
     for name in PHASES:
         measured = max((event[f"{name}_bytes"] for event in iterations), default=None)
-        predicted = predict(name)
-        phases[name] = Phase(predicted, measured, error_percent(predicted, measured))
+        expected = predicted.get(name)
+        phases[name] = Phase(expected, measured, error_percent(expected, measured))
     return phases
