@@ -11,6 +11,7 @@ def experts(r: Recorder, x: int) -> int:
     Keeps the gathered rows, the masked gate-and-up product, the activation, their product and the output rows.
     """
     model, shape, op = r.model, r.shape, r.tape.op
+    r.visits += ["mlp.gate", "mlp.experts"]
     rows = shape.tokens * model.experts_per_token
     logits = op("router", [x], shape.tokens * model.experts * shape.width, saves=[x], params=r.own("mlp.gate"))
     weights = op("router softmax", [logits], 4 * shape.tokens * model.experts)

@@ -166,9 +166,14 @@ def _highest(found: list[Flush]) -> tuple[Flush, ...]:
     for flush in found:
         key = (flush.event if flush.layer >= 0 else -1 - flush.event, flush.held, flush.mine > 0)
         rivals = best.setdefault(key, [])
-        if not any(r.layer >= flush.layer and r.copied >= flush.copied and r.mine >= flush.mine for r in rivals):
+        if not any(_exceeds(rival, flush) for rival in rivals):
             rivals.append(flush)
     return tuple(flush for rivals in best.values() for flush in rivals)
+
+
+def _exceeds(rival: Flush, flush: Flush) -> bool:
+    same = rival.layer >= flush.layer and rival.waiting >= flush.waiting and rival.filled >= flush.filled
+    return same and rival.copied >= flush.copied and rival.mine >= flush.mine
 
 
 class Slice(NamedTuple):

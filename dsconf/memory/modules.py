@@ -63,8 +63,8 @@ def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:
 
 
 def _own(numbers: dict[str, int], name: str) -> tuple[int, ...]:
-    found = (numbers.get(f"{name}.{end}") for end in ("weight", "bias"))
-    return tuple(sorted(i for i in found if i is not None))
+    """The parameters that the module called ``name`` holds itself."""
+    return tuple(sorted(i for full, i in numbers.items() if full.rpartition(".")[0] == name))
 
 
 def _starts(params: tuple[Param, ...]) -> list[str]:
@@ -83,25 +83,13 @@ def _layer(model: Model, shape: Shape, index: int, offset: int) -> tuple[Call, .
         path = name.split(".")[:-1] if name != "activation" else open_
         while open_ != path[: len(open_)]:
             open_.pop()
-            calls.append(Call(False, index, _container(numbers, open_)))
+            calls.append(Call(False, index, ()))
         while len(open_) < len(path):
             open_ = path[: len(open_) + 1]
-            calls.append(Call(True, index, _container(numbers, open_)))
+            calls.append(Call(True, index, ()))
         calls += _leaf(index, _own(numbers, name))
     calls += [Call(False, index, ())] * (len(open_) + 1)
     return tuple(calls)
-
-
-def _container(numbers: dict[str, int], path: list[str]) -> tuple[int, ...]:
-    """Parameters a container holds itself: the fused experts."""
-    prefix = ".".join(path)
-    return tuple(
-        i
-        for name, i in numbers.items()
-        if name.rpartition(".")[0] == prefix
-        and "_proj" in name[len(prefix) :]
-        and not name.endswith(("weight", "bias"))
-    )
 
 
 def _after(model: Model, numbers: dict[str, int]) -> list[Call]:
