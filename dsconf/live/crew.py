@@ -102,7 +102,10 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The variables of a training process: ours, with dsconf importable, the tools beside Python on the path."""
+    """The variables of a training process: ours, with dsconf importable, the tools beside Python on the path.
+
+    Whatever torch leaves in the temporary directory goes with ``folder``.
+    """
     variables = dict(os.environ)
     root = Path(__file__).resolve().parents[2]
     if root.name not in ("site-packages", "dist-packages"):
@@ -110,7 +113,7 @@ def environment(folder: Path) -> dict[str, str]:
         variables["PYTHONPATH"] = os.pathsep.join(paths)
     tools = str(Path(sys.executable).parent)
     variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), tools])
-    variables.update(DSCONF_CHECK=str(folder), PYTHONSAFEPATH="1", HF_HUB_OFFLINE="1")
+    variables.update(DSCONF_CHECK=str(folder), TMPDIR=str(folder), PYTHONSAFEPATH="1", HF_HUB_OFFLINE="1")
     return variables
 
 

@@ -38,6 +38,8 @@ def precheck(
     try:
         report = validate(config if standard_input else source, None if batch_given else gpus).files[0]
     except ModuleNotFoundError as error:
+        if (error.name or "dsconf").startswith("dsconf"):
+            raise
         return Precheck(notes=(f"not validated: {error.name} is not installed",))
     errors = [f for f in report.findings if f.severity == "error" and not (batch_given and _about_batch(f))]
     if not errors:

@@ -11,6 +11,8 @@ from dsconf.units import format_count
 SMALL_ENOUGH = 20_000_000
 """Parameters that a CPU trains at well under a second a step; larger models are scaled down."""
 MAX_LAYERS, MAX_HEADS, MAX_HEAD_DIM, MAX_VOCAB, MAX_EXPERTS = 4, 4, 32, 4096, 4
+MAX_GROUP = 8
+"""Query heads that share a key and value head."""
 MAX_SEQ_LEN, MAX_MICRO_BATCH, MAX_ACCUMULATION = 256, 2, 4
 WIDTHS = (
     "intermediate_size",
@@ -40,11 +42,10 @@ def small_hf_config(model: Model) -> dict[str, Any]:
 
 
 def _heads(model: Model) -> tuple[int, int, int]:
-    """Query heads, key and value heads, and head dimension of the small model; the group size is kept."""
-    group = model.heads // model.kv_heads
+    """Query heads, key and value heads, and head dimension of the small model; groups of up to 8 heads are kept."""
+    group = min(model.heads // model.kv_heads, MAX_GROUP)
     kv_heads = max(1, min(model.kv_heads, MAX_HEADS // group))
-    heads = min(model.heads, max(MAX_HEADS, group)) if kv_heads == 1 else kv_heads * group
-    return heads, kv_heads, min(model.head_dim, MAX_HEAD_DIM)
+    return kv_heads * group, kv_heads, min(model.head_dim, MAX_HEAD_DIM)
 
 
 def _shrunk_width(model: Model, width: int) -> int:
