@@ -77,14 +77,9 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     if rank is not None and not 0 <= rank < job.cluster.world_size:
         raise InputError(f"--rank: {rank} is not one of 0 to {job.cluster.world_size - 1}")
     ranks = (rank,) if rank is not None else _candidates(job)
-    chosen, stays, moments = max(
-        ((r, *timeline(job, r)) for r in ranks), key=lambda found: max(m.num_bytes for m in found[2])
-    )
-    highest: dict[str, Sketch] = {}
-    for sketch in moments:
-        if sketch.phase not in highest or sketch.num_bytes > highest[sketch.phase].num_bytes:
-            highest[sketch.phase] = sketch
-    winners = tuple(_moment(sketch, stays) for sketch in highest.values())
+    found = max((_highest(job, r) for r in ranks), key=lambda highest: highest.num_bytes)
+    chosen = found.rank
+    winners = tuple(_moment(sketch, found.stays) for _, sketch in found.phases.values())
     peak = max(winners, key=lambda moment: moment.num_bytes)
     host = host_terms(job, chosen)
     per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
@@ -99,6 +94,26 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
         nvme_bytes_per_node=per_node * nvme_bytes(job),
         host_terms=host,
     )
+
+
+class _Highest(NamedTuple):
+    """The largest moment of each phase of one rank."""
+
+    rank: int
+    stays: Terms
+    phases: dict[str, tuple[int, Sketch]]
+    num_bytes: int
+
+
+def _highest(job: Job, rank: int) -> _Highest:
+    stays, moments = timeline(job, rank)
+    phases: dict[str, tuple[int, Sketch]] = {}
+    for sketch in moments:
+        size = sketch.num_bytes
+        if sketch.phase not in phases or size > phases[sketch.phase][0]:
+            phases[sketch.phase] = (size, sketch)
+    most = max(size for size, _ in phases.values())
+    return _Highest(rank, stays, phases, most + sum(size for _, size in stays))
 
 
 def _candidates(job: Job) -> tuple[int, ...]:

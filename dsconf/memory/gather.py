@@ -53,7 +53,45 @@ def gathered(model: Model, limits: Limits, replay: str, first: bool) -> Gathered
         replay: activation checkpointing: empty, ``reentrant`` or ``nonreentrant``.
         first: the trace is still being recorded: no prefetch, no reuse.
     """
-    return _Coordinator(modules(model), limits, replay, first).run()
+    count = _simulated(model, limits)
+    found = _Coordinator(modules(model, count), limits, replay, first).run()
+    return found if count == model.layers else _stretched(found, model, limits)
+
+
+def _simulated(model: Model, limits: Limits) -> int:
+    """Layers worth simulating: gathering reaches over so many, and between the two ends each is like the next."""
+    layer = sum(p.numel for p in model.parameters.layer)
+    reach = max(limits.max_live, limits.reuse, limits.prefetch) // layer + 3
+    unlimited = limits.model_persistence >= model.num_params
+    return min(model.layers, 2 * reach + 2) if unlimited else model.layers
+
+
+def _stretched(found: Gathered, model: Model, limits: Limits) -> Gathered:
+    """The figures of a shorter model for all layers: the middle repeats, and small parameters stay gathered."""
+    missing = model.layers - len(found.forward)
+    small = missing * sum(p.numel for p in model.parameters.layer if p.numel <= limits.persistence)
+
+    def stretch(values: tuple[int, ...]) -> tuple[int, ...]:
+        half = len(values) // 2
+        return tuple(small + v for v in (*values[:half], *(values[half],) * missing, *values[half:]))
+
+    return Gathered(
+        small + found.loss,
+        stretch(found.forward),
+        stretch(found.backward),
+        small + found.head,
+        small + found.end,
+        small + found.persistent,
+    )
+
+
+class _Launch:
+    """Parameters gathered together: how many are still to be waited for, and the elements of their flat buffer."""
+
+    __slots__ = ("copied", "flat", "waiting")
+
+    def __init__(self, waiting: int, flat: int) -> None:
+        self.waiting, self.flat, self.copied = waiting, flat, False
 
 
 class _Coordinator:
@@ -61,78 +99,80 @@ class _Coordinator:
         self.tree, self.limits, self.first = tree, limits, first
         self.persistent = _persistent(tree.sizes, limits)
         self.trace = _trace(tree, replay)
-        self.entries = [call for call in self.trace if call.enter]
-        """What DeepSpeed records: the modules in the order they are entered."""
-        self.queue = [(p, step) for step, call in enumerate(self.entries) for p in sorted(call.params)]
-        total = 0
+        self.queue: list[tuple[int, int]] = []
+        """(parameter, step) in the order of use: what DeepSpeed records and later prefetches from."""
         self.traversed = [0]
-        for call in self.entries:
-            total += sum(tree.sizes[p] for p in call.params)
-            self.traversed.append(total)
         self.uses: dict[int, list[int]] = {}
-        for param, step in self.queue:
-            self.uses.setdefault(param, []).append(step)
-        self.head = 0
-        self.step = 0
+        self._record()
+        self.head = self.step = self.num_available = 0
         self.available: set[int] = set(self.persistent)
-        self.inflight: dict[int, int] = {}
-        self.launches: list[list[int]] = []
+        self.inflight: dict[int, _Launch] = {}
         self.active: dict[int, set[tuple[int, ...]]] = {}
         self.skipped: dict[int, int] = {}
-        self.num_available = 0
         self.live = sum(tree.sizes[p] for p in self.persistent)
+
+    def _record(self) -> None:
+        sizes, total, step = self.tree.sizes, 0, 0
+        for enter, _, params in self.trace:
+            if not enter:
+                continue
+            for p in params:
+                self.queue.append((p, step))
+                self.uses.setdefault(p, []).append(step)
+                total += sizes[p]
+            self.traversed.append(total)
+            step += 1
 
     def run(self) -> Gathered:
         layers = len(self.tree.layers)
+        half = len(self.tree.before) + sum(map(len, self.tree.layers)) + len(self.tree.after)
         forward, backward = [0] * (layers + 2), [0] * (layers + 2)
-        half = next(
-            i
-            for i in range(len(self.trace))
-            if self.trace[i].layer == layers and not self.trace[i].enter and _depth(self.trace[: i + 1]) == 0
-        )
         loss = 0
+        where = forward
         for i, call in enumerate(self.trace):
-            if call.enter:
-                peak = self._enter(call, forward=i <= half)
-            else:
-                peak = self.live
-                self._leave(call)
-            where = forward if i <= half else backward
-            where[call.layer] = max(where[call.layer], peak, self.live)
             if i == half:
-                loss = self.live
+                loss, where = self.live, backward
+            peak = self.live
+            if call.enter:
+                peak = self._enter(call.params)
+            elif call.params:
+                self._leave(call.params)
+            if peak > where[call.layer]:
+                where[call.layer] = peak
         persistent = sum(self.tree.sizes[p] for p in self.persistent)
         return Gathered(
             loss, tuple(forward[:layers]), tuple(backward[:layers]), backward[layers], self.live, persistent
         )
 
-    def _enter(self, call: Call, forward: bool) -> int:
-        sizes = self.tree.sizes
-        self._launch([p for p in call.params if p not in self.available and p not in self.inflight])
-        for p in call.params:
-            self.active.setdefault(p, set()).add(call.params)
-        for p in call.params:
-            self._wait(p)
-        peak = self.live
-        if not self.first:
-            wanted = {p for p in call.params if self.skipped.get(p, -1) < self.step}
-            popped: set[int] = set()
-            while len(popped) < len(wanted) and self.head < len(self.queue):
-                p, used = self.queue[self.head]
-                self.head += 1
-                self.skipped[p] = used
-                popped.add(p)
+    def _enter(self, params: tuple[int, ...]) -> int:
+        peak = 0
+        if params:
+            self._launch([p for p in params if p not in self.available and p not in self.inflight])
+            for p in params:
+                self.active.setdefault(p, set()).add(params)
+                self._wait(p)
+            peak = self.live
+            if not self.first:
+                self._pop(params)
+        if not self.first and self.limits.prefetch > 0 and self.num_available < self.limits.max_live:
             self._prefetch()
         self.step += 1
-        del sizes, forward
         return max(peak, self.live)
+
+    def _pop(self, params: tuple[int, ...]) -> None:
+        """Takes what this module needs off the queue, unless an earlier prefetch has."""
+        wanted = {p for p in params if self.skipped.get(p, -1) < self.step}
+        popped: set[int] = set()
+        while len(popped) < len(wanted) and self.head < len(self.queue):
+            p, used = self.queue[self.head]
+            self.head += 1
+            self.skipped[p] = used
+            popped.add(p)
 
     def _prefetch(self) -> None:
         room = min(self.limits.max_live - self.num_available, self.limits.prefetch)
         chosen: list[int] = []
         numel = 0
-        if self.limits.prefetch <= 0:
-            return
         while self.head < len(self.queue) and numel < room:
             p, used = self.queue[self.head]
             self.head += 1
@@ -145,31 +185,29 @@ class _Coordinator:
     def _launch(self, params: list[int]) -> None:
         if not params:
             return
-        sizes = self.tree.sizes
-        total = sum(sizes[p] for p in params)
+        total = sum(self.tree.sizes[p] for p in params)
         self.num_available += total
         self.live += total
-        flat = len(params) > 1 and not self.limits.sequential
-        # [parameters not yet waited for, elements of the flat buffer, whether copies were made]
-        self.launches.append([len(params), total if flat else 0, 0])
+        flat = total if len(params) > 1 and not self.limits.sequential else 0
+        launch = _Launch(len(params), flat)
         for p in params:
-            self.inflight[p] = len(self.launches) - 1
+            self.inflight[p] = launch
 
     def _wait(self, p: int) -> None:
-        if p not in self.inflight:
+        launch = self.inflight.pop(p, None)
+        if launch is None:
             return
-        launch = self.launches[self.inflight.pop(p)]
         self.available.add(p)
-        if launch[1] and not launch[2]:
-            launch[2] = 1
-            self.live += launch[1]
-        launch[0] -= 1
-        if not launch[0] and launch[1]:
-            self.live -= launch[1]
+        if launch.flat and not launch.copied:
+            launch.copied = True
+            self.live += launch.flat
+        launch.waiting -= 1
+        if not launch.waiting:
+            self.live -= launch.flat
 
-    def _leave(self, call: Call) -> None:
-        for p in call.params:
-            self.active[p].discard(call.params)
+    def _leave(self, params: tuple[int, ...]) -> None:
+        for p in params:
+            self.active[p].discard(params)
             if self.active[p] or (p in self.persistent and not self.first) or p not in self.available:
                 continue
             if not self.first and (self.skipped.get(p, -1) > self.step or self._reused(p)):
@@ -196,13 +234,9 @@ def _persistent(sizes: tuple[int, ...], limits: Limits) -> frozenset[int]:
     return frozenset(kept)
 
 
-def _depth(calls: tuple[Call, ...] | list[Call]) -> int:
-    return sum(1 if call.enter else -1 for call in calls)
-
-
 def _reverse(calls: tuple[Call, ...]) -> list[Call]:
     """The same modules on the way back: entered where they were left."""
-    return [call._replace(enter=not call.enter) for call in reversed(calls)]
+    return [Call(not enter, layer, params) for enter, layer, params in reversed(calls)]
 
 
 def _trace(tree: Modules, replay: str) -> list[Call]:

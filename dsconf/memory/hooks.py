@@ -33,6 +33,14 @@ class Hooks(NamedTuple):
     registered: tuple[tuple[int, int], ...]
     """(elements, offset) in registration order."""
     total: int
+    largest: int
+    """Elements of the largest trained parameter."""
+    embedding: int
+    """Elements of the token embedding, 0 where it is frozen."""
+    layer: int
+    """Elements of one layer's trained parameters."""
+    head: int
+    """Elements of the final norm and an untied output projection."""
 
 
 @lru_cache(maxsize=128)
@@ -60,7 +68,15 @@ def hooks(model: Model) -> Hooks:
     embedding = Recorder(model, shape, ends)
     record_embedding(embedding, x := embedding.tape.tensor(0, differentiable=False))
     add([g.param for g in embedding.tape.play([x]).grads], -1, "")
-    return Hooks(tuple(order), registered, total)
+    return Hooks(
+        tuple(order),
+        registered,
+        total,
+        largest=max((numel for numel, _ in registered), default=0),
+        embedding=max((h.numel for h in order if h.layer == -1), default=0),
+        layer=sum(p.numel for p in params.layer if p.trainable),
+        head=sum(h.numel for h in order if h.layer == params.layers),
+    )
 
 
 def _offsets(model: Model) -> tuple[dict[str, tuple[int, int]], tuple[tuple[int, int], ...], int]:
@@ -114,13 +130,14 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
     found: list[Flush] = []
     inside: list[Hook] = []
     filled, held = 0, False
+    start, stop = part * rank, part * (rank + 1)
     for hook in (*known.order, None):
         if hook is None or filled + hook.numel > bucket:
             if inside:
-                mine = max((_overlap(h, part, rank) for h in inside), default=0)
+                mine = max(min(h.offset + h.numel, stop) - max(h.offset, start) for h in inside)
                 copied = _copied(inside, filled, bucket, part) if straddles else 0
                 layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
-                found.append(Flush(layer, event, waiting, filled, copied, held, mine))
+                found.append(Flush(layer, event, waiting, filled, copied, held, max(0, mine)))
                 held = held or mine > 0
             inside, filled = [], 0
         if hook is not None:
@@ -135,14 +152,10 @@ def partition(total: int, world_size: int) -> int:
     return -(-total // alignment) * alignment // world_size
 
 
-def _overlap(hook: Hook, part: int, rank: int) -> int:
-    return max(0, min(hook.offset + hook.numel, part * (rank + 1)) - max(hook.offset, part * rank))
-
-
 def _copied(inside: list[Hook], filled: int, bucket: int, part: int) -> int:
-    first = min(h.offset // part for h in inside)
-    last = max((h.offset + h.numel - 1) // part for h in inside)
-    if first == last:
+    first = min(h.offset for h in inside)
+    last = max(h.offset + h.numel for h in inside) - 1
+    if first // part == last // part:
         return 0
     return filled if filled <= bucket else _sliced(inside[0], bucket, part)
 

@@ -6,7 +6,7 @@ from dsconf.job import Job
 from dsconf.memory.allocator import block
 from dsconf.memory.hooks import hooks
 from dsconf.memory.states import resident, widths, wrapper
-from dsconf.memory.subgroups import all_params, shards
+from dsconf.memory.subgroups import largest_param, shards
 
 
 def init_peak(job: Job, rank: int) -> int:
@@ -32,7 +32,7 @@ def _zero3(job: Job, bare: int, whole: int) -> int:
     settings, width = job.settings, widths(job.settings)
     shard = shards(job.model, job.cluster.world_size, settings.sub_group_size)
     group = max((elements for elements, _ in shard.groups), default=0)
-    largest = max(p.numel for p in all_params(job.model)) * width.model
+    largest = largest_param(job.model) * width.model
     zero_init = job.workload.zero_init is not False
     loading = largest + width.model * (shard.trained + shard.frozen) if zero_init else whole
     extra = width.master * group if settings.offload_optimizer == "none" else 0

@@ -37,9 +37,9 @@ class Modules(NamedTuple):
 
 
 @lru_cache(maxsize=64)
-def modules(model: Model) -> Modules:
-    """The modules of ``model``."""
-    params = model.parameters
+def modules(model: Model, count: int) -> Modules:
+    """The modules of ``model`` with ``count`` layers."""
+    params = model.parameters._replace(layers=count)
     shape = Shape(1, 16, 2, False, "sdpa")
     first_layer = len(params.before)
     per_layer = len(params.layer)
@@ -54,8 +54,9 @@ def modules(model: Model) -> Modules:
         before += _leaf(-1, _own(numbers, name))
     if model.rotary_dim:
         before += _leaf(-1, ())
-    layers = tuple(_layer(model, shape, i, first_layer + i * per_layer) for i in range(params.layers))
-    return Modules(sizes, tuple(before), layers, tuple(_after(model, numbers)))
+    template = _layer(model, shape)
+    layers = tuple(_numbered(template, i, first_layer + i * per_layer) for i in range(params.layers))
+    return Modules(sizes, tuple(before), layers, tuple(_after(model, count, numbers)))
 
 
 def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:
@@ -73,27 +74,31 @@ def _starts(params: tuple[Param, ...]) -> list[str]:
     return [name for name in names if name not in FINAL_NORMS and not name.endswith("project_out")]
 
 
-def _layer(model: Model, shape: Shape, index: int, offset: int) -> tuple[Call, ...]:
+def _numbered(template: list[tuple[bool, tuple[int, ...]]], layer: int, offset: int) -> tuple[Call, ...]:
+    return tuple(Call(enter, layer, tuple(offset + i for i in own) if own else ()) for enter, own in template)
+
+
+def _layer(model: Model, shape: Shape) -> list[tuple[bool, tuple[int, ...]]]:
+    """One layer's calls: whether it is entered, and its own parameters, counted from the layer's first."""
     r = Recorder(model, shape, model.parameters.layer)
     record_layer(r, r.tape.tensor(0))
-    numbers = {p.name: offset + i for i, p in enumerate(model.parameters.layer)}
-    calls = [Call(True, index, ())]
+    numbers = {p.name: i for i, p in enumerate(model.parameters.layer)}
+    calls: list[tuple[bool, tuple[int, ...]]] = [(True, ())]
     open_: list[str] = []
     for name in r.visits:
         path = name.split(".")[:-1] if name != "activation" else open_
         while open_ != path[: len(open_)]:
             open_.pop()
-            calls.append(Call(False, index, ()))
+            calls.append((False, ()))
         while len(open_) < len(path):
             open_ = path[: len(open_) + 1]
-            calls.append(Call(True, index, ()))
-        calls += _leaf(index, _own(numbers, name))
-    calls += [Call(False, index, ())] * (len(open_) + 1)
-    return tuple(calls)
+            calls.append((True, ()))
+        own = _own(numbers, name)
+        calls += [(True, own), (False, own)]
+    return [*calls, *[(False, ())] * (len(open_) + 1)]
 
 
-def _after(model: Model, numbers: dict[str, int]) -> list[Call]:
-    layer = model.parameters.layers
+def _after(model: Model, layer: int, numbers: dict[str, int]) -> list[Call]:
     calls: list[Call] = []
     for name in FINAL_NORMS:
         if f"{name}.weight" in numbers:

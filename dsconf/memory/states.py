@@ -7,6 +7,7 @@ runtime/bf16_optimizer.py.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.config.settings import Settings
@@ -34,6 +35,7 @@ class Widths(NamedTuple):
     communicate: int
 
 
+@lru_cache(maxsize=256)
 def widths(settings: Settings) -> Widths:
     """Element sizes under ``settings`` (runtime/engine.py:1717-1730, 1806-1810; runtime/base_optimizer.py:523)."""
     model = _WIDTHS[settings.precision]
@@ -94,8 +96,7 @@ def _zero12(job: Job, rank: int) -> Resident:
         *_frozen(job),
     ]
     if settings.offload_optimizer != "none":
-        largest = max((n for n, _ in known.registered), default=0)
-        return Resident((*terms, ("offload staging buffer", block(width.model * largest))), 0)
+        return Resident((*terms, ("offload staging buffer", block(width.model * known.largest))), 0)
     terms.append(("master weights", block(width.master * part)))
     states = width.state * part
     if settings.optimizer == "adagrad":

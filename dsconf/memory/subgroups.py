@@ -76,6 +76,12 @@ def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, .
     return tuple(r for rivals in found.values() for r in rivals)
 
 
+@lru_cache(maxsize=128)
+def largest_param(model: Model) -> int:
+    """Elements of the largest parameter."""
+    return max(p.numel for p in (*model.parameters.before, *model.parameters.layer, *model.parameters.after))
+
+
 def all_params(model: Model) -> tuple[Param, ...]:
     """Every parameter, layer by layer, in registration order."""
     params = model.parameters

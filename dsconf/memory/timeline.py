@@ -28,7 +28,10 @@ class Sketch(NamedTuple):
     @property
     def num_bytes(self) -> int:
         """Sum of the terms."""
-        return sum(size for _, size in self.terms)
+        total = 0
+        for _, size in self.terms:
+            total += size
+        return total
 
 
 class Step(NamedTuple):

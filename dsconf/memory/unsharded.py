@@ -24,12 +24,12 @@ def moments(step: Step) -> Iterator[Sketch]:
     yield from forward(step, early)
     yield start_of_backward(step, early)
     layers = step.act.layers
-    embedding = max((h.numel for h in known.order if h.layer == -1), default=0)
     for layer in {layers - 1, 0}:
-        above = width.model * sum(h.numel for h in known.order if h.layer > layer)
+        above = width.model * (known.head + (layers - 1 - layer) * known.layer)
         held: Terms = early or (("gradients of this step", above),)
         yield in_layer(step, layer, held, hoarded=not early)
-    yield embedding_gradient(step, early or (("gradients of this step", full - width.model * embedding),), embedding)
+    others = full - width.model * known.embedding
+    yield embedding_gradient(step, early or (("gradients of this step", others),), known.embedding)
     if kind != "ddp":
         yield Sketch("backward", "all-reduce", (("gradients of this step", full), *_flattened(step)))
     yield from _optimizer(step, full, kind)
@@ -38,8 +38,7 @@ def moments(step: Step) -> Iterator[Sketch]:
 def _flattened(step: Step) -> Terms:
     """A flat copy of a bucket of gradients, which closes when it exceeds its size (ENG:3795-3839)."""
     known = hooks(step.model)
-    largest = max((n for n, _ in known.registered), default=0)
-    elements = min(known.total, ALLREDUCE_BUCKET + largest)
+    elements = min(known.total, ALLREDUCE_BUCKET + known.largest)
     return (("reduce copy", max(step.width.model, step.width.communicate) * elements),)
 
 

@@ -89,12 +89,7 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
                 yield in_layer(step, flush.layer, (*early, *bucket, *own))
             if flush.layer >= 0:
                 held = own
-    yield embedding_gradient(step, (*early, *bucket, *held), _embedding(step))
-
-
-def _embedding(step: Step) -> int:
-    """Elements of the token embedding's gradient, 0 where it is frozen."""
-    return max((h.numel for h in hooks(step.model).order if h.layer == -1), default=0)
+    yield embedding_gradient(step, (*early, *bucket, *held), hooks(step.model).embedding)
 
 
 def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:
@@ -104,13 +99,13 @@ def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:
     bucket = _bucket(step)
     if early:
         yield in_layer(step, layers - 1, early)
-        yield embedding_gradient(step, early, _embedding(step))
+        yield embedding_gradient(step, early, hooks(step.model).embedding)
     else:
         for layer in (layers - 1, 0):
-            above = width * sum(h.numel for h in known.order if h.layer > layer)
+            above = width * (known.head + (layers - 1 - layer) * known.layer)
             yield in_layer(step, layer, (("gradients", above), *bucket), hoarded=True)
-        others = full - width * _embedding(step)
-        yield embedding_gradient(step, (("gradients", others), *bucket), _embedding(step))
+        others = full - width * hooks(step.model).embedding
+        yield embedding_gradient(step, (("gradients", others), *bucket), hooks(step.model).embedding)
     yield from _buckets_in_order(step, full)
 
 

@@ -84,8 +84,7 @@ def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
             *_copy(step, one.copied),
         )
         yield Sketch("backward", "reducing a bucket", terms)
-    embedding = max((h.numel for h in hooks(step.model).order if h.layer == -1), default=0)
-    yield embedding_gradient(step, _weights(step, live.end), embedding)
+    yield embedding_gradient(step, _weights(step, live.end), hooks(step.model).embedding)
 
 
 def _copy(step: Step, elements: int) -> Terms:
