@@ -12,12 +12,17 @@ import pytest
 import dsconf
 from dsconf.cli import COMMANDS
 
-REPO = Path(__file__).resolve().parent.parent
 DSCONF = [sys.executable, "-m", "dsconf"]
 
 
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands may write into the folder they run in."""
+    monkeypatch.chdir(tmp_path)
+
+
 def _run(*args: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*DSCONF, *args], capture_output=True, text=True, timeout=120, cwd=REPO)
+    return subprocess.run([*DSCONF, *args], capture_output=True, text=True, timeout=120)
 
 
 def _one_line(done: subprocess.CompletedProcess[str]) -> str:
@@ -53,9 +58,7 @@ def test_each_command_explains_itself(name: str, flag: str) -> None:
     assert " --format " in done.stdout
 
 
-@pytest.mark.parametrize(
-    ("typed", "meant"), [("estimat", "estimate"), ("recomend", "recommend"), ("stage", "stages")]
-)
+@pytest.mark.parametrize(("typed", "meant"), [("estimat", "estimate"), ("recomend", "recommend"), ("stage", "stages")])
 def test_a_mistyped_command_names_the_nearest(typed: str, meant: str) -> None:
     done = _run(typed)
     assert done.returncode == 2
@@ -107,7 +110,11 @@ def test_no_command_shows_the_help_and_is_wrong_usage() -> None:
 
 @pytest.mark.parametrize(
     "args",
-    [["--help"], ["recommend", "--help"], ["estimate", "--params", "70B", "--gpus", "8", "--format", "json"]],
+    [
+        ["--help"],
+        ["recommend", "--help"],
+        ["estimate", "--params", "70B", "--gpus", "8", "--stage", "3", "--format", "json"],
+    ],
     ids=" ".join,
 )
 def test_a_closed_pipe_is_quiet(args: list[str]) -> None:
@@ -115,9 +122,7 @@ def test_a_closed_pipe_is_quiet(args: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with os.fdopen(writer, "wb") as pipe:
-        done = subprocess.run(
-            [*DSCONF, *args], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120, cwd=REPO
-        )
+        done = subprocess.run([*DSCONF, *args], stdout=pipe, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.stderr == ""
 
 
@@ -126,9 +131,7 @@ def test_output_that_cannot_be_written_is_no_success() -> None:
     if not full.exists():
         pytest.skip("no /dev/full here")
     with full.open("wb") as disk:
-        done = subprocess.run(
-            [*DSCONF, "--help"], stdout=disk, stderr=subprocess.PIPE, text=True, timeout=120, cwd=REPO
-        )
+        done = subprocess.run([*DSCONF, "--help"], stdout=disk, stderr=subprocess.PIPE, text=True, timeout=120)
     assert done.returncode not in (0, 1)
     assert "Traceback" not in done.stderr
 

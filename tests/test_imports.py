@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -155,9 +156,8 @@ def _loaded(code: str) -> set[str]:
     """Top-level names of the modules that a fresh Python holds after ``code``."""
     probe = "\nfinally:\n    import sys; print('\\n'.join(sys.modules), file=sys.stderr)"
     program = "try:\n" + "\n".join(f"    {line}" for line in code.splitlines()) + probe
-    done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, cwd=PACKAGE.parent, timeout=120
-    )
+    with TemporaryDirectory() as folder:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=folder, timeout=120)
     assert done.returncode in (0, 1), done.stderr
     assert "Traceback" not in done.stderr
     return set(done.stderr.splitlines())
