@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
 from typing import Any
@@ -77,4 +78,6 @@ def group() -> None:
 
 def main() -> None:
     """Entry point of the ``dsconf`` script."""
+    # A command is over before the first collection would pay; without it, importing the libraries is a tenth faster.
+    gc.disable()
     group(prog_name="dsconf")

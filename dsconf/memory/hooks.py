@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -115,6 +116,36 @@ class Flush(NamedTuple):
     """Largest slice in this bucket that this rank owns, 0 if none."""
 
 
+class _Bucket(NamedTuple):
+    """Gradients that are reduced together."""
+
+    inside: tuple[Hook, ...]
+    filled: int
+    first: int
+    """Lowest and, in ``last``, highest element of the flat buffer among them."""
+    last: int
+    waiting: Hook | None
+    """The parameter whose hook starts the reduction; None: backward is over."""
+
+
+@lru_cache(maxsize=256)
+def _buckets(model: Model, bucket: int) -> tuple[_Bucket, ...]:
+    found: list[_Bucket] = []
+    inside: list[Hook] = []
+    filled = 0
+    for hook in (*hooks(model).order, None):
+        if hook is None or filled + hook.numel > bucket:
+            if inside:
+                first = min(h.offset for h in inside)
+                last = max(h.offset + h.numel for h in inside) - 1
+                found.append(_Bucket(tuple(inside), filled, first, last, hook))
+            inside, filled = [], 0
+        if hook is not None:
+            inside.append(hook)
+            filled += hook.numel
+    return tuple(found)
+
+
 @lru_cache(maxsize=1024)
 def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bool) -> tuple[Flush, ...]:
     """Reductions of one backward at stage 2 (runtime/zero/stage_1_and_2.py:1414-1480, 1590-1726).
@@ -125,24 +156,19 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
         world_size, rank: of the ZeRO group.
         straddles: a bucket with several owners is flattened anew (``reduce_scatter`` and multi-rank all-reduce).
     """
-    known = hooks(model)
-    part = partition(known.total, world_size)
-    found: list[Flush] = []
-    inside: list[Hook] = []
-    filled, held = 0, False
+    part = partition(hooks(model).total, world_size)
     start, stop = part * rank, part * (rank + 1)
-    for hook in (*known.order, None):
-        if hook is None or filled + hook.numel > bucket:
-            if inside:
-                mine = max(min(h.offset + h.numel, stop) - max(h.offset, start) for h in inside)
-                copied = _copied(inside, filled, bucket, part) if straddles else 0
-                layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
-                found.append(Flush(layer, event, waiting, filled, copied, held, max(0, mine)))
-                held = held or mine > 0
-            inside, filled = [], 0
-        if hook is not None:
-            inside.append(hook)
-            filled += hook.numel
+    found: list[Flush] = []
+    held = False
+    for one in _buckets(model, bucket):
+        mine = 0
+        if one.first < stop and one.last >= start:
+            mine = max(0, *(min(h.offset + h.numel, stop) - max(h.offset, start) for h in one.inside))
+        copied = _copied(one, bucket, part) if straddles else 0
+        hook = one.waiting
+        layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
+        found.append(Flush(layer, event, waiting, one.filled, copied, held, mine))
+        held = held or mine > 0
     return _highest(found)
 
 
@@ -152,12 +178,10 @@ def partition(total: int, world_size: int) -> int:
     return -(-total // alignment) * alignment // world_size
 
 
-def _copied(inside: list[Hook], filled: int, bucket: int, part: int) -> int:
-    first = min(h.offset for h in inside)
-    last = max(h.offset + h.numel for h in inside) - 1
-    if first // part == last // part:
+def _copied(one: _Bucket, bucket: int, part: int) -> int:
+    if one.first // part == one.last // part:
         return 0
-    return filled if filled <= bucket else _sliced(inside[0], bucket, part)
+    return one.filled if one.filled <= bucket else _sliced(one.inside[0], bucket, part)
 
 
 def _sliced(hook: Hook, bucket: int, part: int) -> int:
@@ -206,12 +230,19 @@ def owned(model: Model, world_size: int, rank: int) -> Slice:
     """The slice of ``rank``."""
     known = hooks(model)
     part = partition(known.total, world_size)
+    start, stop = part * rank, part * (rank + 1)
     whole = largest = tensors = 0
-    for numel, offset in known.registered:
-        piece = max(0, min(offset + numel, part * (rank + 1)) - max(offset, part * rank))
-        if piece:
+    for numel, offset in known.registered[max(0, bisect_right(known.registered, start, key=_offset) - 1) :]:
+        if offset >= stop:
+            break
+        piece = min(offset + numel, stop) - max(offset, start)
+        if piece > 0:
             whole, largest, tensors = whole + numel, max(largest, piece), tensors + 1
     return Slice(part, whole, largest, tensors)
+
+
+def _offset(registered: tuple[int, int]) -> int:
+    return registered[1]
 
 
 @lru_cache(maxsize=512)
