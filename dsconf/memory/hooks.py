@@ -106,8 +106,8 @@ class Flush(NamedTuple):
     event: int
     waiting: int
     """Elements of that parameter's gradient, still outside the bucket."""
-    filled: int
-    """Elements in the bucket."""
+    outside: int
+    """Elements of a gradient larger than the bucket, which is reduced where it is."""
     copied: int
     """Elements flattened anew for the all-reduce: all of them when the bucket spans several owners."""
     held: bool
@@ -167,7 +167,8 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
         copied = _copied(one, bucket, part) if straddles else 0
         hook = one.waiting
         layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
-        found.append(Flush(layer, event, waiting, one.filled, copied, held, mine))
+        outside = one.filled if one.filled > bucket else 0
+        found.append(Flush(layer, event, waiting, outside, copied, held, mine))
         held = held or mine > 0
     return _highest(found)
 
@@ -198,19 +199,17 @@ def _sliced(hook: Hook, bucket: int, part: int) -> int:
 
 
 def _highest(found: list[Flush]) -> tuple[Flush, ...]:
-    """Drops what an earlier flush at the same place of a layer higher up exceeds in everything."""
+    """Drops what an earlier flush, at the same place of a layer higher up, exceeds in everything."""
     best: dict[tuple[int, bool, bool], list[Flush]] = {}
     for flush in found:
         key = (flush.event if flush.layer >= 0 else -1 - flush.event, flush.held, flush.mine > 0)
         rivals = best.setdefault(key, [])
-        if not any(_exceeds(rival, flush) for rival in rivals):
+        for rival in rivals:
+            if rival.copied >= flush.copied and rival.mine >= flush.mine and rival.outside >= flush.outside:
+                break
+        else:
             rivals.append(flush)
     return tuple(flush for rivals in best.values() for flush in rivals)
-
-
-def _exceeds(rival: Flush, flush: Flush) -> bool:
-    same = rival.layer >= flush.layer and rival.waiting >= flush.waiting and rival.filled >= flush.filled
-    return same and rival.copied >= flush.copied and rival.mine >= flush.mine
 
 
 class Slice(NamedTuple):

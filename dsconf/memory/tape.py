@@ -166,27 +166,41 @@ class Tape:
         )
 
     def _forward(self, outside: set[int], *, keep: bool) -> tuple[dict[int, int], int]:
-        last_use: dict[int, int] = {}
+        root, sizes = self._root, self._bytes
+        ends = self._ends()
+        saved: dict[int, int] = {}
+        live: set[int] = set()
+        alive = peak = 0
+        for step, op in enumerate(self._ops):
+            made = root[op.output]
+            if made not in outside and made not in live and made not in saved:
+                alive += sizes[made]
+            live.add(made)
+            for tensor in op.saves if keep else ():
+                kept = root[tensor]
+                if kept not in saved:
+                    if kept not in live or kept in outside:
+                        alive += sizes[kept]
+                    saved[kept] = sizes[kept]
+            peak = max(peak, alive + op.workspace)
+            for gone in ends.get(step, ()):
+                live.discard(gone)
+                if gone not in saved and gone not in outside:
+                    alive -= sizes[gone]
+        return saved, peak
+
+    def _ends(self) -> dict[int, list[int]]:
+        """Step → tensors used there for the last time; what is held to the end is in none."""
+        last: dict[int, int] = {}
         for step, op in enumerate(self._ops):
             for tensor in (*op.reads, op.output):
-                last_use[self._root[tensor]] = step
+                last[self._root[tensor]] = step
         for tensor in (self._ops[-1].output, *self._held):
-            last_use[self._root[tensor]] = len(self._ops)
-        saved: dict[int, int] = {}
-        live: dict[int, int] = {}
-        peak = 0
-        for step, op in enumerate(self._ops):
-            root = self._root[op.output]
-            if root not in outside:
-                live.setdefault(root, self._bytes[root])
-            for tensor in op.saves if keep else ():
-                kept = self._root[tensor]
-                saved[kept] = self._bytes[kept]
-            alive = sum(live.values()) + sum(size for kept, size in saved.items() if kept not in live)
-            peak = max(peak, alive + op.workspace)
-            for tensor in [t for t in live if last_use[t] <= step]:
-                del live[tensor]
-        return saved, peak
+            last.pop(self._root[tensor], None)
+        ends: dict[int, list[int]] = {}
+        for tensor, step in last.items():
+            ends.setdefault(step, []).append(tensor)
+        return ends
 
     def _backward(self, saved: dict[int, int]) -> _Backward:
         state = _Backward(self._bytes, saved, self._users())

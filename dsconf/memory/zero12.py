@@ -77,8 +77,7 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     for flush in flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles):
         live = at_hook(step, flush.layer, flush.event)
         # A parameter larger than the bucket stays outside it, as its own gradient (Z12:1443-1449).
-        outside = flush.filled if flush.filled > settings.reduce_bucket_size else 0
-        base = (*early, *bucket, *live, ("newest gradient", width * (flush.waiting + outside)))
+        base = (*early, *bucket, *live, ("newest gradient", width * (flush.waiting + flush.outside)))
         before = own if flush.held else ()
         copy = (("reduce copy", width * flush.copied),) if flush.copied else ()
         yield Sketch("backward", "reducing a bucket", (*base, *before, *copy))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
 
@@ -97,7 +98,7 @@ class Model:
     shared_mlp: int = 0
     """Width of the feed-forward network every token passes beside its experts (Qwen2-MoE), else 0."""
 
-    @property
+    @cached_property
     def num_params(self) -> int:
         """Elements of all parameters, frozen ones included."""
         return self.parameters.total()
