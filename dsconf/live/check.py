@@ -70,22 +70,12 @@ def check(
     _one_of("--load-dtype", load_dtype, LOAD_DTYPES)
     if quantize is not None:
         raise UnavailableError(f"--quantize {quantize}: quantized weights cannot be launched with random values")
-    loaded = load_config(config)
-    wish = Wish(
-        config=loaded,
-        model=read_model(params, model, lora_rank),
-        world_size=gpus,
-        gpus_per_node=gpus_per_node,
-        steps=steps,
-        seq_len=seq_len,
-        micro_batch=micro_batch_size,
-        accumulation=gradient_accumulation_steps,
-        checkpointing=bool(activation_checkpointing),
-        attention=attention,
-        load_dtype=load_dtype,
-        zero_init=zero_init,
-    )
-    judged = precheck(config, loaded, gpus, bool(micro_batch_size or gradient_accumulation_steps))
+    batches = (micro_batch_size, gradient_accumulation_steps)
+    trained = read_model(params, model, lora_rank)
+    wish = Wish(load_config(config), trained, gpus, gpus_per_node, steps, seq_len, *batches)
+    wish = wish._replace(checkpointing=bool(activation_checkpointing), attention=attention)
+    wish = wish._replace(load_dtype=load_dtype, zero_init=zero_init)
+    judged = precheck(config, wish.config, gpus, any(batches))
     if judged.failure is not None:
         return CheckResult(False, "real", world_size=gpus, failure=judged.failure, findings=judged.findings)
     return _launch(settled(wish), judged.notes, timeout, progress or _silent, runner or SubprocessRunner())

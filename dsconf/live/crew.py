@@ -7,11 +7,13 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 from dsconf.live.journal import JournalReader, log_path
+from dsconf.live.session import kill_session, members
 
 GRACE_SECONDS = 3.0
 LOG_LINES = 30
@@ -60,23 +62,18 @@ class Crew:
 
     def end(self) -> None:
         """End every process and all it started; clear the build locks they held."""
-        self._signal(signal.SIGTERM)
-        limit = time.monotonic() + GRACE_SECONDS
-        while None in self.exit_codes() and time.monotonic() < limit:
-            time.sleep(0.01)
-        self._signal(signal.SIGKILL)
         for process in self._processes:
+            with suppress(ProcessLookupError, PermissionError):  # gone; macOS says the latter of a zombie's group
+                os.killpg(process.pid, signal.SIGTERM)
+        limit = time.monotonic() + GRACE_SECONDS
+        while any(members(process.pid) for process in self._processes) and time.monotonic() < limit:
+            time.sleep(0.01)
+        for process in self._processes:
+            kill_session(process.pid)
             process.wait()
             if process.stdin is not None:
                 process.stdin.close()
         self._clear_locks()
-
-    def _signal(self, number: int) -> None:
-        for process in self._processes:
-            try:
-                os.killpg(process.pid, number)
-            except (ProcessLookupError, PermissionError):  # all gone; macOS says the latter of zombies
-                continue
 
     def _clear_locks(self) -> None:
         self.new_events()

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from dsconf.live.journal import Journal
+from dsconf.live.session import kill_session
 
 
 def watch_parent(journal: Journal) -> set[str]:
-    """End this process group when the parent is gone; returns the set of build locks to clear on the way out."""
+    """End this session when the parent is gone; returns the set of build locks to clear on the way out."""
     locks: set[str] = set()
     threading.Thread(target=_wait_for_end, args=(journal.folder, locks), daemon=True).start()
     return locks
@@ -27,10 +28,11 @@ def watch_parent(journal: Journal) -> set[str]:
 def _wait_for_end(folder: Path, locks: set[str]) -> None:
     while os.read(0, 4096):
         pass
+    kill_session(os.getsid(0), spare=os.getpid())
     for lock in list(locks):
         Path(lock).unlink(missing_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    os.killpg(os.getpgrp(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def watch_build_locks(journal: Journal, locks: set[str]) -> None:
