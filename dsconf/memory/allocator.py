@@ -7,9 +7,6 @@ CUBLAS_WORKSPACE = 32 * MIB
 """cuBLAS workspace of one thread on Hopper (aten/src/ATen/cuda/CublasHandlePool.cpp: parseChosenWorkspaceSize);
 forward and backward run in two threads, and each keeps its own after its first matrix product."""
 
-CONTEXT_BYTES = 600 * MIB
-"""CUDA context and loaded kernels of one process; see docs/memory.md for what was measured."""
-
 
 def block(size: int) -> int:
     """Bytes the allocator hands out for a lone request of ``size`` bytes.
