@@ -27,13 +27,11 @@ def command(explain: str | None, rank: str, output_format: str, **words: Any) ->
     \b
     Example: dsconf estimate --model meta-llama/Llama-3.1-8B --gpus 8 --stage 2 --gpu h100
     """
-    from dsconf.memory.api import read_job, read_rank
+    from dsconf.memory.api import DEFAULT_STAGE, read_job, read_rank
     from dsconf.memory.estimate import estimate
 
-    assumed = words["stage"] is None and words["config"] is None
-    if assumed:
-        words["stage"] = 2
-        click.echo("dsconf: no --config and no --stage given, so this is ZeRO stage 2", err=True)
+    if words["stage"] is None and words["config"] is None:
+        click.echo(f"dsconf: no --config and no --stage given, so this is ZeRO stage {DEFAULT_STAGE}", err=True)
     job = read_job(**words)
     found = estimate(job, read_rank(rank))
     named = words["gpu"] is not None or words["gpu_memory"] is not None

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 OFFLOADS = ("none", "optimizer", "optimizer+param")
+DEFAULT_STAGE = 2
+"""ZeRO stage of an estimate that names neither a config nor a stage."""
 
 
 def estimate(
@@ -44,11 +46,11 @@ def estimate(
     zero_init: bool | None = None,
     lora_rank: int | None = None,
     quantize: str | None = None,
-    rank: str | int | None = None,
+    rank: str | int | None = "fullest",
 ) -> Estimate:
     """Memory of one rank and one node; the words are those of ``dsconf estimate``.
 
-    Sizes are bytes or text such as ``80GiB``. Without ``rank`` the fullest rank is meant.
+    Sizes are bytes or text such as ``80GiB``; ``rank`` is a number or ``fullest``.
 
     Raises:
         InputError: a word that cannot be used as given.
@@ -176,8 +178,7 @@ def _settings(
         from dsconf.config.rules.auto import autos
 
         return resolve(loaded, world_size, "hf" if any(autos(loaded)) else "deepspeed", hidden_size=hidden_size)
-    if stage is None:
-        raise InputError("--config or --stage: give a ds_config.json, or a ZeRO stage from 0 to 3")
+    stage = DEFAULT_STAGE if stage is None else stage
     if stage not in (0, 1, 2, 3):
         raise InputError(f"--stage: {stage} is not one of 0, 1, 2, 3")
     where = _known("--offload", offload or "none", OFFLOADS)
