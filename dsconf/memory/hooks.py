@@ -212,6 +212,43 @@ def _highest(found: list[Flush]) -> tuple[Flush, ...]:
     return tuple(flush for rivals in best.values() for flush in rivals)
 
 
+class Moved(NamedTuple):
+    """One reduction of stage 1, after backward: buckets fill in registration order."""
+
+    moved: int
+    """Elements whose gradient has gone from the parameter into a bucket by then."""
+    copied: int
+
+
+class InOrder(NamedTuple):
+    """The reductions of stage 1 that can be the highest."""
+
+    first: Moved | None
+    own: Moved | None
+    """The first with gradients of this rank, whose buffer is made then."""
+
+
+@lru_cache(maxsize=1024)
+def in_order(model: Model, bucket: int, world_size: int, rank: int) -> InOrder:
+    """Stage 1's reductions (runtime/zero/stage_1_and_2.py:958-980)."""
+    part = partition(hooks(model).total, world_size)
+    filled = moved = begin = 0
+    first: Moved | None = None
+    for numel, offset in (*hooks(model).registered, (bucket + 1, hooks(model).total)):
+        if filled and filled + numel > bucket:
+            owners = (begin // part, (offset - 1) // part)
+            one = Moved(moved, filled if owners[0] != owners[1] else 0)
+            first = first or one
+            if owners[0] <= rank <= owners[1]:
+                return InOrder(first, one)
+            filled = 0
+        if not filled:
+            begin = offset
+        filled += numel
+        moved += numel if numel <= bucket else 0
+    return InOrder(first, None)
+
+
 class Slice(NamedTuple):
     """What one rank owns at stages 1 and 2."""
 

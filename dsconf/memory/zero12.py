@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.memory.hooks import flushes, hooks, owned
+from dsconf.memory.hooks import flushes, hooks, in_order, owned
 from dsconf.memory.states import Terms
 from dsconf.memory.timeline import (
     Sketch,
@@ -111,27 +111,17 @@ def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:
 def _buckets_in_order(step: Step, full: int) -> Iterator[Sketch]:
     """The first bucket, and the first that holds gradients of this rank: what waits only gets less."""
     settings, width = step.settings, step.width.model
-    part = owned(step.model, step.world_size, step.rank).elements
-    bucket, own = _bucket(step), _own(step)
-    filled = gone = 0
-    owners: set[int] = set()
-    first = True
-    for numel, offset in (*hooks(step.model).registered, (settings.reduce_bucket_size, -1)):
-        if filled and filled + numel > settings.reduce_bucket_size:
-            waiting = (("gradients still to reduce", full - width * gone),)
-            copy = (("reduce copy", width * filled),) if len(owners) > 1 and settings.reduce_scatter else ()
-            if first:
-                yield Sketch("backward", "reducing the first bucket", (*bucket, *waiting, *copy))
-                first = False
-            if step.rank in owners:
-                yield Sketch("backward", "keeping the own gradients", (*bucket, *waiting, *own))
-                return
-            filled, owners = 0, set()
-        if offset < 0:
-            return
-        filled += numel
-        gone += numel if numel <= settings.reduce_bucket_size else 0
-        owners.update(range(offset // part, (offset + numel - 1) // part + 1))
+    bucket = _bucket(step)
+    found = in_order(step.model, settings.reduce_bucket_size, step.world_size, step.rank)
+    for name, one in (("reducing the first bucket", found.first), ("keeping the own gradients", found.own)):
+        if one is None:
+            continue
+        waiting = (("gradients still to reduce", full - width * one.moved),)
+        if one is found.own:
+            yield Sketch("backward", name, (*bucket, *waiting, *_own(step)))
+        else:
+            copy = (("reduce copy", width * one.copied),) if one.copied and settings.reduce_scatter else ()
+            yield Sketch("backward", name, (*bucket, *waiting, *copy))
 
 
 def _optimizer(step: Step) -> Iterator[Sketch]:
