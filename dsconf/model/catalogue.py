@@ -1,4 +1,4 @@
-"""Well-known models by name; the data and its sources are in catalogue.json, read on first use."""
+"""Well-known models by name; the data, and where each value was seen, is in catalogue.json, read on first use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-SOURCE = "https://huggingface.co/{name}/blob/main/config.json"
 TUNED_WORDS = frozenset({"instruct", "chat", "it", "base", "hf", "meta"})
 
 
@@ -19,9 +18,11 @@ class Entry(NamedTuple):
     config: Mapping[str, Any]
     """The keys of its config.json that decide its shape."""
     num_params: int | None
-    """Parameters its publisher or the hub's file metadata gives, exact; None where they are not known."""
+    """Parameters, tied weights once, where that very number was found published; else None."""
     source: str
-    """Where its config.json is."""
+    """Addresses of the public copies that ``config`` was compared with."""
+    unconfirmed: tuple[str, ...]
+    """Keys of ``config`` that no public copy of this model showed."""
 
 
 @cache
@@ -29,10 +30,15 @@ def catalogue() -> tuple[Entry, ...]:
     """All entries, in the order of the file."""
     import json
 
-    return tuple(
-        Entry(name, entry["config"], entry.get("num_params"), SOURCE.format(name=name))
-        for name, entry in json.loads(_data())["models"].items()
-    )
+    document = json.loads(_data())
+    return tuple(_entry(name, row, document["sources"]) for name, row in document["models"].items())
+
+
+def _entry(name: str, row: Mapping[str, Any], sources: Mapping[str, Any]) -> Entry:
+    """One row of the file; its sources are keys of ``sources`` or addresses."""
+    addresses = [sources[key]["url"] if key in sources else key for key in row["source"]]
+    unconfirmed = tuple(row.get("unconfirmed", ()))
+    return Entry(name, row["config"], row.get("num_params"), "; ".join(addresses), unconfirmed)
 
 
 def _data() -> bytes:
