@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 class _Optimizer(NamedTuple):
     """What the ``optimizer`` block says."""
 
-    type: str
-    params: dict[str, Any]
+    block: dict[str, Any]
+    """``type`` and ``params``."""
     tested: bool
     """Whether ZeRO accepts it without ``zero_allow_untested_optimizer`` (DeepSpeed runtime/zero/utils.py:45-77)."""
 
@@ -41,6 +41,24 @@ _LEFT_TO_LOADER = {
 }
 
 
+# Settings whose keys stand in a template of their own, with the value that needs no key.
+_USUAL: dict[str, Any] = {
+    "grad_accum_dtype": None,
+    "communication_dtype": None,
+    "multi_rank_bucket_allreduce": True,
+    "round_robin_gradients": False,
+    "parameter_alignment": False,
+    "model_persistence_threshold": Settings.model_persistence_threshold,
+    "module_granularity_threshold": 0,
+    "allgather_sequential": False,
+    "hpz_partition_size": 1,
+    "quantized_weights": False,
+    "quantized_nontrainable_weights": False,
+    "quantized_gradients": False,
+    "memory_efficient_linear": True,
+}
+
+
 def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Optimizer | None:
     if settings.optimizer == "none":
         return None
@@ -52,7 +70,7 @@ def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Opti
     params = {key: "auto" if key in left else values[key] for key in keys}
     if name.startswith("Adam") and not settings.optimizer_fused and settings.offload_optimizer == "none":
         params["torch_adam"] = True
-    return _Optimizer(name, params, tested)
+    return _Optimizer({"type": name, "params": params}, tested)
 
 
 def _environment() -> Environment:
@@ -60,15 +78,21 @@ def _environment() -> Environment:
 
     from dsconf.resources import text
 
-    environment = Environment(
+    return Environment(
         loader=FunctionLoader(lambda name: text("templates", name)),
         undefined=StrictUndefined,
+        finalize=json.dumps,
         autoescape=False,
         auto_reload=False,
         optimized=False,
     )
-    environment.policies["json.dumps_kwargs"] = {"sort_keys": False}
-    return environment
+
+
+def _rare(settings: Settings, optimizer: _Optimizer | None) -> bool:
+    """Whether the config needs a key that few do; their templates then are read as well."""
+    untested = optimizer is not None and not optimizer.tested
+    swaps = "nvme" in (settings.offload_optimizer, settings.offload_param)
+    return untested or swaps or any(getattr(settings, field) != usual for field, usual in _USUAL.items())
 
 
 def _check(settings: Settings, target: str) -> None:
@@ -113,5 +137,6 @@ def render(
     }
     template = _environment().get_template(f"zero{settings.stage}.json.j2")
     auto = None if target == "deepspeed" else "auto"
-    raw = template.render(s=settings, auto=auto, optimizer=_optimizer(settings, target, values))
+    optimizer = _optimizer(settings, target, values)
+    raw = template.render(s=settings, auto=auto, optimizer=optimizer, rare=_rare(settings, optimizer))
     return json.dumps(json.loads(raw), indent=2, ensure_ascii=False) + "\n"
