@@ -47,28 +47,20 @@ class Activations(NamedTuple):
 @lru_cache(maxsize=4096)
 def activations(model: Model, shape: Shape, replay: str) -> Activations:
     """Activations of ``model``; ``replay``: checkpointing, empty, ``reentrant`` or ``nonreentrant``."""
-    ends = (*model.parameters.before, *model.parameters.after)
-    layer = _play_layer(model, shape)
-    r = Recorder(model, shape, ends)
-    x = r.tape.tensor(r.hidden(model.hidden))
-    _, logits = record_head(r, x)
-    head = r.tape.play([x])
-    e = Recorder(model, shape, ends)
-    record_embedding(e, tokens := e.tape.tensor(8 * shape.tokens, differentiable=False))
-    embedding = e.tape.play([tokens])
+    played = _play(model, shape)
+    layer, head, embedding = played.layer, played.head, played.embedding
     kept, forward_only = shared_bytes(model, shape)
-    width = r.hidden(model.hidden)
+    width = shape.tokens * model.hidden * shape.width
     saved, inside = (width, _replayed(layer, width, replay)) if replay else (layer.saved, layer.backward)
     own = width - layer.saved_input if replay else 0
     held = own + (width if replay == "reentrant" else 0)
-    del logits
     return Activations(
         bottom=embedding.saved + kept + (forward_only if replay else 0),
         forward_only=0 if replay else forward_only,
         layer=saved,
         layers=model.layers,
         head=head.saved,
-        logits=r.hidden(model.vocab),
+        logits=shape.tokens * model.vocab * shape.width,
         layer_forward=layer.dry_peak + width if replay else layer.forward_peak,
         head_forward=head.forward_peak,
         layer_backward=inside,
@@ -80,11 +72,23 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
     )
 
 
-def _play_layer(model: Model, shape: Shape) -> Played:
-    r = Recorder(model, shape, model.parameters.layer)
-    x = r.tape.tensor(r.hidden(model.hidden))
-    record_layer(r, x)
-    return r.tape.play([x])
+class _Parts(NamedTuple):
+    layer: Played
+    head: Played
+    embedding: Played
+
+
+@lru_cache(maxsize=4096)
+def _play(model: Model, shape: Shape) -> _Parts:
+    ends = (*model.parameters.before, *model.parameters.after)
+    width = shape.tokens * model.hidden * shape.width
+    layer = Recorder(model, shape, model.parameters.layer)
+    record_layer(layer, x := layer.tape.tensor(width))
+    head = Recorder(model, shape, ends)
+    record_head(head, y := head.tape.tensor(width))
+    embedding = Recorder(model, shape, ends)
+    record_embedding(embedding, ids := embedding.tape.tensor(8 * shape.tokens, differentiable=False))
+    return _Parts(layer.tape.play([x]), head.tape.play([y]), embedding.tape.play([ids]))
 
 
 def _replayed(layer: Played, width: int, replay: str) -> Heights:
