@@ -117,14 +117,22 @@ def in_layer(step: Step, layer: int, held: Terms, *, hoarded: bool = False) -> S
     return Sketch("backward", name, terms)
 
 
-def at_hook(step: Step, layer: int, event: int) -> Terms:
-    """Activations alive when the hook of one parameter runs."""
+def live_at_hook(step: Step, layer: int, event: int) -> int:
+    """Bytes of activations alive when the hook of one parameter runs, the tied gradient included."""
     act = step.act
     if layer < 0:
-        return (("saved activations", act.bottom + (act.embedding_live[event] if event >= 0 else 0)),)
+        return act.bottom + (act.embedding_live[event] if event >= 0 else 0)
     if layer == act.layers:
-        return (*_saved(act.kept + act.head_live[event]), *_tied(step))
-    return (*_saved(act.bottom + layer * act.layer + act.layer_live[event]), *_tied(step))
+        return act.kept + act.head_live[event] + act.tied
+    return act.bottom + layer * act.layer + act.layer_live[event] + act.tied
+
+
+def at_hook(step: Step, layer: int, event: int) -> Terms:
+    """What is alive when the hook of one parameter runs, by name."""
+    live = live_at_hook(step, layer, event)
+    if layer < 0 or not step.act.tied:
+        return _saved(live)
+    return (*_saved(live - step.act.tied), *_tied(step))
 
 
 def embedding_gradient(step: Step, held: Terms, numel: int) -> Sketch:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.memory.hooks import flushes, hooks, in_order, owned
+from dsconf.memory.hooks import Flush, flushes, hooks, in_order, owned
 from dsconf.memory.states import Terms
 from dsconf.memory.timeline import (
     Sketch,
@@ -13,6 +13,7 @@ from dsconf.memory.timeline import (
     embedding_gradient,
     forward,
     in_layer,
+    live_at_hook,
     start_of_backward,
 )
 
@@ -73,22 +74,30 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     own = () if _compact(step) and early else _own(step)
     layers = step.act.layers
     yield in_layer(step, layers - 1, (*early, *bucket))
-    held: Terms = ()
-    for flush in flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles):
-        live = at_hook(step, flush.layer, flush.event)
+    found = flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles)
+    own_bytes = sum(size for _, size in own)
+
+    def height(flush: Flush) -> int:
+        return live_at_hook(step, flush.layer, flush.event) + width * (flush.waiting + flush.outside)
+
+    def waiting(flush: Flush) -> Terms:
         # A parameter larger than the bucket stays outside it, as its own gradient (Z12:1443-1449).
-        base = (*early, *bucket, *live, ("newest gradient", width * (flush.waiting + flush.outside)))
-        before = own if flush.held else ()
-        copy = (("reduce copy", width * flush.copied),) if flush.copied else ()
-        yield Sketch("backward", "reducing a bucket", (*base, *before, *copy))
-        if flush.mine:
-            extra = (("fp64 gradient for the norm", 8 * flush.mine),) if offloaded else ()
-            yield Sketch("backward", "keeping the own gradients", (*base, *own, *extra))
-            if 0 <= flush.layer < layers:
-                yield in_layer(step, flush.layer, (*early, *bucket, *own))
-            if flush.layer >= 0:
-                held = own
-    yield embedding_gradient(step, (*early, *bucket, *held), hooks(step.model).embedding)
+        newest = width * (flush.waiting + flush.outside)
+        return (*early, *bucket, *at_hook(step, flush.layer, flush.event), ("newest gradient", newest))
+
+    reduced = max(found, key=lambda f: height(f) + width * f.copied + (own_bytes if f.held else 0))
+    copy = (("reduce copy", width * reduced.copied), *(own if reduced.held else ()))
+    yield Sketch("backward", "reducing a bucket", (*waiting(reduced), *copy))
+    mine = [flush for flush in found if flush.mine]
+    if mine:
+        kept = max(mine, key=lambda f: height(f) + (8 * f.mine if offloaded else 0))
+        norm = (("fp64 gradient for the norm", 8 * kept.mine),) if offloaded else ()
+        yield Sketch("backward", "keeping the own gradients", (*waiting(kept), *own, *norm))
+    inner = [flush.layer for flush in mine if 0 <= flush.layer < layers]
+    if inner:
+        yield in_layer(step, max(inner), (*early, *bucket, *own))
+    early_own = own if any(flush.layer >= 0 for flush in mine) else ()
+    yield embedding_gradient(step, (*early, *bucket, *early_own), hooks(model).embedding)
 
 
 def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dsconf.memory.gather import Gathered, Limits, gathered
 from dsconf.memory.hooks import hooks
 from dsconf.memory.states import Terms
-from dsconf.memory.subgroups import reductions, shards
+from dsconf.memory.subgroups import Reduction, reductions, shards
 from dsconf.memory.timeline import (
     Sketch,
     Step,
@@ -15,6 +15,7 @@ from dsconf.memory.timeline import (
     embedding_gradient,
     forward,
     in_layer,
+    live_at_hook,
     replay,
     start_of_backward,
 )
@@ -72,18 +73,25 @@ def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
     for layer in {best, act.layers - 1}:
         held = (*_weights(step, live.backward[layer]), *_secondary(step, live.backward[layer]))
         yield in_layer(step, layer, held)
-    for one in reductions(step.model, step.settings.reduce_bucket_size, step.world_size):
-        elements = live.backward[one.layer] if 0 <= one.layer < act.layers else live.head
-        if one.layer < 0:
-            elements = live.end
-        terms = (
-            *_weights(step, elements),
-            *_secondary(step, elements),
-            *at_hook(step, one.layer, one.event),
-            ("newest gradient", width.model * one.waiting),
-            *_copy(step, one.copied),
-        )
-        yield Sketch("backward", "reducing a bucket", terms)
+    found = reductions(step.model, step.settings.reduce_bucket_size, step.world_size)
+
+    def around(layer: int) -> int:
+        return live.backward[layer] if 0 <= layer < act.layers else live.head if layer >= 0 else live.end
+
+    def height(one: Reduction) -> int:
+        copy = sum(size for _, size in _copy(step, one.copied))
+        return live_at_hook(step, one.layer, one.event) + width.model * (around(one.layer) + one.waiting) + copy
+
+    one = max(found, key=height)
+    elements = around(one.layer)
+    terms = (
+        *_weights(step, elements),
+        *_secondary(step, elements),
+        *at_hook(step, one.layer, one.event),
+        ("newest gradient", width.model * one.waiting),
+        *_copy(step, one.copied),
+    )
+    yield Sketch("backward", "reducing a bucket", terms)
     yield embedding_gradient(step, _weights(step, live.end), hooks(step.model).embedding)
 
 
