@@ -1,4 +1,4 @@
-"""The GPUs that dsconf knows by name, read from ``gpus.json``; every figure there names its source."""
+"""The GPUs that dsconf knows by name, read from ``gpus.json``; every figure there names what it was read in."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _plain(name: str) -> str:
     return word
 
 
-def _gpu(row: dict[str, Any], sources: dict[str, dict[str, str]]) -> Gpu:
+def _gpu(row: dict[str, Any], sources: dict[str, dict[str, str | None]]) -> Gpu:
     figures = {key: value for key, value in row.items() if isinstance(value, list) and key != "aliases"}
     keys = dict.fromkeys(source for _, source in figures.values())
     return Gpu(
@@ -34,8 +34,13 @@ def _gpu(row: dict[str, Any], sources: dict[str, dict[str, str]]) -> Gpu:
         link_bandwidth=figures["link_gb_per_s"][0] * _GIGA,
         host_bandwidth=figures["host_gb_per_s"][0] * _GIGA,
         has_bf16=row["has_bf16"],
-        source="; ".join(f"{sources[key]['title']} ({sources[key]['url']})" for key in keys),
+        source="; ".join(_cited(sources[key]) for key in keys),
     )
+
+
+def _cited(source: dict[str, str | None]) -> str:
+    """Title and address; a figure found by a text search has no address."""
+    return f"{source['title']} ({source['url']})" if source["url"] else f"{source['title']}"
 
 
 def _beside(name: str) -> bytes:

@@ -26,7 +26,7 @@ FORM = {
                 "additionalProperties": False,
                 "properties": {
                     "title": {"type": "string", "minLength": 10},
-                    "url": {"type": "string", "pattern": "^https://"},
+                    "url": {"type": ["string", "null"], "pattern": "^https://"},
                     "as_of": {"type": "string", "pattern": r"^20\d\d-\d\d-\d\d$"},
                 },
             }
@@ -68,6 +68,18 @@ def test_the_data_file_has_the_right_form():
 def test_every_source_is_used():
     used = {row[key][1] for row in DOCUMENT["gpus"] for key in FIGURES}
     assert used == set(DOCUMENT["sources"])
+
+
+def test_a_card_has_more_than_sources_without_an_address():
+    named = {key for key, source in DOCUMENT["sources"].items() if source["url"]}
+    for row in DOCUMENT["gpus"]:
+        assert {row[key][1] for key in FIGURES} & named - {"pcie"}
+
+
+def test_cards_that_only_bridges_join_talk_over_pcie():
+    for row in DOCUMENT["gpus"]:
+        if "PCIe" in row["name"] or "NVL " in row["name"]:
+            assert row["link_gb_per_s"] == row["host_gb_per_s"]
 
 
 def test_no_word_stands_for_two_gpus():
