@@ -37,24 +37,34 @@ class _Busy(NamedTuple):
     backward: float
 
 
-def _waits(job: Job, busy: _Busy) -> tuple[float, float]:
-    """Seconds that each micro-batch, and the step, wait for communication."""
+class _Waits(NamedTuple):
+    """Seconds that forward, backward and the step wait for communication."""
+
+    forward: float
+    backward: float
+    step: float
+
+
+def _waits(job: Job, busy: _Busy) -> _Waits:
     collectives = communication.collectives(job)
     overlap = communication.overlaps(job.settings)
-    forward = communication.exposed(collectives.forward, busy.forward, overlap)
-    backward = communication.exposed(collectives.backward, busy.backward, overlap)
     boundary = communication.exposed(collectives.boundary, busy.backward, overlap)
-    return forward + backward, boundary + collectives.step
+    return _Waits(
+        communication.exposed(collectives.forward, busy.forward, overlap),
+        communication.exposed(collectives.backward, busy.backward, overlap),
+        boundary + collectives.step,
+    )
 
 
-def _offload(job: Job, busy: _Busy) -> tuple[float, float]:
+def _offload(job: Job, busy: _Busy, waits: _Waits) -> tuple[float, float]:
     """Seconds that each micro-batch, and the step, wait for the host or the drive.
 
-    Stage 3 fetches offloaded parameters ahead and hides what computing covers; gradients go after their bucket.
+    Stage 3 fetches offloaded parameters ahead, over a link of its own, and hides what computing and communication
+    cover; gradients go after their bucket.
     """
     copies, reads = offload.parameter_copy(job), offload.nvme_parameters(job)
-    forward = communication.exposed(max(copies[0], reads[0]), busy.forward, True)
-    backward = communication.exposed(max(copies[1], reads[1]), busy.backward, True)
+    forward = communication.exposed(max(copies[0], reads[0]), busy.forward + waits.forward, True)
+    backward = communication.exposed(max(copies[1], reads[1]), busy.backward + waits.backward, True)
     step = max(offload.cpu_step(job), offload.nvme_step(job)) + reads[2]
     return forward + backward + offload.gradient_copy(job), step
 
@@ -71,7 +81,8 @@ def step_time(job: Job) -> StepTime:
     behind = backward.gpu + again.gpu + gradients
     launched = backward.launch + again.launch + optimizer.hook_seconds(job)
     busy = _Busy(max(forward.gpu, forward.launch), max(behind, launched))
-    waits, offloads = _waits(job, busy), _offload(job, busy)
+    waits = _waits(job, busy)
+    offloads = _offload(job, busy, waits)
     both = compute.total(forward, backward)
     parts = {
         "matmul": accumulation * both.matmul,
@@ -81,7 +92,7 @@ def step_time(job: Job) -> StepTime:
         "recompute": accumulation * again.gpu,
         "launch": accumulation * (busy.forward - forward.gpu + busy.backward - behind),
         "gradients": accumulation * gradients,
-        "communication": accumulation * waits[0] + waits[1],
+        "communication": accumulation * (waits.forward + waits.backward) + waits.step,
         "offload": accumulation * offloads[0] + offloads[1],
         "optimizer": optimizer.step_seconds(job),
     }
