@@ -76,9 +76,7 @@ def main() -> None:
     missed = []
     for name, (_, bound) in COMMANDS.items():
         ratio = median(times[name]) / baseline
-        print(
-            f"{name:<12}{median(times[name]) * 1e3:>10.0f}{min(times[name]) * 1e3:>9.0f}{ratio:>8.2f}{bound:>8.1f}"
-        )
+        print(f"{name:<12}{median(times[name]) * 1e3:>10.0f}{min(times[name]) * 1e3:>9.0f}{ratio:>8.2f}{bound:>8.1f}")
         if ratio > bound:
             missed.append(name)
     print(f"baseline: python {' '.join(BASELINE[1:])}")

@@ -102,6 +102,4 @@ def fake_verdict(estimate: Estimate, cluster: Cluster) -> str:
     return "yes" if share <= 0.9 else "tight" if share <= 1 else "no"
 
 
-FAKES = Tools(
-    fake_estimate, fake_step_time, lambda cluster: int(0.9 * cluster.gpu.memory_bytes) - GIB, fake_verdict
-)  # type: ignore[arg-type]
+FAKES = Tools(fake_estimate, fake_step_time, lambda cluster: int(0.9 * cluster.gpu.memory_bytes) - GIB, fake_verdict)  # type: ignore[arg-type]

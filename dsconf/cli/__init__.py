@@ -15,8 +15,8 @@ from dsconf.errors import DsconfError, nearest
 # The summaries stand here so that --help need not import the commands.
 COMMANDS = {
     "recommend": "Choose the fastest config that fits, and write it.",
-    "estimate": "Say what each GPU and each node will hold, byte by byte.",
-    "stages": "Compare ZeRO stages 0 to 3 side by side.",
+    "estimate": "Say what each GPU and each node will hold, byte by byte, and when.",
+    "stages": "Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.",
     "validate": "Check ds_config files against DeepSpeed's own rules.",
     "check": "Prove a config by running a short real DeepSpeed step.",
 }
@@ -44,6 +44,8 @@ class LazyGroup(click.Group):
             message, code = error.format_message(), error.exit_code
         except DsconfError as error:
             message, code = str(error), error.exit_code
+        except OSError as error:
+            message, code = f"cannot write the result: {error.strerror}", 2
         else:
             sys.exit(code if isinstance(code, int) else 0)
         click.echo(f"dsconf: {message}", err=True)

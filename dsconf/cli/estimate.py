@@ -30,9 +30,9 @@ def command(explain: str | None, rank: str, output_format: str, **words: Any) ->
     from dsconf.memory.api import DEFAULT_STAGE, read_job, read_rank
     from dsconf.memory.estimate import estimate
 
+    job = read_job(**words)
     if words["stage"] is None and words["config"] is None:
         click.echo(f"dsconf: no --config and no --stage given, so this is ZeRO stage {DEFAULT_STAGE}", err=True)
-    job = read_job(**words)
     found = estimate(job, read_rank(rank))
     named = words["gpu"] is not None or words["gpu_memory"] is not None
     fits = _verdict(found, job.cluster.gpu) if named else None

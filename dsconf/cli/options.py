@@ -69,9 +69,7 @@ def combine(*decorators: Callable[[F], F]) -> Callable[[F], F]:
 
 
 model_options = combine(
-    click.option(
-        "--params", type=COUNT, help="Size of the model, e.g. 70B; a realistic shape is chosen and shown."
-    ),
+    click.option("--params", type=COUNT, help="Size of the model, e.g. 70B; a realistic shape is chosen and shown."),
     click.option(
         "--model", metavar="PATH_OR_NAME", help="A Hugging Face config.json (or its folder), or a known name."
     ),
@@ -79,9 +77,7 @@ model_options = combine(
 cluster_options = combine(
     click.option("--gpus", type=WHOLE, required=True, help="Total number of GPUs: the world size."),
     click.option("--gpu", metavar="NAME", help="Kind of GPU, e.g. h100-80gb."),
-    click.option(
-        "--gpu-memory", type=BYTES, metavar="SIZE", help="Memory of one GPU, e.g. 80GiB, instead of --gpu."
-    ),
+    click.option("--gpu-memory", type=BYTES, metavar="SIZE", help="Memory of one GPU, e.g. 80GiB, instead of --gpu."),
     click.option("--gpus-per-node", type=WHOLE, default=8, show_default=True, help="GPUs in one node."),
     click.option("--host-memory", type=BYTES, metavar="SIZE", help="Memory of one node, e.g. 1TiB."),
     click.option("--nvme", metavar="PATH", help="Path on a fast local disk, for NVMe offload."),
@@ -109,14 +105,10 @@ workload_options = combine(
         help="Model built under deepspeed.zero.Init [default: at stage 3].",
     ),
     click.option("--lora-rank", type=WHOLE, help="Train LoRA adapters of this rank on every linear layer."),
-    click.option(
-        "--quantize", type=click.Choice(["4bit", "8bit"]), help="Store the frozen weights quantized (QLoRA)."
-    ),
+    click.option("--quantize", type=click.Choice(["4bit", "8bit"]), help="Store the frozen weights quantized (QLoRA)."),
 )
 
 
 def format_option(*choices: str) -> Callable[[F], F]:
     """``--format``; the first choice is the default."""
-    return click.option(
-        "--format", "output_format", type=click.Choice(choices), default=choices[0], show_default=True
-    )
+    return click.option("--format", "output_format", type=click.Choice(choices), default=choices[0], show_default=True)

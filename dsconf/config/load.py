@@ -112,9 +112,7 @@ def parse(name: str, text: str) -> Loaded:
         raise LoadError(name, "is empty; DeepSpeed needs at least a batch size")
     try:
         try:
-            config = json.loads(
-                text, object_pairs_hook=_no_duplicates, parse_constant=_constant, parse_float=_number
-            )
+            config = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_constant, parse_float=_number)
         except json.JSONDecodeError as error:
             not_json = f"line {error.lineno}, column {error.colno}: {error.msg}"
             config = _from_hjson(name, text, error)

@@ -79,7 +79,8 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     ranks = (rank,) if rank is not None else _candidates(job)
     found = max((_highest(job, r) for r in ranks), key=lambda highest: highest.num_bytes)
     chosen = found.rank
-    winners = tuple(_moment(sketch, found.stays) for _, sketch in found.phases.values())
+    kind = wrapper(job.settings)
+    winners = tuple(_moment(sketch, found.stays, kind) for _, sketch in found.phases.values())
     peak = max(winners, key=lambda moment: moment.num_bytes)
     host = host_terms(job, chosen)
     per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
@@ -124,9 +125,10 @@ def _candidates(job: Job) -> tuple[int, ...]:
     return tuple(dict.fromkeys((0, fullest(job.model, world_size), world_size - 1)))
 
 
-def _moment(sketch: Sketch, stays: Terms) -> Moment:
+def _moment(sketch: Sketch, stays: Terms, kind: str) -> Moment:
     sizes: dict[str, int] = {}
     for name, size in (*stays, *sketch.terms):
         if size:
             sizes[name] = sizes.get(name, 0) + size
-    return Moment(sketch.phase, sketch.name, tuple(Term(name, size, *TERMS[name]) for name, size in sizes.items()))
+    terms = (Term(name, size, TERMS[name].formula, TERMS[name].place(kind)) for name, size in sizes.items())
+    return Moment(sketch.phase, sketch.name, tuple(terms))

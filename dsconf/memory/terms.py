@@ -1,51 +1,103 @@
 """What each term of the memory model is, in words, and where it is allocated.
 
-Z12 and Z3 are DeepSpeed 0.19.8's runtime/zero/stage_1_and_2.py and stage3.py; ENG runtime/engine.py; FO
-runtime/fp16/fused_optimizer.py; PP runtime/zero/partition_parameters.py; CO partitioned_param_coordinator.py.
+Files of DeepSpeed 0.19.8 are named from its root, with the line where the allocation begins.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
+ZERO12 = "runtime/zero/stage_1_and_2.py"
+ZERO3 = "runtime/zero/stage3.py"
+ENGINE = "runtime/engine.py"
+FP16 = "runtime/fp16/fused_optimizer.py"
+BF16 = "runtime/bf16_optimizer.py"
+GATHER = "runtime/zero/partitioned_param_coordinator.py"
+PARTITION = "runtime/zero/partition_parameters.py"
+AUTOGRAD = "torch autograd"
+
 
 class Known(NamedTuple):
-    """Formula in words, and the place of the allocation."""
+    """A term's formula in words, and the place of its allocation under each optimizer wrapper.
+
+    ``places`` maps a wrapper (memory/states.py: wrapper) to the place; ``""`` is for the others.
+    """
 
     formula: str
-    source: str
+    places: dict[str, str]
+
+    def place(self, wrapper: str) -> str:
+        """Where it is allocated under ``wrapper``."""
+        return self.places.get(wrapper) or self.places.get("", "")
 
 
 TERMS: dict[str, Known] = {
-    "parameters": Known("bytes of the model's type × parameters (÷ ranks at stage 3)", "Z12:441,534; Z3:966"),
-    "frozen parameters": Known("bytes of the model's type × frozen parameters (÷ ranks at stage 3)", "Z12:429; Z3:966"),
-    "master weights": Known("4 bytes × trained parameters ÷ ranks", "Z12:560; Z3:1170; FO:89"),
-    "optimizer states": Known(
-        "8 bytes (Adam) × trained parameters ÷ ranks, made in the first step", "ops/adam/fused_adam.py"
+    "parameters": Known(
+        "bytes of the model's type × trained parameters (÷ ranks at stage 3)",
+        {
+            "zero12": f"{ZERO12}:441",
+            "zero3": f"{ZERO3}:966",
+            "fp16": f"{FP16}:89",
+            "bf16": f"{BF16}:166",
+            "": "the model",
+        },
     ),
-    "optimizer states of the whole model": Known("torch's Adagrad makes its sums at construction", "Z12:946"),
+    "frozen parameters": Known(
+        "bytes of their type × frozen parameters (÷ ranks at stage 3)", {"zero3": f"{PARTITION}:1690", "": "the model"}
+    ),
+    "master weights": Known(
+        "4 bytes × trained parameters ÷ ranks",
+        {"zero12": f"{ZERO12}:560", "zero3": f"{ZERO3}:1170", "fp16": f"{FP16}:103", "bf16": f"{BF16}:182"},
+    ),
+    "optimizer states": Known(
+        "8 bytes (Adam) × trained parameters ÷ ranks, made in the first step", {"": "the optimizer's first step()"}
+    ),
+    "optimizer states of the whole model": Known(
+        "torch's Adagrad makes its sums when it is built", {"": f"{ZERO12}:946"}
+    ),
     "gradients": Known(
         "whole gradients of the parameters that reach into this rank's slice; a flat buffer at stage 3",
-        "Z12:2184; Z3:791",
+        {"zero12": f"{ZERO12}:2184", "zero3": f"{ZERO3}:791", "bf16": f"{BF16}:191"},
     ),
-    "gradients of this step": Known("bytes of the model's type × trained parameters, kept to the step", "ENG:3531"),
-    "gradients still to reduce": Known("whole gradients that wait for their bucket (stage 1)", "Z12:2284"),
-    "DDP buckets": Known("a second copy of all gradients", "torch/nn/parallel/distributed.py"),
-    "reduce bucket": Known("reduce_bucket_size × bytes of the gradient, twice with overlap_comm", "Z12:3256; Z3:780"),
-    "reduce copy": Known("the bucket flattened anew for the collective", "Z12:1706,2367; Z3:1918"),
-    "newest gradient": Known("gradient of the parameter whose hook runs", "torch autograd"),
-    "tied embedding gradient": Known("the output projection's gradient, held for the embedding's", "torch autograd"),
-    "embedding gradient": Known("vocabulary × hidden, once more for the sum when tied", "torch autograd"),
-    "gathered weights": Known("weights gathered, prefetched or kept for reuse", "CO:353-485,634; PP:757"),
-    "secondary partition": Known("a copy of every parameter ÷ zero_hpz_partition_size", "PP:1900"),
-    "offload staging buffer": Known("bytes of the model's type × largest parameter", "Z12:659"),
-    "saved activations": Known("what the layers kept for backward", "torch autograd, operation by operation"),
-    "layer in progress": Known("one layer's operations at their highest", "torch autograd, operation by operation"),
-    "logits and loss": Known("tokens × vocabulary in the model's type and in fp32", "transformers loss_utils.py"),
-    "cuBLAS workspaces": Known("32 MiB for each of forward's and backward's thread", "torch CublasHandlePool.cpp"),
-    "fp64 gradient for the norm": Known("8 bytes × largest piece of one gradient", "Z12:2683; Z3:2454"),
-    "flat gradient": Known("the gradients flattened for the step", "Z12:3112; Z3:2683; FO:282"),
-    "fp32 gradient": Known("4 bytes × elements of the step", "Z12:3119; Z3:2695; FO:282"),
-    "overflow masks": Known("isinf and isnan over the gradient buffer (fp16)", "Z3:2814"),
-    "optimizer temporaries": Known("one list of square roots (torch's foreach optimizers)", "torch/optim/adam.py"),
+    "gradients of this step": Known(
+        "bytes of the model's type × trained parameters, kept until the step", {"": f"{ENGINE}:3531"}
+    ),
+    "gradients still to reduce": Known("whole gradients that wait for their bucket", {"": f"{ZERO12}:2284"}),
+    "DDP buckets": Known("a second copy of all gradients", {"": "torch/nn/parallel/distributed.py"}),
+    "reduce bucket": Known(
+        "reduce_bucket_size × bytes of the gradient, twice with overlap_comm at stages 1 and 2",
+        {"zero12": f"{ZERO12}:3256", "zero3": f"{ZERO3}:780"},
+    ),
+    "reduce copy": Known(
+        "the bucket flattened anew for the collective",
+        {"zero12": f"{ZERO12}:2367", "zero3": "runtime/comm/coalesced_collectives.py:141", "": f"{ENGINE}:3795"},
+    ),
+    "newest gradient": Known("gradient of the parameter whose hook runs", {"": AUTOGRAD}),
+    "tied embedding gradient": Known("the output projection's gradient, held for the embedding's", {"": AUTOGRAD}),
+    "embedding gradient": Known("vocabulary × hidden, once more for the sum when tied", {"": AUTOGRAD}),
+    "gathered weights": Known("weights gathered, prefetched or kept for reuse", {"": f"{GATHER}:353"}),
+    "secondary partition": Known("a copy of every parameter ÷ zero_hpz_partition_size", {"": f"{PARTITION}:1900"}),
+    "offload staging buffer": Known("bytes of the model's type × largest parameter", {"": f"{ZERO12}:659"}),
+    "saved activations": Known("what the layers kept for backward, operation by operation", {"": AUTOGRAD}),
+    "layer in progress": Known("one layer's operations at their highest", {"": AUTOGRAD}),
+    "logits and loss": Known(
+        "tokens × vocabulary in the model's type and in fp32", {"": "transformers/loss/loss_utils.py"}
+    ),
+    "cuBLAS workspaces": Known(
+        "32 MiB for each of forward's and backward's thread", {"": "torch: CublasHandlePool.cpp"}
+    ),
+    "fp64 gradient for the norm": Known(
+        "8 bytes × largest piece of one gradient", {"zero12": f"{ZERO12}:2683", "zero3": f"{ZERO3}:2454"}
+    ),
+    "flat gradient": Known(
+        "the gradients flattened for the step",
+        {"zero12": f"{ZERO12}:3112", "zero3": f"{ZERO3}:2683", "": f"{FP16}:282"},
+    ),
+    "fp32 gradient": Known(
+        "4 bytes × elements of the step", {"zero12": f"{ZERO12}:3119", "zero3": f"{ZERO3}:2695", "": f"{FP16}:313"}
+    ),
+    "overflow masks": Known("isinf and isnan over the gradient buffer (fp16)", {"": f"{ZERO3}:2814"}),
+    "optimizer temporaries": Known(
+        "one list of square roots (torch's foreach optimizers)", {"": "torch/optim/adam.py"}
+    ),
 }

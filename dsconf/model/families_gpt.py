@@ -129,9 +129,7 @@ def opt(c: HfConfig) -> Model:
     d = read_dims(c, c.count("ffn_dim"))
     width = c.optional_count("word_embed_proj_dim") or d.hidden
     pre_norm, affine = c.flag("do_layer_norm_before"), c.flag("layer_norm_elementwise_affine")
-    narrow = linear("model.decoder.project_out", d.hidden, width) + linear(
-        "model.decoder.project_in", width, d.hidden
-    )
+    narrow = linear("model.decoder.project_out", d.hidden, width) + linear("model.decoder.project_in", width, d.hidden)
     last = pre_norm and affine and not c.flag("_remove_final_layer_norm")
     before = (
         *embedding("model.decoder.embed_tokens", d.vocab, width),

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 HEADERS = (
     "strategy",
     "offload",
-    "activation\ncheckpointing",
-    "micro-batch ×\naccumulation",
+    "recom-\nputes",
+    "batch ×\naccum.",
     "GPU GiB\na rank",
     "host GiB\na node",
     "fits",
@@ -43,7 +43,8 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield shape
     yield cluster_sentence(found.cluster)
     yield ""
-    yield table(HEADERS, [_row(candidate, found) for candidate in best_of_each(found.candidates)], (0, 1, 2, 9))
+    rows = sorted(best_of_each(found.candidates), key=lambda candidate: candidate is not found.recommended)
+    yield table(HEADERS, [_row(candidate, found) for candidate in rows], (0, 1, 2, 9))
     yield _examined(found)
     yield ""
     if found.recommended is not None:

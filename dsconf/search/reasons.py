@@ -41,10 +41,9 @@ def notes(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
 
 
 def runner_up(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best of the candidates behind the winner that fits and differs from it in more than its batch."""
+    """The best of the other candidates that fits and differs from the winner in more than its batch."""
     others = (other for other in candidates if other.fits != "no" and other.settings.engine == "deepspeed")
-    behind = (other for other in others if other.tokens_per_second <= winner.tokens_per_second)
-    return next((other for other in behind if combination(other) != combination(winner)), None)
+    return next((other for other in others if combination(other) != combination(winner)), None)
 
 
 def loss(candidate: Candidate, winner: Candidate) -> str:
@@ -74,13 +73,13 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
     fitting = sum(candidate.fits == "yes" for candidate in candidates)
     if winner.fits == "tight":
         return f"{name(winner)}: nothing fits with headroom, and this is the fastest of what fits tightly."
-    if winner.offloads and winner.job.cluster.host_memory_bytes is None:
-        return f"{name(winner)}: nothing fits without offload, and this is the fastest of the {fitting} that fit."
+    unasked = winner.offloads and winner.job.cluster.host_memory_bytes is None
+    lead = "nothing fits without offload, and this is " if unasked else ""
     fastest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
     if fastest.tokens_per_second > winner.tokens_per_second:
         gain = loss(fastest, winner)
-        return f"{name(winner)}: the plainest of the fastest; {name(fastest)} would give {gain}, too few to tell."
-    return f"{name(winner)}: the fastest of the {fitting} candidates that fit with headroom."
+        return f"{name(winner)}: {lead}the plainest of the fastest; {name(fastest)} would give {gain}, too few to tell."
+    return f"{name(winner)}: {lead}the fastest of the {fitting} candidates that fit with headroom."
 
 
 def _fullest(winner: Candidate) -> str:

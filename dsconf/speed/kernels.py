@@ -49,9 +49,7 @@ def _at_head_size(fractions: tuple[float, float], head_dim: int) -> float:
     return small + (large - small) * (min(head_dim, 128) - 64) / 64
 
 
-def attention(
-    gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int
-) -> tuple[float, float]:
+def attention(gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int) -> tuple[float, float]:
     """Seconds of one layer's causal flash attention, forward and backward.
 
     Forward is 2 · seq_len² · head_dim FLOPs a head (two products, half of each masked); backward is five products,

@@ -26,9 +26,7 @@ def test_the_table_has_four_stages() -> None:
 
 
 def test_each_stage_holds_less_than_the_one_before() -> None:
-    peaks = [
-        row["estimate"]["process_bytes"] for row in rows("--params", "7B", "--gpus", "8", "--gpu-memory", "80GiB")
-    ]
+    peaks = [row["estimate"]["process_bytes"] for row in rows("--params", "7B", "--gpus", "8", "--gpu-memory", "80GiB")]
     assert peaks == sorted(peaks, reverse=True)
 
 

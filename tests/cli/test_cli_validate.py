@@ -40,8 +40,7 @@ def test_an_error_is_exit_1_and_a_line_an_editor_can_follow(files):
     first, summary = result.stdout.splitlines()
     assert result.exit_code == 1
     assert (
-        first
-        == f"{files / 'bad.json'}:3:25: error DS101 zero_optimization.stagee: unknown key; did you mean 'stage'?"
+        first == f"{files / 'bad.json'}:3:25: error DS101 zero_optimization.stagee: unknown key; did you mean 'stage'?"
     )
     assert summary.startswith("1 file: 1 error, 0 warnings")
 

@@ -180,9 +180,7 @@ def deepspeed_config():
 
 
 def test_only_keys_that_matter_at_the_stage():
-    zero = {
-        stage: json.loads(render(Settings(stage=stage, micro_batch=1)))["zero_optimization"] for stage in range(4)
-    }
+    zero = {stage: json.loads(render(Settings(stage=stage, micro_batch=1)))["zero_optimization"] for stage in range(4)}
     assert zero[0] == {"stage": 0}
     reduction = {"stage", "contiguous_gradients", "overlap_comm", "reduce_scatter", "reduce_bucket_size"}
     assert set(zero[1]) == set(zero[2]) == {*reduction, "allgather_bucket_size"}

@@ -219,9 +219,7 @@ def test_without_gpus_only_what_fits_no_number_of_gpus_is_an_error():
 
 def test_findings_stand_where_their_key_stands(tmp_path):
     file = tmp_path / "ds.json"
-    file.write_text(
-        '{\n  "train_batch_size": 8,\n  "zero_optimization": {\n    "stagee": 3\n  },\n  "amp": {}\n}\n'
-    )
+    file.write_text('{\n  "train_batch_size": 8,\n  "zero_optimization": {\n    "stagee": 3\n  },\n  "amp": {}\n}\n')
     found = [(finding.code, finding.line, finding.column) for finding in findings(str(file))]
     assert found == [("DS101", 4, 5), ("DS105", 6, 3)]
 
@@ -269,11 +267,7 @@ def test_wrong_words_are_one_line(words):
 
 
 ODD = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 3)
-    | st.floats(allow_nan=False)
-    | st.sampled_from(["auto", "x", ""]),
+    st.none() | st.booleans() | st.integers(-3, 3) | st.floats(allow_nan=False) | st.sampled_from(["auto", "x", ""]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["stage", "type", "a"]), inner),
     max_leaves=6,
 )

@@ -220,9 +220,7 @@ def test_deepspeed_and_the_schema_agree_on_wrong_values():
             refused = False
         except Exception:
             refused = True
-        found = [
-            problem for problem in schema_problems({name: {**base, key: value}}) if problem.severity == "error"
-        ]
+        found = [problem for problem in schema_problems({name: {**base, key: value}}) if problem.severity == "error"]
         if refused is not bool(found):
             disagree.append((name, key, json.dumps(value), refused))
     assert disagree == []

@@ -134,9 +134,7 @@ def test_overlap_is_never_slower(job):
 @given(jobs())
 def test_offload_is_never_faster_on_a_gpu_that_computes_faster_than_its_host(job):
     cluster = replace(job.cluster, gpu=find_gpu("h100"))
-    at_home = replace(
-        job.settings, stage=max(1, job.settings.stage), offload_optimizer="none", offload_param="none"
-    )
+    at_home = replace(job.settings, stage=max(1, job.settings.stage), offload_optimizer="none", offload_param="none")
     offloaded = replace(at_home, offload_optimizer="cpu")
     not_faster(*(replace(job, cluster=cluster, settings=config) for config in (offloaded, at_home)))
 

@@ -34,9 +34,7 @@ def indivisible(case: Case) -> Iterator[Problem]:
     unit = (batch.micro or 1) * (batch.accumulation or 1)
     if batch.train % unit:
         given = " × ".join(str(n) for n in (batch.micro, batch.accumulation) if n)
-        yield Problem(
-            "DS202", "error", (TRAIN,), f"{batch.train} is not a multiple of {given}", "change one of them"
-        )
+        yield Problem("DS202", "error", (TRAIN,), f"{batch.train} is not a multiple of {given}", "change one of them")
     elif case.gpus is not None:
         sharing = whole(case.config.get("sequence_parallel_size", 1))
         ranks = data_parallel_ranks(case.config, case.gpus) if sharing else case.gpus

@@ -34,9 +34,7 @@ def master_without_zero(case: Case) -> Iterator[Problem]:
     for name, key in (*masters, (bf16, "bf16_optimizer_states")):
         if stage(case.config) == 0 and flag(block(case.config, name).get(key, False)):
             yield Problem("DS503", "error", (name, key), "needs ZeRO stage 1, 2 or 3", "leave it out")
-    states, master = (
-        block(case.config, bf16).get(key, False) for _, key in ((0, "bf16_optimizer_states"), masters[1])
-    )
+    states, master = (block(case.config, bf16).get(key, False) for _, key in ((0, "bf16_optimizer_states"), masters[1]))
     if flag(states) and not flag(master) and stage(case.config) != 0:
         advice = "set bf16_master_weights_and_grads too"
         yield Problem("DS504", "error", (bf16, "bf16_optimizer_states"), "needs 16-bit masters", advice)
