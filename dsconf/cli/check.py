@@ -14,8 +14,9 @@ if TYPE_CHECKING:
 
 
 @click.command(
+    "check",
     epilog="Example: dsconf check ds_config.json --model Qwen/Qwen2.5-0.5B --gpus 8. "
-    "Exit codes: 0 it ran, 1 it failed or the config is invalid, 2 wrong usage, 3 it cannot be run here."
+    "Exit codes: 0 it ran, 1 it failed or the config is invalid, 2 wrong usage, 3 it cannot be run here.",
 )
 @click.argument("file")
 @model_options

@@ -10,8 +10,9 @@ from dsconf.cli.options import WHOLE, format_option
 
 
 @click.command(
+    "validate",
     epilog="Exit codes: 0 valid, 1 at least one error was found, 2 a file cannot be read.\n\n"
-    "Example: dsconf validate ds_config.json --gpus 8"
+    "Example: dsconf validate ds_config.json --gpus 8",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
 @click.option("--gpus", type=WHOLE, help="World size: checks that the batch sizes fit it.")
