@@ -17,7 +17,7 @@ COMMANDS = {
     "recommend": "Choose the fastest config that fits, and write it.",
     "estimate": "Say what each GPU and each node will hold, byte by byte, and when.",
     "stages": "Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.",
-    "validate": "Check ds_config files against DeepSpeed's own rules.",
+    "validate": "Check ds_config files against DeepSpeed's own rules; - reads standard input.",
     "check": "Prove a config by running a short real DeepSpeed step.",
 }
 

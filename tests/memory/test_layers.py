@@ -150,8 +150,8 @@ def test_eager_layers_keep_what_the_tape_says(family: str, config: dict[str, Any
 FLASH = ["llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi", "gpt_neox"]
 COPIED = pytest.mark.xfail(
     strict=True,
-    reason="Phi-3's query is a view of the fused projection, so the rotated one lies head by head and the kernel's "
-    "output is copied for the output projection: 2 bytes x tokens x hidden more than the tape keeps",
+    reason="Phi-3 joins rotated and unrotated parts with torch.cat even where all is rotated, so the query lies head "
+    "by head and the kernel's output is copied for the output projection: 2 bytes x tokens x hidden that are left out",
 )
 
 

@@ -2,7 +2,7 @@
 
 The bound: measured may exceed predicted by 3 % or 4 MiB, and fall short of it by 2 % or 2 MiB. More upwards, because
 torch's allocator hands out whole blocks: what remains of a block of more than 1 MiB is given along when it is at most
-1 MiB (c10/cuda/CUDACachingAllocator.cpp: should_split), and these are models of two or three layers in which a tensor is
+1 MiB (c10/cuda/CUDACachingAllocator.cpp: should_split). These are models of two or three layers in which a tensor is
 2 to 11 MiB and ten of them are kept in a layer. Rows outside are named in OUTSIDE with their own bound and the reason.
 """
 
@@ -33,9 +33,9 @@ class Known(NamedTuple):
     high: float
 
 
-PHI3 = Known("views of the fused projection: FlashAttention's output is copied, which the model leaves out", 0.96, 1.07)
+PHI3 = Known("FlashAttention's output is copied after torch.cat, which the model leaves out", 0.96, 1.07)
 FALCON = Known("alibi: backward is lower than the model says, not understood", 0.88, 1.0)
-ALIBI_MASK = Known("the mask is made in fp32 for all heads in the forward that is run again", 1.0, 1.76)
+ALIBI_MASK = Known("the second forward of an eager alibi layer is higher, not understood", 1.0, 1.76)
 SEGMENTS = Known("not understood; kept and height exceed the model by the same 14 MiB", 1.0, 1.06)
 OUTSIDE = {
     ("phi3-sdpa-bf16-b2-s512-l2-v1024", "forward_end"): PHI3,
