@@ -18,7 +18,7 @@ COMMANDS = {
     "estimate": "Say what each GPU and each node will hold, byte by byte, and when.",
     "stages": "Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.",
     "validate": "Check ds_config files against DeepSpeed's own rules; - reads standard input.",
-    "check": "Prove a config by running a short real DeepSpeed step.",
+    "check": "Prove the ds_config FILE by running a short real DeepSpeed training.",
 }
 
 EPILOG = "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."
