@@ -1,0 +1,169 @@
+"""Predicted against measured peaks of rank 0: every case of both files, the way the benchmark reads them."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+import sys
+from pathlib import Path
+from statistics import median
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+REPO = Path(__file__).parents[2]
+MEASURED = REPO / "tests" / "measured"
+MIB = 2**20
+
+
+def _benchmark() -> ModuleType:
+    """benchmarks/accuracy.py, which is not installed with the package."""
+    spec = importlib.util.spec_from_file_location("accuracy", REPO / "benchmarks" / "accuracy.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+accuracy = _benchmark()
+FILES = ("h200-llama-qwen2-gpt2.jsonl", "h200-ten-families.jsonl")
+ROWS: dict[str, list[dict[str, Any]]] = {name: accuracy.read(MEASURED / name) for name in FILES}
+EVERY = [row for rows in ROWS.values() for row in rows]
+NAMED = {row["name"]: row for row in EVERY}
+
+AUTOCAST = (
+    "fp32 parameters under torch.autocast keep activations and copies of weights in bf16, which is not modelled yet"
+)
+OUTSIDE = {
+    "llama1b-ddp-amp-b2-s1024": AUTOCAST,
+    "gpt2m-ddp-amp": AUTOCAST,
+    "gpt2m-ddp-fp32": "the second step alone was 4 bytes a parameter higher than the third; see the test below",
+    "llama1b-z3-w8-fp16": "all three steps were skipped for overflow, so the moments never came; see the test below",
+}
+"""Cases that are further off than 3 %, and why."""
+
+
+def test_the_files_are_whole() -> None:
+    assert [len(rows) for rows in ROWS.values()] == [159, 66]
+    assert len(NAMED) == 225
+    assert set(OUTSIDE) <= set(NAMED)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMED if name not in OUTSIDE])
+def test_each_case_is_within_3_percent(name: str) -> None:
+    assert abs(accuracy.result_of(NAMED[name]).error) < 3
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.xfail(strict=True, reason=r)) for n, r in OUTSIDE.items()]
+)
+def test_cases_that_are_known_to_be_further_off(name: str) -> None:
+    assert abs(accuracy.result_of(NAMED[name]).error) < 3
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_in_the_median_they_are_within_half_a_percent(file: str) -> None:
+    assert median(abs(accuracy.result_of(row).error) for row in ROWS[file]) < 0.5
+
+
+def test_19_of_20_are_within_1_percent() -> None:
+    errors = [abs(accuracy.result_of(row).error) for row in EVERY]
+    assert accuracy.percentile(errors, 0.95) < 1
+
+
+def test_the_third_step_of_plain_ddp_is_as_predicted() -> None:
+    """gpt2m-ddp-fp32: forward and backward of step 2 were 1354 MiB higher than of step 3, 4 bytes x 354 823 168."""
+    row = NAMED["gpt2m-ddp-fp32"]
+    second, third = row["measured"]["iterations"][1:]
+    extra = 4 * row["n_params"] / MIB
+    assert second["bwd_mib"] - third["bwd_mib"] == pytest.approx(extra, abs=1)
+    assert accuracy.result_of(row).predicted / MIB == pytest.approx(third["bwd_mib"], rel=0.001)
+
+
+def test_without_the_moments_the_skipped_steps_are_as_predicted() -> None:
+    """llama1b-z3-w8-fp16: 8 bytes a parameter on an eighth are what the overflowed steps never allocated."""
+    row = NAMED["llama1b-z3-w8-fp16"]
+    without = accuracy.result_of(row).predicted - 8 * row["n_params"] // row["world_size"]
+    assert without / MIB == pytest.approx(row["measured"]["peak_mib"], rel=0.005)
+
+
+def test_parameters_are_counted_exactly() -> None:
+    for row in EVERY:
+        assert accuracy.job_of(row).model.num_params == row["n_params"] or row["lora"], row["name"]
+
+
+@pytest.mark.parametrize("name", ["llama1b-z2-w8-lora", "llama1b-z3-w8-lora"])
+def test_lora_trains_its_adapters_only(name: str) -> None:
+    """r x (inputs + outputs) of each linear layer: q, o 4096, k, v 2560, gate, up, down 10240 of 16 layers, r = 16."""
+    per_layer = 16 * (2 * (2048 + 2048) + 2 * (2048 + 512) + 3 * (2048 + 8192))
+    assert accuracy.job_of(NAMED[name]).model.parameters.trainable() == 16 * per_layer
+
+
+def test_deepspeeds_own_estimators_by_hand() -> None:
+    """2 + 18/N bytes at stage 2; at stage 3 18/N and 4 times the largest module, Llama's embedding of 128256 x 2048."""
+    total, embedding = 1_235_814_400, 128_256 * 2048
+    two = accuracy.result_of(NAMED["llama1b-z2-w64-b2-s1024"])
+    assert two.theirs == 2 * total + 18 * total // 64
+    three = accuracy.result_of(NAMED["llama1b-z3-w8-b2-s1024"])
+    assert three.theirs == 4 * embedding + 18 * total // 8
+    assert accuracy.result_of(NAMED["llama1b-z1-w8-b2-s1024"]).theirs is None
+
+
+def test_deepspeeds_own_estimators_are_deepspeeds() -> None:
+    """The same figures from DeepSpeed itself, for each case of the second file that it has an estimator for."""
+    pytest.importorskip("deepspeed")
+    from deepspeed.runtime.zero.stage3 import estimate_zero3_model_states_mem_needs
+    from deepspeed.runtime.zero.stage_1_and_2 import estimate_zero2_model_states_mem_needs
+
+    compared = 0
+    for row in ROWS["h200-ten-families.jsonl"]:
+        result = accuracy.result_of(row)
+        settings, total = result.job.settings, result.job.model.num_params
+        where = {"num_gpus_per_node": row["world_size"], "cpu_offload": settings.offload_optimizer != "none"}
+        if settings.stage == 2:
+            _, theirs = estimate_zero2_model_states_mem_needs(total, **where)
+        elif settings.stage == 3:
+            where["cpu_offload_params"] = settings.offload_param != "none"
+            largest = accuracy._largest_module(result.job)
+            _, theirs, _ = estimate_zero3_model_states_mem_needs(total, largest, **where)
+        else:
+            assert result.theirs is None
+            continue
+        assert result.theirs == pytest.approx(theirs, abs=1)
+        compared += 1
+    assert compared == 44
+
+
+def _run(*words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "benchmarks.accuracy", *words]
+    return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
+
+
+def test_the_benchmark_prints_cases_then_groups() -> None:
+    done = _run(str(MEASURED / "h200-ten-families.jsonl"), "--strict")
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert sum("-z" in line.split()[0] for line in lines if line.strip()) == 66
+    for group in (
+        "all",
+        "stage: ZeRO 1",
+        "family: mixtral",
+        "checkpointing: on",
+        "attention: eager",
+        "precision: fp16",
+    ):
+        assert any(line.startswith(group) for line in lines), group
+
+
+def test_the_benchmark_says_what_is_wrong_in_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jsonl"
+    for text, word in (("{", "broken.jsonl"), ("", "no cases"), (json.dumps({"name": "x"}), "has no 'model'")):
+        broken.write_text(text, encoding="utf-8")
+        done = _run(str(broken))
+        assert (done.returncode, len(done.stderr.splitlines())) == (1, 1)
+        assert word in done.stderr
+    assert _run(str(tmp_path / "missing.jsonl")).returncode == 1
