@@ -24,6 +24,11 @@ LIGHT = ("click", "jinja2", "jsonschema", "tabulate")
 # The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
 WORKER_SIDE = {"build", "failure", "gauge", "group", "guard", "steps", "tracker", "worker"}
 
+# What traces a live torch.nn.Module: whoever has one has torch. The first two are loaded by the others alone, in the
+# functions that trace, so that planning without a module needs no torch.
+TORCH_SIDE = {"tracer", "cuda_kernels"}
+TRACING = TORCH_SIDE | {"traced", "blocks"}
+
 BASE = {"errors", "units", "resources", "workload"}
 SHAPES = BASE | {"model", "cluster"}
 JOBS = SHAPES | {"config", "job"}
@@ -58,6 +63,10 @@ def _part(path: Path) -> str:
 
 def _in_worker(path: Path) -> bool:
     return _part(path) == "live" and path.stem in WORKER_SIDE
+
+
+def _is_tracing(path: Path, files: set[str]) -> bool:
+    return _part(path) == "memory" and path.stem in files
 
 
 def _modules(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -119,7 +128,8 @@ def test_only_a_launched_rank_imports_an_engine(path: Path) -> None:
     if _in_worker(path):
         return
     names = {name for name, _ in _modules(ast.parse(path.read_text()))}
-    assert {name.split(".")[0] for name in names} & set(HEAVY) == set()
+    allowed = {"torch"} if _is_tracing(path, TRACING) else set()
+    assert {name.split(".")[0] for name in names} & set(HEAVY) <= allowed
     assert names & {f"dsconf.live.{module}" for module in WORKER_SIDE} == set()
 
 
@@ -133,8 +143,12 @@ def test_libraries_are_imported_where_they_are_used(path: Path) -> None:
     tree = ast.parse(path.read_text())
     running = _top_level(tree)
     top = {name.split(".")[0] for name, node in _modules(tree) if node in running}
-    allowed = {"click"} if _part(path) == "cli" else {"torch"} if _in_worker(path) else set()
+    torch_side = _in_worker(path) or _is_tracing(path, TORCH_SIDE)
+    allowed = {"click"} if _part(path) == "cli" else {"torch"} if torch_side else set()
     assert top - set(sys.stdlib_module_names) - {"dsconf"} <= allowed
+    if not _is_tracing(path, TORCH_SIDE):
+        loaded = {name for name, node in _modules(tree) if node in running}
+        assert loaded & {f"dsconf.memory.{module}" for module in TORCH_SIDE} == set()
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

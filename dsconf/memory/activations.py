@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dsconf.memory.ends import TIED, record_embedding, record_head, shared_bytes
 from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
-from dsconf.memory.tape import Heights, Played
+from dsconf.memory.tape import Heights, Played, Tape
 from dsconf.model.spec import Model
 
 
@@ -37,6 +37,8 @@ class Activations(NamedTuple):
     embedding_live: tuple[int, ...]
     tied: int
     """Gradient the output projection made for the tied embedding, held until the embedding's own arrives."""
+    before_backward: int = 0
+    """Backward of what runs before the layers, where it is more than an embedding (a traced module)."""
 
     @property
     def kept(self) -> int:
@@ -47,6 +49,10 @@ class Activations(NamedTuple):
 @lru_cache(maxsize=4096)
 def activations(model: Model, shape: Shape, replay: str) -> Activations:
     """Activations of ``model``; ``replay``: checkpointing, empty, ``reentrant`` or ``nonreentrant``."""
+    if model.family == "module":
+        from dsconf.memory.traced import traced_activations
+
+        return traced_activations(model, shape, replay)
     played = _play(model, shape)
     layer, head, embedding = played.layer, played.head, played.embedding
     kept, forward_only = shared_bytes(model, shape)
@@ -80,6 +86,12 @@ class _Parts(NamedTuple):
 
 @lru_cache(maxsize=4096)
 def _play(model: Model, shape: Shape) -> _Parts:
+    played = (tape.play([given]) for tape, given in _record(model, shape))
+    return _Parts(*played)
+
+
+def _record(model: Model, shape: Shape) -> tuple[tuple[Tape, int], ...]:
+    """Layer, head and embedding, each with the tensor it is given."""
     ends = (*model.parameters.before, *model.parameters.after)
     width = shape.tokens * model.hidden * shape.width
     layer = Recorder(model, shape, model.parameters.layer)
@@ -88,7 +100,20 @@ def _play(model: Model, shape: Shape) -> _Parts:
     record_head(head, y := head.tape.tensor(width))
     embedding = Recorder(model, shape, ends)
     record_embedding(embedding, ids := embedding.tape.tensor(8 * shape.tokens, differentiable=False))
-    return _Parts(layer.tape.play([x]), head.tape.play([y]), embedding.tape.play([ids]))
+    return (layer.tape, x), (head.tape, y), (embedding.tape, ids)
+
+
+class Recorded(NamedTuple):
+    """What each operation is the first to keep for backward, in bytes, in the order of forward."""
+
+    layer: tuple[tuple[str, int], ...]
+    head: tuple[tuple[str, int], ...]
+
+
+def recorded(model: Model, shape: Shape) -> Recorded:
+    """The operations of one layer, and of final norm, output projection and loss."""
+    (layer, _), (head, _), _ = _record(model, shape)
+    return Recorded(layer.keeps(), head.keeps())
 
 
 def _replayed(layer: Played, width: int, replay: str) -> Heights:

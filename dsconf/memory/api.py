@@ -47,6 +47,8 @@ def estimate(
     lora_rank: int | None = None,
     quantize: str | None = None,
     rank: str | int | None = "fullest",
+    module: Any = None,
+    batch: Any = None,
 ) -> Estimate:
     """Memory of one rank and one node; the words are those of ``dsconf estimate``.
 
@@ -78,6 +80,8 @@ def estimate(
         zero_init=zero_init,
         lora_rank=lora_rank,
         quantize=quantize,
+        module=module,
+        batch=batch,
     )
     return estimate_job(job, read_rank(rank))
 
@@ -120,6 +124,8 @@ def read_job(
     zero_init: bool | None = None,
     lora_rank: int | None = None,
     quantize: str | None = None,
+    module: Any = None,
+    batch: Any = None,
 ) -> Job:
     """The words as one value; options win over what the config says.
 
@@ -132,9 +138,22 @@ def read_job(
     if gpus is None:
         raise InputError("--gpus: give the total number of GPUs")
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
-    shape = read_model(params=params, model=model, lora_rank=lora_rank)
+    if module is None:
+        shape = read_model(params=params, model=model, lora_rank=lora_rank)
+    else:
+        if (params, model, lora_rank, quantize) != (None, None, None, None):
+            raise InputError(
+                "module: it is the model and has its adapters; leave params, model, lora_rank, quantize out"
+            )
+        from dsconf.memory.traced import batch_sizes, read_module
+
+        shape = read_module(
+            module, batch, micro_batch_size=micro_batch_size, seq_len=seq_len, precision=precision or "bf16"
+        )
     settings = _settings(config, cluster.world_size, shape.hidden, stage, precision, optimizer, offload)
     micro = micro_batch_size or settings.micro_batch or 1
+    if module is not None:
+        micro, seq_len = batch_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
     accumulation = gradient_accumulation_steps or settings.accumulation or 1
     workload = Workload(
         seq_len=_positive("--seq-len", seq_len),

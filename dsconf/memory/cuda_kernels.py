@@ -38,12 +38,13 @@ class CudaKernels(TorchFunctionMode):
 
 # torch's list of CUDA operations that autocast runs in fp32 (docs.pytorch.org/docs/stable/amp.html), as far as the
 # CPU's autocast leaves them in the lower type.
-FP32_UNDER_AUTOCAST = frozenset(
+_FP32 = (
     "acos asin binary_cross_entropy_with_logits cosh cdist cosine_similarity cross_entropy cumprod cumsum dist erfinv "
     "exp expm1 group_norm kl_div l1_loss layer_norm log log10 log_softmax log1p log2 mse_loss nll_loss norm normalize "
     "pdist poisson_nll_loss pow __pow__ prod reciprocal rms_norm rsqrt sinh smooth_l1_loss softmax softmin softplus "
-    "sum tan".split()
+    "sum tan"
 )
+FP32_UNDER_AUTOCAST = frozenset(_FP32.split())
 
 
 def _upcast(values: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -63,6 +64,13 @@ def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = 
     if fused is None or (weight is not None and weight.dtype != input.dtype):
         return functional.rms_norm(input, normalized_shape, weight, eps)
     return fused(input, list(normalized_shape), weight, eps)[0]
+
+
+def _rand(*size: Any, **options: Any) -> Any:
+    """A lone random number decides whether a layer is dropped; 0.5 stands for it, as fake tensors have no value."""
+    if "size" in options or size not in ((), ((),), ([],), (torch.Size([]),)):
+        return torch.rand(*size, **options)
+    return torch.tensor(0.5)
 
 
 def attention(
@@ -144,6 +152,7 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     torch.dropout: _dropout,
     functional.rms_norm: _rms_norm,
     torch.rms_norm: _rms_norm,
+    torch.rand: _rand,
 }
 
 

@@ -48,9 +48,34 @@ class Hooks(NamedTuple):
 def hooks(model: Model) -> Hooks:
     """Order of ``model``'s gradients; it does not depend on the batch."""
     params = model.parameters
+    offsets, registered, total = _offsets(model)
+    order = _traced(model, offsets) if model.family == "module" else _recorded(model, offsets)
+    return Hooks(
+        tuple(order),
+        registered,
+        total,
+        largest=max((numel for numel, _ in registered), default=0),
+        embedding=max((h.numel for h in order if h.layer == -1), default=0),
+        layer=sum(p.numel for p in params.layer if p.trainable),
+        head=sum(h.numel for h in order if h.layer == params.layers),
+    )
+
+
+def _traced(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
+    from dsconf.memory.traced import arrivals
+
+    inside = range(model.layers)
+    found: list[Hook] = []
+    for place, event in arrivals(model):
+        name = f"{place.part} {place.name}" if place.part in inside else place.name
+        found.append(Hook(*offsets[name], place.part, event))
+    return found
+
+
+def _recorded(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
+    params = model.parameters
     ends = (*params.before, *params.after)
     shape = Shape(1, 16, 2, False, "sdpa")
-    offsets, registered, total = _offsets(model)
     order: list[Hook] = []
 
     def add(names: list[str], layer: int, prefix: str) -> None:
@@ -69,15 +94,7 @@ def hooks(model: Model) -> Hooks:
     embedding = Recorder(model, shape, ends)
     record_embedding(embedding, x := embedding.tape.tensor(0, differentiable=False))
     add([g.param for g in embedding.tape.play([x]).grads], -1, "")
-    return Hooks(
-        tuple(order),
-        registered,
-        total,
-        largest=max((numel for numel, _ in registered), default=0),
-        embedding=max((h.numel for h in order if h.layer == -1), default=0),
-        layer=sum(p.numel for p in params.layer if p.trainable),
-        head=sum(h.numel for h in order if h.layer == params.layers),
-    )
+    return order
 
 
 def _offsets(model: Model) -> tuple[dict[str, tuple[int, int]], tuple[tuple[int, int], ...], int]:

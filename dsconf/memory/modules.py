@@ -39,6 +39,10 @@ class Modules(NamedTuple):
 @lru_cache(maxsize=64)
 def modules(model: Model, count: int) -> Modules:
     """The modules of ``model`` with ``count`` layers."""
+    if model.family == "module":
+        from dsconf.memory.traced import traced_modules
+
+        return traced_modules(model, count)
     params = model.parameters._replace(layers=count)
     shape = Shape(1, 16, 2, False, "sdpa")
     first_layer = len(params.before)

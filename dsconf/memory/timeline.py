@@ -60,14 +60,18 @@ def replay(job: Job) -> str:
     return "reentrant" if job.workload.reentrant else "nonreentrant"
 
 
+def shape(job: Job) -> Shape:
+    """Sizes of one micro-batch."""
+    settings, workload = job.settings, job.workload
+    half = settings.precision == "fp16"
+    return Shape(workload.micro_batch, workload.seq_len, widths(settings).model, half, workload.attention)
+
+
 def prepare(job: Job, rank: int) -> Step:
     """Everything the moments share."""
-    settings, workload = job.settings, job.workload
-    width = widths(settings)
-    shape = Shape(workload.micro_batch, workload.seq_len, width.model, settings.precision == "fp16", workload.attention)
-    act = activations(job.model, shape, replay(job))
-    accumulating = workload.accumulation > 1
-    return Step(job, rank, job.model, settings, width, act, resident(job, rank), accumulating)
+    act = activations(job.model, shape(job), replay(job))
+    accumulating = job.workload.accumulation > 1
+    return Step(job, rank, job.model, job.settings, widths(job.settings), act, resident(job, rank), accumulating)
 
 
 def timeline(job: Job, rank: int) -> tuple[Terms, list[Sketch]]:
@@ -141,7 +145,7 @@ def embedding_gradient(step: Step, held: Terms, numel: int) -> Sketch:
     terms = (
         *held,
         *_saved(step.act.bottom),
-        ("embedding gradient", 2 * size if step.act.tied else size),
+        ("embedding gradient", max(2 * size if step.act.tied else size, step.act.before_backward)),
         *_tied(step),
     )
     return Sketch("backward", "gradient of the embedding", terms)

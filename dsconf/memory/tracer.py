@@ -1,0 +1,275 @@
+"""Runs one forward and backward of a live module on fake tensors and books every storage in a ledger.
+
+Fake tensors have sizes and no contents: nothing is computed, no memory is taken, no GPU is needed. The module is
+copied with fake parameters, so that it stays as it is.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from dsconf.errors import InputError
+from dsconf.memory.cuda_kernels import CudaKernels, as_on_cuda, scratch
+from dsconf.memory.ledger import Ledger, Trace
+
+
+class Plan(NamedTuple):
+    """What to run, and where its parts begin."""
+
+    module: nn.Module
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    blocks: tuple[tuple[str, str], ...]
+    """First and last module of each block, by name; the same where a block is one module."""
+    checkpointed: tuple[str, ...]
+    """Modules that keep their inputs only."""
+    reentrant: bool
+    dtype: torch.dtype
+    """Type of the weights."""
+    autocast: torch.dtype | None
+
+
+def run(plan: Plan) -> Trace:
+    """One forward and backward of ``plan.module``.
+
+    Raises:
+        InputError: the module cannot be copied, or fails on the batch.
+    """
+    ledger = Ledger(len(plan.blocks))
+    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    with fake, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        module = _copied(plan)
+        args, kwargs = tree_map(_faked(fake, plan), (plan.args, plan.kwargs))
+        _install(module, plan, ledger)
+        watch = _Watch(ledger, _storages([*module.parameters(), *module.buffers(), *tree_leaves((args, kwargs))]))
+        with _explained(plan.module), _one_sequence_a_row(), watch, CudaKernels(autocast=plan.autocast is not None):
+            loss = _forward(module, args, kwargs, plan, ledger)
+            ledger.start_backward(_storage(loss))
+            loss.backward()
+    return ledger.trace()
+
+
+@contextmanager
+def _explained(module: nn.Module) -> Iterator[None]:
+    """One line for whatever the person's own code raises; a trace cannot know which exceptions those are."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        line = next(iter(str(error).strip().splitlines()), "")
+        raise InputError(
+            f"module: {type(module).__name__} cannot be traced on this batch: {type(error).__name__}: {line}"
+        ) from error
+
+
+@contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """transformers looks into position ids for several sequences packed in a row, and takes fake ones for packed.
+
+    That would add an attention mask, and with it another kernel, which training on unpacked rows has not
+    (transformers/masking_utils.py: find_packed_sequence_indices).
+    """
+    masking = sys.modules.get("transformers.masking_utils")
+    name = "find_packed_sequence_indices"
+    if masking is None or not hasattr(masking, name):
+        yield
+        return
+    looking = getattr(masking, name)
+    setattr(masking, name, lambda *_, **__: None)
+    try:
+        yield
+    finally:
+        setattr(masking, name, looking)
+
+
+def _copied(plan: Plan) -> nn.Module:
+    """The module with fake parameters and buffers of the training type, in training mode."""
+    memo: dict[int, Any] = {}
+    for tensor in (*plan.module.parameters(), *plan.module.buffers()):
+        dtype = plan.dtype if tensor.is_floating_point() else tensor.dtype
+        fresh = torch.empty_strided(tensor.shape, tensor.stride(), dtype=dtype)
+        is_param = isinstance(tensor, nn.Parameter)
+        memo[id(tensor)] = nn.Parameter(fresh, requires_grad=tensor.requires_grad) if is_param else fresh
+    with _explained(plan.module):
+        module = deepcopy(plan.module, memo)
+    config: Any = getattr(module, "config", None)
+    if getattr(config, "use_cache", False):
+        config.use_cache = False  # training reads no cache, and the outputs would hold all keys and values
+    return module.train()
+
+
+def _faked(fake: FakeTensorMode, plan: Plan) -> Callable[[Any], Any]:
+    """A batch's tensors without contents, on the CPU; floating-point ones in the training type."""
+
+    def one(value: Any) -> Any:
+        if not isinstance(value, torch.Tensor):
+            return value
+        dtype = plan.dtype if value.is_floating_point() else value.dtype
+        with fake:
+            return torch.empty(value.shape, dtype=dtype)
+
+    return one
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _storages(values: list[Any]) -> set[int]:
+    return {_storage(value) for value in values if isinstance(value, torch.Tensor)}
+
+
+class _Watch(TorchDispatchMode):
+    """Books the storages that operations make, and their end."""
+
+    def __init__(self, ledger: Ledger, outside: set[int]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._ledger = ledger
+        self._outside = outside
+        self._endings: dict[int, Any] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs the operation and books what it made."""
+        out = func(*args, **(kwargs or {}))
+        if func is torch.ops.prim.device.default:
+            return out
+        out = as_on_cuda(func, out)
+        for value in tree_leaves(out):
+            if isinstance(value, torch.Tensor):
+                self._book(value.untyped_storage())
+        self._ledger.ran(scratch(func, args))
+        return out
+
+    def _book(self, storage: torch.UntypedStorage) -> None:
+        key = int(storage._cdata)
+        if key in self._outside or self._ledger.knows(key):
+            return
+        self._ledger.made(key, storage.nbytes())
+
+        def ended(_: Any) -> None:
+            del self._endings[key]
+            self._ledger.gone(key)
+
+        self._endings[key] = weakref.ref(storage, ended)
+
+
+def _install(module: nn.Module, plan: Plan, ledger: Ledger) -> None:
+    """Hooks on every module, on the blocks' ends and on the parameters."""
+    for i, (first, _) in enumerate(plan.blocks):
+        module.get_submodule(first).register_forward_pre_hook(_starting(ledger, i), with_kwargs=True)
+    for name, child in module.named_modules():
+        child.register_forward_pre_hook(_visiting(ledger, name, enter=True))
+        child.register_forward_hook(_visiting(ledger, name, enter=False))
+    for i, (_, last) in enumerate(plan.blocks):
+        module.get_submodule(last).register_forward_hook(_finishing(ledger, i))
+    for name in plan.checkpointed:
+        _checkpoint(module.get_submodule(name), plan.reentrant)
+    for name, param in module.named_parameters():
+        if param.requires_grad:
+            param.register_post_accumulate_grad_hook(_arriving(ledger, name))
+
+
+def _visiting(ledger: Ledger, name: str, *, enter: bool) -> Callable[..., None]:
+    return lambda *_: ledger.visit(enter, name)
+
+
+def _starting(ledger: Ledger, block: int) -> Callable[..., None]:
+    def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+        ledger.start(block)
+        if block == 0 and not ledger.backward:
+            _on_gradient((args, kwargs), ledger, -1)
+
+    return hook
+
+
+def _finishing(ledger: Ledger, block: int) -> Callable[..., None]:
+    def hook(_: nn.Module, __: Any, output: Any) -> None:
+        ledger.finish(block)
+        if not ledger.backward:
+            _on_gradient(output, ledger, block)
+
+    return hook
+
+
+def _on_gradient(values: Any, ledger: Ledger, part: int) -> None:
+    """Tells the ledger that backward reaches ``part`` when one of ``values`` has its gradient."""
+    for value in tree_leaves(values):
+        if isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf:
+            value.register_hook(lambda gradient: ledger.reach(part, _storage(gradient)))
+
+
+def _arriving(ledger: Ledger, name: str) -> Callable[[torch.Tensor], None]:
+    def hook(param: torch.Tensor) -> None:
+        if param.grad is not None:
+            ledger.arrived(name, _storage(param.grad))
+        param.grad = None
+
+    return hook
+
+
+def _checkpoint(block: nn.Module, reentrant: bool) -> None:
+    """Replaces ``block``'s forward by one that keeps its inputs and runs again in backward."""
+    from functools import partial
+
+    from torch.utils.checkpoint import checkpoint
+
+    forward = block.forward
+
+    def kept_inputs(*args: Any, **kwargs: Any) -> Any:
+        again = partial(forward, **kwargs)
+        if reentrant:
+            return checkpoint(again, *args, use_reentrant=True, preserve_rng_state=False)
+        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
+
+    block.forward = kept_inputs
+
+
+def _forward(module: nn.Module, args: Any, kwargs: Any, plan: Plan, ledger: Ledger) -> torch.Tensor:
+    """The loss; the rest of the module's output is gone on return."""
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        ledger.save(_storage(tensor))
+        return tensor
+
+    with ExitStack() as stack:
+        stack.enter_context(torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor))
+        if plan.autocast is not None:
+            stack.enter_context(torch.autocast("cpu", dtype=plan.autocast))
+        output = module(*args, **kwargs)
+        loss = _loss(output)
+    ledger.end_forward(_storages(tree_leaves(_plain(output))), _storage(loss))
+    return loss
+
+
+def _plain(output: Any) -> Any:
+    """Model outputs of transformers are ordered dicts that tree functions need not know."""
+    return dict(output) if hasattr(output, "items") else output
+
+
+def _loss(output: Any) -> torch.Tensor:
+    """The output's ``loss``; the output where it is one number; else the sum of its floating-point tensors."""
+    loss = getattr(output, "loss", None)
+    if loss is None and isinstance(output, dict):
+        loss = output.get("loss")
+    if loss is None:
+        tensors = [t for t in tree_leaves(_plain(output)) if isinstance(t, torch.Tensor) and t.requires_grad]
+        if not tensors:
+            raise InputError("module: nothing in its output depends on a trained parameter, so there is no backward")
+        loss = tensors[0] if len(tensors) == 1 and tensors[0].numel() == 1 else sum(t.sum() for t in tensors)
+    if not isinstance(loss, torch.Tensor) or not loss.requires_grad:
+        raise InputError("module: its loss does not depend on a trained parameter, so there is no backward")
+    return loss.reshape(())
