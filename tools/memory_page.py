@@ -1,0 +1,79 @@
+"""Keeps the tables of docs/memory.md true: the terms, and the accuracy on each file of measured cases.
+
+python tools/memory_page.py            exit 1 and show the difference if the page is stale
+python tools/memory_page.py --write    put the tables as they are now into the page
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+import sys
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPO))
+
+from tabulate import tabulate  # noqa: E402
+
+from benchmarks import accuracy  # noqa: E402
+from dsconf.memory.terms import TERMS  # noqa: E402
+
+PAGE = REPO / "docs" / "memory.md"
+TABLE = re.compile(r"(?<=^<!-- table: )([\w.-]+)( -->\n).*?(?=^<!-- end -->$)", re.MULTILINE | re.DOTALL)
+WRAPPERS = {
+    "zero12": "stages 1, 2",
+    "zero3": "stage 3",
+    "fp16": "stage 0 in 16 bit",
+    "bf16": "stage 1 with fp32 accumulation",
+    "none": "stage 0 in fp32",
+    "ddp": "DDP",
+}
+"""The optimizer wrappers of memory/states.py, as a person would name them."""
+
+
+def terms() -> str:
+    """Every term: what it is, and where it is allocated under each wrapper."""
+    rows = []
+    for name, known in TERMS.items():
+        named = [f"{WRAPPERS[wrapper]}: {place}" for wrapper, place in known.places.items() if wrapper]
+        other = known.places.get("")
+        rows.append([name, known.formula, "; ".join(named + ([f"else {other}" if named else other] if other else []))])
+    return _table(["term", "bytes", "allocated in"], rows)
+
+
+def measured(file: str) -> str:
+    """The absolute errors on one file of tests/measured, in percent, beside those of DeepSpeed's estimators."""
+    results = [accuracy.result_of(row) for row in accuracy.read(REPO / "tests" / "measured" / file)]
+    return _table(list(accuracy.SUMMARY_HEADERS), accuracy.summary(results))
+
+
+def _table(headers: list[str], rows: list[list[str]]) -> str:
+    return tabulate(rows, headers, tablefmt="github", disable_numparse=True) + "\n"
+
+
+def refreshed(page: str) -> str:
+    """``page`` with each table as it is now."""
+
+    def table(block: re.Match[str]) -> str:
+        return block[1] + block[2] + (terms() if block[1] == "terms" else measured(block[1]))
+
+    return TABLE.sub(table, page)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--write", action="store_true", help="refresh the page")
+    write: bool = parser.parse_args().write
+    before = PAGE.read_text(encoding="utf-8")
+    after = refreshed(before)
+    if write:
+        PAGE.write_text(after, encoding="utf-8")
+    elif after != before:
+        rows = difflib.unified_diff(before.splitlines(), after.splitlines(), "docs/memory.md", "now", lineterm="")
+        sys.exit("\n".join([*rows, "docs/memory.md is stale; refresh it with: python tools/memory_page.py --write"]))
+
+
+if __name__ == "__main__":
+    main()
