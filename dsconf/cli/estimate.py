@@ -39,16 +39,16 @@ def command(explain: str | None, rank: str, output_format: str, **words: Any) ->
     if explain is not None:
         from dsconf.report.estimate import explain_text
 
-        click.echo(explain_text(found, explain))
+        click.echo(explain_text(found, explain, job))
     elif output_format == "json":
         from dsconf.report.as_json import document, estimate_json
 
         click.echo(document(estimate_json(found, job.model, fits)))
     else:
-        from dsconf.model.from_params import shape_sentence
         from dsconf.report.estimate import estimate_text
+        from dsconf.report.model import model_sentence
 
-        click.echo(shape_sentence(job.model))
+        click.echo(model_sentence(job.model, sized=words["params"] is not None))
         click.echo(estimate_text(found, fits, job.cluster.gpu.name))
     return 1 if fits == "no" else 0
 

@@ -120,10 +120,10 @@ def _print_json(found: Recommendation, path: Path, files: list[str], checked: Ch
 
 
 def _print_table(found: Recommendation, sized: bool, path: Path, files: list[str]) -> None:
-    from dsconf.model.from_params import shape_sentence
-    from dsconf.report.recommendation import model_sentence, recommendation_text
+    from dsconf.report.model import model_sentence
+    from dsconf.report.recommendation import recommendation_text
 
-    shape = shape_sentence(found.model) if sized else model_sentence(found.model)
+    shape = model_sentence(found.model, sized=sized)
     click.echo(recommendation_text(found, shape, files, str(path)))
 
 

@@ -30,9 +30,9 @@ def command(output_format: str, nvme: str | None, **words: Any) -> None:
 
         click.echo(document(stages_json(found)))
         return
-    from dsconf.model.from_params import shape_sentence
-    from dsconf.report.recommendation import cluster_sentence, model_sentence
+    from dsconf.report.model import model_sentence
+    from dsconf.report.recommendation import cluster_sentence
     from dsconf.report.stages import stages_text
 
-    shape = shape_sentence(found.model) if words["params"] is not None else model_sentence(found.model)
+    shape = model_sentence(found.model, sized=words["params"] is not None)
     click.echo(stages_text(found, shape, cluster_sentence(found.cluster)))

@@ -15,6 +15,7 @@ from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, Workload
 
 if TYPE_CHECKING:
     from dsconf.config.settings import Settings
+    from dsconf.model.spec import Model
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 OFFLOADS = ("none", "optimizer", "optimizer+param")
@@ -50,9 +51,7 @@ def estimate(
     module: Any = None,
     batch: Any = None,
 ) -> Estimate:
-    """Memory of one rank and one node; the words are those of ``dsconf estimate``.
-
-    Sizes are bytes or text such as ``80GiB``; ``rank`` is a number or ``fullest``.
+    """Memory of one rank and one node; the words are those of ``dsconf estimate``, sizes in bytes or as ``80GiB``.
 
     Raises:
         InputError: a word that cannot be used as given.
@@ -140,30 +139,17 @@ def read_job(
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
     if module is None:
         shape = read_model(params=params, model=model, lora_rank=lora_rank)
+    elif (params, model, lora_rank, quantize) != (None, None, None, None):
+        raise InputError("module: it is the model and has its adapters; leave params, model, lora_rank, quantize out")
     else:
-        if (params, model, lora_rank, quantize) != (None, None, None, None):
-            raise InputError(
-                "module: it is the model and has its adapters; leave params, model, lora_rank, quantize out"
-            )
-        from dsconf.memory.traced import batch_sizes, read_module
-
-        shape = read_module(
-            module, batch, micro_batch_size=micro_batch_size, seq_len=seq_len, precision=precision or "bf16"
-        )
+        shape = _traced(module, batch, micro_batch_size, seq_len, precision)
     settings = _settings(config, cluster.world_size, shape.hidden, stage, precision, optimizer, offload)
     micro = micro_batch_size or settings.micro_batch or 1
     if module is not None:
-        micro, seq_len = batch_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
+        micro, seq_len = _traced_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
     accumulation = gradient_accumulation_steps or settings.accumulation or 1
-    workload = Workload(
-        seq_len=_positive("--seq-len", seq_len),
-        micro_batch=_positive("--micro-batch-size", micro),
-        accumulation=_positive("--gradient-accumulation-steps", accumulation),
-        checkpointing=bool(activation_checkpointing),
-        attention=_known("--attention", attention, ATTENTION_KERNELS),
-        load_dtype=None if load_dtype is None else _known("--load-dtype", load_dtype, LOAD_DTYPES),
-        zero_init=zero_init,
-        quantize=None if quantize is None else _known("--quantize", quantize, ("4bit", "8bit")),
+    workload = _workload(
+        seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, quantize
     )
     settings = replace(
         settings,
@@ -172,6 +158,40 @@ def read_job(
         train_batch=micro * accumulation * cluster.world_size,
     )
     return Job(shape, cluster, settings, workload)
+
+
+def _traced(module: Any, batch: Any, micro_batch: int | None, seq_len: int, precision: str | None) -> Model:
+    from dsconf.memory.traced import read_module
+
+    return read_module(module, batch, micro_batch_size=micro_batch, seq_len=seq_len, precision=precision or "bf16")
+
+
+def _traced_sizes(model: Model, micro_batch: int | None, seq_len: int) -> tuple[int, int]:
+    from dsconf.memory.traced import batch_sizes
+
+    return batch_sizes(model, micro_batch, seq_len)
+
+
+def _workload(
+    seq_len: int,
+    micro: int,
+    accumulation: int,
+    checkpointing: bool | None,
+    attention: str,
+    load_dtype: str | None,
+    zero_init: bool | None,
+    quantize: str | None,
+) -> Workload:
+    return Workload(
+        seq_len=_positive("--seq-len", seq_len),
+        micro_batch=_positive("--micro-batch-size", micro),
+        accumulation=_positive("--gradient-accumulation-steps", accumulation),
+        checkpointing=bool(checkpointing),
+        attention=_known("--attention", attention, ATTENTION_KERNELS),
+        load_dtype=None if load_dtype is None else _known("--load-dtype", load_dtype, LOAD_DTYPES),
+        zero_init=zero_init,
+        quantize=None if quantize is None else _known("--quantize", quantize, ("4bit", "8bit")),
+    )
 
 
 def _settings(

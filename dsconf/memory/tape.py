@@ -165,6 +165,17 @@ class Tape:
             grads=tuple(played.grads),
         )
 
+    def keeps(self) -> tuple[tuple[str, int], ...]:
+        """Each operation with the bytes it is the first to keep for backward, in the order forward runs them."""
+        seen: set[int] = set()
+        kept: list[tuple[str, int]] = []
+        for op in self._ops:
+            new = {self._root[tensor] for tensor in op.saves} - seen
+            seen |= new
+            if new:
+                kept.append((op.name, sum(self._bytes[root] for root in new)))
+        return tuple(kept)
+
     def _forward(self, outside: set[int], *, keep: bool) -> tuple[dict[int, int], int]:
         root, sizes = self._root, self._bytes
         ends = self._ends()

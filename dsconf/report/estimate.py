@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.errors import InputError, nearest
+from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, Term
+from dsconf.memory.explain import explain
 from dsconf.report.table import as_gib, table
 from dsconf.units import format_bytes
 
@@ -48,8 +50,8 @@ def _rows(found: Estimate) -> Iterator[list[str]]:
         yield [term.name, as_gib(term.num_bytes, 2), share, bar, term.source]
 
 
-def explain_text(found: Estimate, name: str) -> str:
-    """One term of the peak: its bytes, its formula and where it is allocated.
+def explain_text(found: Estimate, name: str, job: Job) -> str:
+    """One term of the peak: its bytes, its formula, the numbers in it and where it is allocated.
 
     Raises:
         InputError: the peak has no such term.
@@ -59,7 +61,12 @@ def explain_text(found: Estimate, name: str) -> str:
         hint = nearest(name, tuple(terms))
         raise InputError(f"--explain: the peak has no term {name!r}{hint or '; it has ' + ', '.join(terms)}")
     term = terms[name]
-    return (
-        f"{term.name}: {term.num_bytes:,} bytes = {format_bytes(term.num_bytes)}\n"
-        f"  {term.formula}\n  allocated in {term.source}"
+    numbers = explain(job, found.rank, term)
+    return "\n  ".join(
+        (
+            f"{term.name}: {term.num_bytes:,} bytes = {format_bytes(term.num_bytes)}",
+            term.formula,
+            *numbers,
+            f"allocated in {term.source}",
+        )
     )

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dsconf.cluster.spec import Cluster
-from dsconf.model.spec import Model
 from dsconf.report.table import as_gib, as_rate, as_seconds, table
 from dsconf.search.rank import best_of_each, offload_name, stage_name
 from dsconf.search.reasons import short
@@ -59,16 +58,6 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
         yield ""
         yield from (f"Wrote {file}" for file in files)
         yield from ("Launch:", *(f"  {line}" for line in found.launch_with(config)))
-
-
-def model_sentence(model: Model) -> str:
-    """The shape of a model that was named or read from a file."""
-    experts = f", {model.experts} experts ({model.experts_per_token} a token)" if model.experts else ""
-    adapters = f", {format_count(model.parameters.trainable())} of them trained" if model.lora_rank else ""
-    return (
-        f"{model.name}: {model.family}, {model.layers} layers of hidden size {model.hidden}, {model.heads} heads"
-        f"{experts}, vocabulary {model.vocab}: {format_count(model.num_params)} parameters{adapters}."
-    )
 
 
 def cluster_sentence(cluster: Cluster) -> str:

@@ -12,7 +12,8 @@ from search_fakes import FAKES, fake_cluster, fake_model
 from dsconf.live.launcher import Failure
 from dsconf.live.result import CheckResult, Figures
 from dsconf.report.as_json import document, estimate_json, recommendation_json
-from dsconf.report.recommendation import check_sentence, cluster_sentence, model_sentence, recommendation_text
+from dsconf.report.model import model_sentence
+from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
 from dsconf.search.changes import Question
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.space import Wish
