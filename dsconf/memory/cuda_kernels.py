@@ -165,12 +165,14 @@ def as_on_cuda(func: Any, out: Any) -> Any:
 
 
 def scratch(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes a CUDA kernel takes besides its inputs and outputs: attention's backward and sums over rows."""
+    """Bytes a CUDA kernel takes besides its inputs and outputs: backward of attention and softmax, sums over rows."""
     if func in (
         _aten._scaled_dot_product_flash_attention_backward.default,
         _aten._scaled_dot_product_efficient_attention_backward.default,
     ):
         return _attention_scratch(args[1], args[2])
+    if func is _aten._softmax_backward_data.default:
+        return int(args[0].numel() * args[0].element_size())  # gradient times output (SoftMax.cu)
     if func is _aten.sum.dim_IntList and isinstance(args[0], torch.Tensor):
         kept = args[0].dim() - len(args[1] or range(args[0].dim()))
         columns = args[0].size(-1)

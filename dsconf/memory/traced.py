@@ -1,8 +1,8 @@
 """A live ``torch.nn.Module`` as a model: its parameters, and what a trace of it says about its activations.
 
 The module runs once forward and backward on fake tensors (dsconf/memory/tracer.py), for each size of batch, type and
-kind of checkpointing asked for. Contents are not looked at, so a module whose sizes depend on the data cannot
-be traced, and a padding mask counts as one with padding in it.
+kind of checkpointing asked for. The values of tensors are unknown to it: a module whose sizes depend on
+them cannot be traced.
 """
 
 from __future__ import annotations
@@ -196,8 +196,15 @@ def _trace(source: Source, shape: Shape, replay: str) -> Trace:
         reentrant=replay == "reentrant",
         dtype=dtype,
         autocast=lower if shape.weight_width == 4 and shape.width == 2 else None,
+        padded=_hides(kwargs.get("attention_mask")),
     )
     return run(plan)
+
+
+def _hides(mask: Any) -> bool:
+    import torch
+
+    return isinstance(mask, torch.Tensor) and not mask.is_meta and not bool(mask.all())
 
 
 def _token_ids(module: nn.Module, shape: Shape) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -39,6 +39,8 @@ class Plan(NamedTuple):
     dtype: torch.dtype
     """Type of the weights."""
     autocast: torch.dtype | None
+    padded: bool
+    """Whether the batch's padding mask hides something."""
 
 
 def run(plan: Plan) -> Trace:
@@ -55,10 +57,10 @@ def run(plan: Plan) -> Trace:
         args, kwargs = tree_map(_faked(fake, plan), (plan.args, plan.kwargs))
         _install(module, plan, ledger)
         watch = _Watch(ledger, _storages([*module.parameters(), *module.buffers(), *tree_leaves((args, kwargs))]))
-        with _explained(plan.module), _one_sequence_a_row(), watch, CudaKernels(autocast=plan.autocast is not None):
+        with _explained(plan.module), _full_rows(plan.padded), watch, CudaKernels(autocast=plan.autocast is not None):
             loss = _forward(module, args, kwargs, plan, ledger)
             ledger.start_backward(_storage(loss))
-            loss.backward()
+            _backward(loss)
     return ledger.trace()
 
 
@@ -77,23 +79,33 @@ def _explained(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _one_sequence_a_row() -> Iterator[None]:
-    """transformers looks into position ids for several sequences packed in a row, and takes fake ones for packed.
+def _full_rows(padded: bool) -> Iterator[None]:
+    """transformers looks into position ids and padding masks, and takes fake ones for packed and padded.
 
-    That would add an attention mask, and with it another kernel, which training on unpacked rows has not
-    (transformers/masking_utils.py: find_packed_sequence_indices).
+    That would add an attention mask, and with it another kernel, which training on rows without padding has not
+    (transformers/masking_utils.py).
     """
     masking = sys.modules.get("transformers.masking_utils")
-    name = "find_packed_sequence_indices"
-    if masking is None or not hasattr(masking, name):
-        yield
-        return
-    looking = getattr(masking, name)
-    setattr(masking, name, lambda *_, **__: None)
+    replaced: dict[str, Any] = {}
+    for name in ("find_packed_sequence_indices", "_ignore_causal_mask_sdpa", "_ignore_bidirectional_mask_sdpa"):
+        looking = getattr(masking, name, None)
+        if looking is not None and not (padded and name.startswith("_ignore")):
+            replaced[name] = looking
+            setattr(masking, name, _blind(looking) if name.startswith("_ignore") else lambda *_, **__: None)
     try:
         yield
     finally:
-        setattr(masking, name, looking)
+        for name, looking in replaced.items():
+            setattr(masking, name, looking)
+
+
+def _blind(ignores: Callable[..., bool]) -> Callable[..., bool]:
+    """Whether a mask can be left out, for a padding mask that hides nothing."""
+
+    def ignored(padding_mask: Any = None, *args: Any, **kwargs: Any) -> bool:
+        return ignores(None, *args, **kwargs)
+
+    return ignored
 
 
 def _copied(plan: Plan) -> nn.Module:
@@ -253,6 +265,16 @@ def _forward(module: nn.Module, args: Any, kwargs: Any, plan: Plan, ledger: Ledg
         loss = _loss(output)
     ledger.end_forward(_storages(tree_leaves(_plain(output))), _storage(loss))
     return loss
+
+
+def _backward(loss: torch.Tensor) -> None:
+    """``torch.autograd.backward`` without its handling of torch-function modes, which switches them off meanwhile.
+
+    Checkpointed modules run their forward again in backward, and it has to take the same kernels.
+    """
+    engine: Any = torch.autograd.Variable._execution_engine
+    start = torch.ones_like(loss)
+    engine.run_backward((loss,), (start,), False, False, (), allow_unreachable=True, accumulate_grad=True)
 
 
 def _plain(output: Any) -> Any:
