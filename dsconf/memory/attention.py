@@ -43,6 +43,37 @@ def attend(r: Recorder, x: Heads) -> int:
     return _fused(r, x)
 
 
+def attend_in_fp32(r: Recorder, x: Heads) -> int:
+    """GPT-J's and GPT-Neo's own attention, which SDPA does not replace: scores and softmax in fp32, from fp32 copies.
+
+    transformers: GPTJAttention._attn, GPTNeoSelfAttention._attn.
+    """
+    if r.shape.attention == "flash":
+        return _fused(r, x)
+    op, size, elements = r.tape.op, _size(r), _scores(r)
+    full, scores = 4 * size // r.shape.width, 4 * elements
+    query, key = x.query, x.key
+    if r.shape.width == 2:
+        query, key = op("attention query fp32", [query], full), op("attention keys fp32", [key], full)
+    query, key = op("attention query copy", [query], full), op("attention keys copy", [key], full)
+    raw = op("attention scores", [query, key], scores, saves=[query, key])
+    raw = op("attention scale" if r.model.family == "gptj" else "attention window", [raw], scores)
+    raw = op("attention mask", [raw], scores, passes=True)
+    weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
+    if r.shape.width == 2:
+        weights = op("attention softmax downcast", [weights], 2 * elements)
+    if r.model.attention_dropout:
+        weights = op("attention dropout", [weights], elements * r.shape.width, extra=elements)
+    value = op("attention values copy", [x.value], size)
+    out = op("attention product", [weights, value], size, saves=[weights, value])
+    return op("attention output copy", [out], size)
+
+
+def runs_eager(family: str, attention: str) -> bool:
+    """Whether scores are made one by one: asked for, or the family's only way beside FlashAttention's package."""
+    return attention == "eager" or (attention == "sdpa" and family in ("gptj", "gpt_neo"))
+
+
 def _size(r: Recorder) -> int:
     return r.hidden(r.model.heads * r.model.head_dim)
 

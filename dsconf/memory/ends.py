@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsconf.memory.attention import runs_eager
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.model.spec import Model
 
@@ -52,13 +53,15 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
     """
     model, op = r.model, r.tape.op
     name = next((n for n in FINAL_NORMS if r.has(f"{n}.weight")), "")
-    if name:
+    if name or model.family == "olmo":
         x = r.norm(x, name, model.hidden)
     if model.embedding_dim:
         x = r.linear(x, "model.decoder.project_out")
     size = r.hidden(model.vocab)
     own = r.own("lm_head") or [(f"{TIED}{tied}", num) for tied, num in r.own(_tied_name(r))]
     logits = op("output projection", [x], size, saves=[x] if own else [], params=own)
+    if model.family == "cohere":
+        logits = op("logit scale", [logits], size)
     if model.logit_softcap:
         logits = op("logit softcap division", [logits], size)
         logits = r.tape.save_output(op("logit softcap tanh", [logits], size))
@@ -84,9 +87,10 @@ def _tied_name(r: Recorder) -> str:
 def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
     """(kept for backward, alive only in forward): cos and sin, and the attention mask, made once for all layers."""
     rotary_width = 4 if model.family == "olmo2" else shape.width
-    rotary = 2 * shape.seq * model.rotary_dim * rotary_width if model.rotary_dim else 0
+    shared = model.rotary_dim and model.family != "gptj"
+    rotary = 2 * shape.seq * model.rotary_dim * rotary_width if shared else 0
     square = shape.batch * shape.seq * shape.seq
-    if shape.attention == "eager" and (not model.alibi or model.family == "bloom"):
+    if runs_eager(model.family, shape.attention) and (not model.alibi or model.family == "bloom"):
         return rotary, square * shape.width
     if model.alibi:
         mask = square * model.heads * shape.width

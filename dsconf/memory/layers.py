@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsconf.memory.attention import Heads, attend
+from dsconf.memory.attention import Heads, attend, attend_in_fp32
 from dsconf.memory.experts import experts
 from dsconf.memory.recorder import Recorder
 
@@ -31,6 +31,9 @@ def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
     if model.family == "olmo2":
         q = r.rms_norm(q, "self_attn.q_norm", model.heads * model.head_dim)
         k = r.rms_norm(k, "self_attn.k_norm", model.kv_heads * model.head_dim)
+    elif r.has("self_attn.q_layernorm.norms.0.weight"):
+        q = r.norm_of_each_head(q, "self_attn.q_layernorm", model.heads)
+        k = r.norm_of_each_head(k, "self_attn.k_layernorm", model.kv_heads)
     elif r.has("self_attn.q_norm.weight"):
         q = r.norm(q, "self_attn.q_norm", model.head_dim, tokens * model.heads)
         k = r.norm(k, "self_attn.k_norm", model.head_dim, tokens * model.kv_heads)
@@ -175,7 +178,59 @@ def _bloom(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h))
 
 
+def _cohere(r: Recorder, x: int) -> int:
+    """One norm, from which attention and feed-forward network both read."""
+    y = r.norm(x, "input_layernorm", r.model.hidden)
+    return r.add(r.add(x, _separate(r, y)), r.gated_mlp(y, "mlp"))
+
+
+def _stablelm(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    y = r.norm(x, "input_layernorm", h)
+    x = r.add(x, _separate(r, y))
+    if not model.parallel_residual:
+        y = r.norm(x, "post_attention_layernorm", h)
+    return r.add(x, r.dropout(r.gated_mlp(y, "mlp"), model.hidden_dropout, h))
+
+
+def _starcoder2(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    out = r.dropout(_separate(r, r.norm(x, "input_layernorm", h)), model.hidden_dropout, h)
+    x = r.add(x, out)
+    y = r.plain_mlp(r.norm(x, "post_attention_layernorm", h), "mlp.c_fc", "mlp.c_proj")
+    return r.add(x, r.dropout(y, model.hidden_dropout, h))
+
+
+def _gpt_neo(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    y = r.norm(x, "ln_1", h)
+    q, k, v = (r.linear(y, f"attn.attention.{name}_proj") for name in "qkv")
+    out = r.linear(attend_in_fp32(r, Heads(q, k, v, model.heads)), "attn.attention.out_proj")
+    x = r.add(x, r.dropout(out, model.hidden_dropout, h))
+    y = r.plain_mlp(r.norm(x, "ln_2", h), "mlp.c_fc", "mlp.c_proj")
+    return r.add(x, r.dropout(y, model.hidden_dropout, h))
+
+
+def _gptj(r: Recorder, x: int) -> int:
+    model, h = r.model, r.model.hidden
+    y = r.norm(x, "ln_1", h)
+    q, k, v = (r.linear(y, f"attn.{name}_proj") for name in "qkv")
+    if model.rotary_dim:
+        # Every layer makes cos and sin of the sequence anew, for keys and for queries, and keeps them.
+        own = 2 * r.shape.seq * model.rotary_dim * r.shape.width
+        k, q = r.rotary(k, "k", model.heads, keeps=own), r.rotary(q, "q", model.heads, keeps=own)
+    out = r.linear(attend_in_fp32(r, Heads(q, k, v, model.heads)), "attn.out_proj")
+    out = r.dropout(out, model.hidden_dropout, h)
+    y = r.dropout(r.plain_mlp(y, "mlp.fc_in", "mlp.fc_out"), model.hidden_dropout, h)
+    return r.add(r.add(out, y), x)
+
+
 _LAYERS = {
+    "cohere": _cohere,
+    "gpt_neo": _gpt_neo,
+    "gptj": _gptj,
+    "stablelm": _stablelm,
+    "starcoder2": _starcoder2,
     "bloom": _bloom,
     "falcon": _falcon,
     "gemma2": _gemma2,

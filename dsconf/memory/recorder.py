@@ -149,18 +149,55 @@ class Recorder:
             reduction=product + scratch,
         )
 
+    def _layer_norm_in_steps(self, x: int, name: str, features: int, rows: int) -> int:
+        """LayerNorm without bias in separate fp32 operations (transformers: CohereLayerNorm.forward)."""
+        op, width, full = self.tape.op, self.shape.width, 4 * rows * features
+        up = x if width == 4 else op(f"{name} upcast", [x], full)
+        centred = op(f"{name} deviation", [up], full)
+        scale = op(f"{name} rsqrt", [centred], 4 * rows, saves=[centred], workspace=full, backward_workspace=full)
+        self.tape.save_output(scale)
+        centred = op(f"{name} second deviation", [up], full)
+        y = op(f"{name} normalise", [centred, scale], full, saves=[centred, scale])
+        own = self.own(name)
+        weight = 4 * self._params[f"{name}.weight"].numel if width == 2 else 0
+        scratch = full + column_sum_scratch(rows, features) if own else 0
+        saves = [y] if own else []
+        y = op(f"{name} weight", [y], full, saves=saves, params=own, extra=weight, reduction=scratch)
+        return y if width == 4 else op(f"{name} downcast", [y], rows * features * width)
+
+    def _layer_norm_in_fp32(self, x: int, name: str, features: int) -> int:
+        """LayerNorm without parameters between two casts (transformers: OlmoLayerNorm.forward)."""
+        op, width, rows = self.tape.op, self.shape.width, self.shape.tokens
+        up = x if width == 4 else op(f"{name} upcast", [x], 4 * rows * features)
+        y = op(name, [up], 4 * rows * features, saves=[up], extra=8 * rows)
+        return y if width == 4 else op(f"{name} downcast", [y], rows * features * width)
+
+    def norm_of_each_head(self, x: int, name: str, heads: int) -> int:
+        """A LayerNorm for each head, joined again (transformers: StableLmLayerNormPerHead.forward)."""
+        size, rows = self.hidden(heads * self.model.head_dim), self.shape.tokens * heads
+        names = [f"{name}.norms.{i}" for i in range(heads)]
+        self.visits += names
+        own = [param for each in names for param in self.own(each)]
+        y = self.tape.op(name, [x], size, saves=[x], params=own, extra=8 * rows)
+        return self.tape.op(f"{name} cat", [y], size)
+
     def norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
         """Whichever norm the family has."""
         self.visits.append(name)
+        if self.model.family == "cohere":
+            return self._layer_norm_in_steps(x, name, features, rows or self.shape.tokens)
+        if self.model.family == "olmo":
+            return self._layer_norm_in_fp32(x, name, features)
         if self.has(f"{name}.bias") or not self.has(f"{name}.weight"):
             return self.layer_norm(x, name, features, rows)
         return self.rms_norm(x, name, features, rows)
 
-    def rotary(self, x: int, name: str, heads: int) -> int:
-        """Rotary embedding: keeps nothing but the cos and sin that all layers share."""
+    def rotary(self, x: int, name: str, heads: int, keeps: int = 0) -> int:
+        """Rotary embedding: keeps nothing but cos and sin, which all layers share; else ``keeps`` bytes of its own."""
         model = self.model
         part = self.hidden(heads * model.rotary_dim)
-        y = self.tape.op(f"{name} rotary", [x], part, workspace=2 * part, backward_workspace=part)
+        scratch = part if model.family != "cohere" else 4 * part // self.shape.width  # it rotates in fp32
+        y = self.tape.op(f"{name} rotary", [x], part, extra=keeps, workspace=2 * scratch, backward_workspace=scratch)
         if model.rotary_dim == model.head_dim:
             return y
         return self.tape.op(f"{name} rotary cat", [y], self.hidden(heads * model.head_dim))

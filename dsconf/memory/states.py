@@ -74,7 +74,20 @@ class Resident(NamedTuple):
 
 def resident(job: Job, rank: int) -> Resident:
     """What ``rank`` holds from the second step on, before the forward begins."""
-    return _RESIDENT[wrapper(job.settings)](job, rank)
+    found = _RESIDENT[wrapper(job.settings)](job, rank)
+    return found._replace(terms=(*found.terms, *_buffers(job)))
+
+
+def _buffers(job: Job) -> Terms:
+    """Tensors every layer has beside its parameters, which no stage shards.
+
+    GPT-Neo has a square causal mask of bools, GPT-J a table of sines, which the engine casts with the module
+    (transformers: GPTNeoSelfAttention.__init__, GPTJAttention.__init__; engine.py:1454).
+    """
+    model = job.model
+    elements = model.layers * model.positions
+    sizes = {"gpt_neo": elements * model.positions, "gptj": elements * model.rotary_dim * widths(job.settings).model}
+    return (("buffers", sizes[model.family]),) if model.family in sizes else ()
 
 
 def _frozen(job: Job) -> Terms:

@@ -45,6 +45,9 @@ TERMS: dict[str, Known] = {
     "frozen parameters": Known(
         "bytes of their type × frozen parameters (÷ ranks at stage 3)", {"zero3": f"{PARTITION}:1690", "": "the model"}
     ),
+    "buffers": Known(
+        "each layer's causal mask (GPT-Neo) or table of sines (GPT-J), whole on every rank", {"": "the model"}
+    ),
     "master weights": Known(
         "4 bytes × trained parameters ÷ ranks",
         {"zero12": f"{ZERO12}:560", "zero3": f"{ZERO3}:1170", "fp16": f"{FP16}:103", "bf16": f"{BF16}:182"},

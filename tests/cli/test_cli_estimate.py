@@ -218,9 +218,6 @@ def test_a_config_that_is_none_is_one_line_and_exit_2(text: str, tmp_path: Path)
 
 
 @pytest.mark.parametrize("family", ["starcoder2", "gptj", "gpt_neo"])
-@pytest.mark.xfail(
-    strict=True, reason="these families are read, but their layers have no recording yet", raises=KeyError
-)
 def test_every_family_that_is_read_is_estimated(family: str, tmp_path: Path) -> None:
     sizes = {
         "gptj": {"n_embd": 64, "n_layer": 3, "n_head": 4, "n_positions": 40, "rotary_dim": 8},

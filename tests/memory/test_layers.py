@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
-from model_cases import BLOOM, GPT2, GQA, LAYER_PREFIXES, LLAMA, NO_TOKENS, OPT, SMALL
+from model_cases import BLOOM, GPT2, GQA, LAYER_PREFIXES, LLAMA, NEO, NO_TOKENS, OPT, SMALL
 
 from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
@@ -77,6 +77,16 @@ FAMILIES: list[tuple[str, dict[str, Any], int]] = [
     ("gemma", GQA, 2 * 4 * 64),
     ("gemma2", GQA | {"head_dim": 16}, 4 * 4 * 64),
     ("gemma3_text", GQA | {"head_dim": 16}, 4 * 4 * 64 + 2 * 4 * 16),
+    ("starcoder2", GQA, 0),
+    ("starcoder2", GQA | {"use_bias": False, "residual_dropout": 0.1}, 0),
+    ("stablelm", GQA, 0),
+    ("stablelm", GQA | {"use_parallel_residual": True, "use_qkv_bias": True}, 0),
+    ("stablelm", GQA | {"qk_layernorm": True}, 0),
+    ("olmo", LLAMA, 0),
+    ("cohere", GQA, 0),
+    ("cohere", GQA | {"use_qk_norm": True}, 0),
+    ("gptj", GPT2 | {"rotary_dim": 8}, 0),
+    ("gpt_neo", NEO, 0),
 ]
 """Family, config, and bytes that the layer keeps beyond what the tape says."""
 
@@ -89,7 +99,8 @@ def cpu_difference(model: Model, width: int) -> int:
     aten/src/ATen/native/layer_norm.cpp and Dropout.cpp).
     """
     tokens = BATCH * SEQ
-    names = {p.name.rpartition(".")[0] for p in model.parameters.layer if p.kind == "norm" and p.name.endswith("bias")}
+    layer_norms = [p.name for p in model.parameters.layer if p.kind == "norm"]
+    names = {n.rpartition(".")[0] for n in layer_norms if n.endswith("bias") or ".norms." in n}
     norms = (8 - 2 * width) * tokens * len(names)
     dropped = 2 * tokens * model.hidden if model.hidden_dropout else 0
     if model.attention_dropout:
@@ -103,7 +114,7 @@ def collected(torch: Any, layer: Any) -> Iterator[list[Any]]:
     from torch.utils._pytree import tree_leaves
 
     kept: list[Any] = []
-    outside = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    outside = {p.untyped_storage().data_ptr() for p in (*layer.parameters(), *layer.buffers())}
     forward = layer.forward
 
     def watched(x: Any, *args: Any, **kwargs: Any) -> Any:
