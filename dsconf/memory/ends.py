@@ -58,7 +58,7 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
     if model.embedding_dim:
         x = r.linear(x, "model.decoder.project_out")
     size = r.hidden(model.vocab)
-    own = r.own("lm_head") or [(f"{TIED}{tied}", num) for tied, num in r.own(_tied_name(r))]
+    own = r.own("lm_head")[::-1] or [(f"{TIED}{tied}", num) for tied, num in r.own(_tied_name(r))]
     logits = op("output projection", [x], size, saves=[x] if own else [], params=own)
     if model.family == "cohere":
         logits = op("logit scale", [logits], size)

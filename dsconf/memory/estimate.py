@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dsconf.errors import InputError
 from dsconf.job import Job
-from dsconf.memory.hooks import fullest
+from dsconf.memory.hooks import rivals
 from dsconf.memory.host import host_terms, nvme_bytes
 from dsconf.memory.init import init_peak
 from dsconf.memory.states import Terms, wrapper
@@ -118,11 +118,8 @@ def _highest(job: Job, rank: int) -> _Highest:
 
 
 def _candidates(job: Job) -> tuple[int, ...]:
-    """Rank 0, and where slices differ the ranks with the most gradients and the last one."""
-    world_size = job.cluster.world_size
-    if world_size == 1 or wrapper(job.settings) != "zero12" or job.settings.offload_optimizer != "none":
-        return (0,)
-    return tuple(dict.fromkeys((0, fullest(job.model, world_size), world_size - 1)))
+    """Rank 0, and where slices differ those that may hold more."""
+    return rivals(job.model, job.cluster.world_size) if wrapper(job.settings) == "zero12" else (0,)
 
 
 def _moment(sketch: Sketch, stays: Terms, kind: str) -> Moment:

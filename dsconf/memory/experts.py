@@ -11,6 +11,7 @@ def experts(r: Recorder, x: int) -> int:
     Keeps the gathered rows, the masked gate-and-up product, the activation, their product and the output rows.
     """
     model, shape, op = r.model, r.shape, r.tape.op
+    shared = r.gated_mlp(x, "mlp.shared_expert") if model.shared_mlp else x
     r.visits += ["mlp.gate", "mlp.experts"]
     rows = shape.tokens * model.experts_per_token
     logits = op("router", [x], shape.tokens * model.experts * shape.width, saves=[x], params=r.own("mlp.gate"))
@@ -30,12 +31,11 @@ def experts(r: Recorder, x: int) -> int:
     weighted = op("experts weighting", [down, chosen], deep, saves=[down, chosen])
     ordered = op("restore order", [weighted], deep, extra=8 * rows)
     y = op("sum of experts", [ordered], r.hidden(model.hidden))
-    return _shared(r, x, y) if model.shared_mlp else y
+    return _weighted(r, x, y, shared) if model.shared_mlp else y
 
 
-def _shared(r: Recorder, x: int, y: int) -> int:
+def _weighted(r: Recorder, x: int, y: int, shared: int) -> int:
     """Qwen2's shared expert, weighted by a gate of one output."""
-    shared = r.gated_mlp(x, "mlp.shared_expert")
     gate = r.linear(x, "mlp.shared_expert_gate")
     gate = r.tape.save_output(r.tape.op("shared gate", [gate], r.shape.tokens * r.shape.width))
     weighted = r.tape.op("shared weighting", [shared, gate], r.hidden(r.model.hidden), saves=[shared, gate])

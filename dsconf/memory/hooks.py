@@ -11,7 +11,8 @@ from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.model.spec import Model, Param
 
-HEAD, EMBEDDING = "head", "embedding"
+FEW = 16
+"""World size up to which every rank is tried."""
 
 
 class Hook(NamedTuple):
@@ -66,9 +67,9 @@ def _traced(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
 
     inside = range(model.layers)
     found: list[Hook] = []
-    for place, event in arrivals(model):
+    for place, part, event in arrivals(model):
         name = f"{place.part} {place.name}" if place.part in inside else place.name
-        found.append(Hook(*offsets[name], place.part, event))
+        found.append(Hook(*offsets[name], part, event))
     return found
 
 
@@ -187,7 +188,7 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
         outside = one.filled if one.filled > bucket else 0
         found.append(Flush(layer, event, waiting, outside, copied, held, mine))
         held = held or mine > 0
-    return _highest(found)
+    return _highest(found, model.layers)
 
 
 def partition(total: int, world_size: int) -> int:
@@ -215,11 +216,11 @@ def _sliced(hook: Hook, bucket: int, part: int) -> int:
     return most
 
 
-def _highest(found: list[Flush]) -> tuple[Flush, ...]:
+def _highest(found: list[Flush], layers: int) -> tuple[Flush, ...]:
     """Drops what an earlier flush, at the same place of a layer higher up, exceeds in everything."""
-    best: dict[tuple[int, bool, bool], list[Flush]] = {}
+    best: dict[tuple[object, ...], list[Flush]] = {}
     for flush in found:
-        key = (flush.event if flush.layer >= 0 else -1 - flush.event, flush.held, flush.mine > 0)
+        key = (flush.event, flush.layer < 0, flush.layer == layers, flush.held, flush.mine > 0)
         rivals = best.setdefault(key, [])
         for rival in rivals:
             if rival.copied >= flush.copied and rival.mine >= flush.mine and rival.outside >= flush.outside:
@@ -299,12 +300,17 @@ def _offset(registered: tuple[int, int]) -> int:
 
 
 @lru_cache(maxsize=512)
-def fullest(model: Model, world_size: int) -> int:
-    """The rank whose gradient buffer is largest at stages 1 and 2."""
-    known = hooks(model)
-    part = partition(known.total, world_size)
-    whole = [0] * world_size
-    for numel, offset in known.registered:
-        for rank in range(offset // part, min((offset + numel - 1) // part, world_size - 1) + 1):
-            whole[rank] += numel
-    return max(range(world_size), key=whole.__getitem__)
+def rivals(model: Model, world_size: int) -> tuple[int, ...]:
+    """Ranks of which one is the fullest at stages 1 and 2: every one of few, of many those that none exceeds.
+
+    A slice higher up in the flat buffer is kept earlier in backward, with more activations alive; beside that counts
+    what the gradient buffer holds, and the largest piece of one parameter in it.
+    """
+    if world_size <= FEW:
+        return tuple(range(world_size))
+    best: list[tuple[int, Slice]] = []
+    for rank in reversed(range(world_size)):
+        one = owned(model, world_size, rank)
+        if not any(other.whole >= one.whole and other.largest >= one.largest for _, other in best):
+            best.append((rank, one))
+    return tuple(dict.fromkeys((0, *(rank for rank, _ in best))))

@@ -24,24 +24,31 @@ def _mask(r: Recorder) -> str:
 
 def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
     """Separate projections, optional norms over heads, rotary embedding, attention, output projection."""
-    model, tokens = r.model, r.shape.tokens
+    model = r.model
+    at_once = model.family in ("olmo2", "qwen3", "qwen3_moe")  # each projection is followed by its norm
     q = r.linear(x, "self_attn.q_proj")
+    q = _normed(r, q, "q", model.heads) if at_once else q
     k = r.linear(x, "self_attn.k_proj")
+    k = _normed(r, k, "k", model.kv_heads) if at_once else k
     v = r.linear(x, "self_attn.v_proj")
-    if model.family == "olmo2":
-        q = r.rms_norm(q, "self_attn.q_norm", model.heads * model.head_dim)
-        k = r.rms_norm(k, "self_attn.k_norm", model.kv_heads * model.head_dim)
-    elif r.has("self_attn.q_layernorm.norms.0.weight"):
-        q = r.norm_of_each_head(q, "self_attn.q_layernorm", model.heads)
-        k = r.norm_of_each_head(k, "self_attn.k_layernorm", model.kv_heads)
-    elif r.has("self_attn.q_norm.weight"):
-        q = r.norm(q, "self_attn.q_norm", model.head_dim, tokens * model.heads)
-        k = r.norm(k, "self_attn.k_norm", model.head_dim, tokens * model.kv_heads)
+    if not at_once:
+        q, k = _normed(r, q, "q", model.heads), _normed(r, k, "k", model.kv_heads)
     if model.rotary_dim:
         q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
     partial = bool(model.rotary_dim) and model.rotary_dim != model.head_dim
     out = attend(r, Heads(q, k, v, model.kv_heads, head_major=partial, mask=_mask(r)))
     return r.linear(out, output)
+
+
+def _normed(r: Recorder, x: int, name: str, heads: int) -> int:
+    """Queries or keys after the norm they have: over all heads at once, or over each."""
+    model = r.model
+    if model.family == "olmo2":
+        return r.norm(x, f"self_attn.{name}_norm", heads * model.head_dim)
+    if r.has(f"self_attn.{name}_layernorm.norms.0.weight"):
+        return r.norm_of_each_head(x, f"self_attn.{name}_layernorm", heads)
+    end = next((end for end in ("norm", "layernorm") if r.has(f"self_attn.{name}_{end}.weight")), "")
+    return r.norm(x, f"self_attn.{name}_{end}", model.head_dim, r.shape.tokens * heads) if end else x
 
 
 def _llama(r: Recorder, x: int) -> int:
@@ -75,13 +82,14 @@ def _phi3(r: Recorder, x: int) -> int:
     fused = r.linear(r.norm(x, "input_layernorm", h), "self_attn.qkv_proj")
     q, k, v = _split(r, fused, model.heads, model.kv_heads)
     q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
-    partial = model.rotary_dim != model.head_dim
-    out = attend(r, Heads(q, k, v, model.kv_heads, head_major=partial, mask=_mask(r)))
+    # torch.cat joins rotated and other elements, also where there are no others, and its result lies head by head.
+    out = attend(r, Heads(q, k, v, model.kv_heads, head_major=True, mask=_mask(r)))
     x = r.add(x, r.dropout(r.linear(out, "self_attn.o_proj"), model.hidden_dropout, h))
     fused = r.linear(r.norm(x, "post_attention_layernorm", h), "mlp.gate_up_proj")
     size = r.hidden(model.mlp)
-    active = r.tape.op("silu", [fused], size, saves=[fused])
-    product = r.tape.op("gate product", [active, fused], size, saves=[active, fused])
+    gate, up = r.tape.part("gate", fused, size), r.tape.part("up", fused, size)
+    active = r.tape.op("silu", [gate], size, saves=[gate])
+    product = r.tape.op("gate product", [active, up], size, saves=[active, up])
     return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h))
 
 

@@ -93,7 +93,8 @@ class Recorder:
         own = self.own(f"{name}.base_layer" if adapted else name)
         self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
         scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
-        y = self.tape.op(name, [x], size, saves=[x] if own else [], params=own, reduction=scratch)
+        # The bias's gradient comes first: the weight's has a transpose to pass (torch: derivatives.yaml, addmm).
+        y = self.tape.op(name, [x], size, saves=[x] if own else [], params=own[::-1], reduction=scratch)
         return self._adapter(x, y, name, rows, size) if adapted else y
 
     def _adapter(self, x: int, y: int, name: str, rows: int, size: int) -> int:

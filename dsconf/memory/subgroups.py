@@ -57,13 +57,14 @@ class Reduction(NamedTuple):
 @lru_cache(maxsize=1024)
 def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, ...]:
     """Reductions of one backward at stage 3 (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
-    found: dict[int, list[Reduction]] = {}
+    found: dict[tuple[int, bool, bool], list[Reduction]] = {}
+    layers = model.layers
     filled = count = padded = outside = 0
     for hook in (*hooks(model).order, None):
         if hook is None or (filled and filled + hook.numel > bucket):
             copied = 0 if count == 1 and padded == filled else padded
             layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
-            rivals = found.setdefault(event if layer >= 0 else -1 - event, [])
+            rivals = found.setdefault((event, layer < 0, layer == layers), [])
             if not any(r.layer >= layer and r.copied >= copied + outside for r in rivals):
                 rivals.append(Reduction(layer, event, waiting, copied + outside))
             filled = count = padded = outside = 0

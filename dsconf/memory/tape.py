@@ -248,58 +248,57 @@ class _Backward:
         self._live = sum(saved.values())
 
     def receive(self, tensor: int) -> int:
-        """A new gradient buffer for ``tensor``."""
-        self._buffers.append(self._sizes[tensor])
-        self._holders.append(1)
-        self._live += self._sizes[tensor]
-        self.pending[tensor] = len(self._buffers) - 1
+        """A new gradient buffer for ``tensor``, whose only gradient it is so far."""
+        self.pending[tensor] = self._new(tensor)
         return self.pending[tensor]
 
     def run(self, op: _Op, saves: set[int]) -> None:
-        """One node: make the gradients, note the height, release what it used, hand over parameter gradients."""
+        """One node: make the gradients, note the height, release what it used, add up, hand parameter gradients on."""
         incoming = self.pending.pop(op.output)
-        made = 0 if op.passes else sum(self._sizes[i] for i in op.inputs)
         new = sum(size for _, size in op.params)
-        made += new
+        made = new if op.passes else new + sum(self._sizes[i] for i in op.inputs)
         used = sum(self._saved[root] for root in saves if self._users[root] == 1)
         height = self._live + made + max(op.backward_workspace, op.reduction)
         replayed = self._live + made + max(op.backward_workspace, op.reduction - used)
         if height > self.backward[0]:
             self.top = op.name
         self._note(height, replayed)
-        self._hoard += new
-        for tensor in op.inputs:
-            self._pass_on(tensor, incoming if op.passes else None)
+        buffers = [self._share(incoming) if op.passes else self._new(tensor) for tensor in op.inputs]
         self._drop(incoming)
         for root in saves:
             self._users[root] -= 1
             if not self._users[root]:
                 self._live -= self._saved.pop(root)
+        for tensor, buffer in zip(op.inputs, buffers, strict=True):
+            self._accumulate(tensor, buffer, new)
+        self._hoard += new
         self.grads.extend(Grad(name, size, self._live) for name, size in op.params)
 
     def _note(self, height: int, replayed: int) -> None:
         self.backward = [max(self.backward[0], height), max(self.backward[1], height + self._hoard)]
         self.replay = [max(self.replay[0], replayed), max(self.replay[1], replayed + self._hoard)]
 
-    def _pass_on(self, tensor: int, buffer: int | None) -> None:
+    def _new(self, tensor: int) -> int:
+        self._buffers.append(self._sizes[tensor])
+        self._holders.append(1)
+        self._live += self._sizes[tensor]
+        return len(self._buffers) - 1
+
+    def _share(self, buffer: int) -> int:
+        self._holders[buffer] += 1
+        return buffer
+
+    def _accumulate(self, tensor: int, buffer: int, beside: int) -> None:
+        """Adds ``buffer`` to the gradient of ``tensor``; ``beside``: the parameter gradients made with it."""
         older = self.pending.get(tensor)
-        if buffer is None:
-            buffer = self.receive(tensor)
-        else:
-            self._holders[buffer] += 1
-            self.pending[tensor] = buffer
         if older is None:
+            self.pending[tensor] = buffer
             return
         # InputBuffer::accumulate adds in place when nobody else holds the older gradient.
         if self._holders[older] > 1:
-            self._live += self._sizes[tensor]
-            self._note(self._live, self._live)
-            self._buffers.append(self._sizes[tensor])
-            self._holders.append(1)
-            self.pending[tensor] = len(self._buffers) - 1
+            self.pending[tensor] = self._new(tensor)
+            self._note(self._live + beside, self._live + beside)
             self._drop(older)
-        else:
-            self.pending[tensor] = older
         self._drop(buffer)
 
     def _drop(self, buffer: int) -> None:

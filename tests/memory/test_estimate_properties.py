@@ -94,11 +94,9 @@ def test_terms_sum_to_the_peak(shape: dict[str, Any], words: dict[str, Any], wor
     assert sum(size for _, size in found.host_terms) * per_node == found.host_bytes_per_node
 
 
-THREE = "at stages 1 and 2 only rank 0, the last one and the one with the most gradients are tried"
 UNEVEN = {"layers": 2, "vocab": 1, "hidden": 2, "mlp": 13, "tied": False}
 
 
-@pytest.mark.xfail(strict=True, reason=THREE)
 @given(**JOBS)
 @example(UNEVEN, {"stage": 2, "precision": "bf16", "micro_batch": 4, "reduce_bucket_size": 1}, 4)
 def test_no_rank_is_fuller_than_the_fullest(shape: dict[str, Any], words: dict[str, Any], world_size: int) -> None:
@@ -114,22 +112,20 @@ def test_without_slices_of_a_buffer_all_ranks_are_alike(
     assert len({peak(one, rank) for rank in range(world_size)}) == 1
 
 
-@pytest.mark.xfail(strict=True, reason=THREE)
 @pytest.mark.parametrize("name", ["meta-llama/Llama-3.2-1B", "facebook/opt-1.3b", "EleutherAI/pythia-1b"])
 def test_no_rank_of_a_real_model_is_fuller_than_the_fullest(name: str) -> None:
     one = job(read_model(model=name), 8, stage=2, precision="bf16", seq_len=256)
     assert peak(one, None) >= max(peak(one, rank) for rank in range(8))
 
 
-@pytest.mark.parametrize("gpus", [2, 8, 16])
+@pytest.mark.parametrize("gpus", [2, 8, 16, 24, 64])
 @pytest.mark.parametrize("stage", [1, 2])
 @pytest.mark.parametrize("name", REAL)
-def test_the_fullest_rank_is_found_within_2_percent(name: str, stage: int, gpus: int) -> None:
+def test_the_fullest_rank_is_found(name: str, stage: int, gpus: int) -> None:
     one = job(read_model(model=name), gpus, stage=stage, precision="bf16", seq_len=256)
-    assert 1.02 * peak(one, None) >= max(peak(one, rank) for rank in range(gpus))
+    assert peak(one, None) >= max(peak(one, rank) for rank in range(gpus))
 
 
-@pytest.mark.xfail(strict=True, reason="with the optimizer offloaded only rank 0 is tried, but fp64 slices differ")
 def test_no_rank_is_fuller_than_the_fullest_when_the_optimizer_is_offloaded() -> None:
     """An untied head: the last rank's largest piece of one gradient is not rank 0's."""
     sizes = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 12, "num_attention_heads": 16}

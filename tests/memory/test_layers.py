@@ -158,15 +158,10 @@ def test_eager_layers_keep_what_the_tape_says(family: str, config: dict[str, Any
     assert kept_by_torch(family, config, "eager", width) == told + cpu_difference(model, width) + more
 
 
-FLASH = ["llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi", "gpt_neox"]
-COPIED = pytest.mark.xfail(
-    strict=True,
-    reason="Phi-3 joins rotated and unrotated parts with torch.cat even where all is rotated, so the query lies head "
-    "by head and the kernel's output is copied for the output projection: 2 bytes x tokens x hidden that are left out",
-)
+FLASH = ["llama", "mistral", "qwen2", "qwen3", "granite", "olmo2", "phi", "phi3", "gpt_neox", "starcoder2", "stablelm"]
 
 
-@pytest.mark.parametrize("family", [*FLASH, pytest.param("phi3", marks=COPIED)])
+@pytest.mark.parametrize("family", FLASH)
 def test_fused_attention_keeps_what_the_tape_says(family: str) -> None:
     """The CPU's FlashAttention keeps the same five tensors as CUDA's: q, k, v, output, log-sum-exp."""
     config = LLAMA if family in ("phi", "gpt_neox") else GQA

@@ -33,19 +33,10 @@ class Known(NamedTuple):
     high: float
 
 
-PHI3 = Known("FlashAttention's output is copied after torch.cat, which the model leaves out", 0.96, 1.07)
 FALCON = Known("alibi: backward is lower than the model says, not understood", 0.88, 1.0)
 ALIBI_MASK = Known("the second forward of an eager alibi layer is higher, not understood", 1.0, 1.76)
 SEGMENTS = Known("not understood; kept and height exceed the model by the same 14 MiB", 1.0, 1.06)
 OUTSIDE = {
-    ("phi3-sdpa-bf16-b2-s512-l2-v1024", "forward_end"): PHI3,
-    ("phi3-sdpa-bf16-b2-s512-l3-v1024", "forward_end"): PHI3,
-    ("phi3-sdpa-bf16-b3-s256-l2-v1024", "forward_end"): PHI3,
-    ("phi3-sdpa-bf16-b2-s512-l2-v32000", "forward_end"): PHI3,
-    ("phi3-sdpa-bf16-b2-s512-l2-v1024", "backward_peak"): PHI3,
-    ("phi3-sdpa-bf16-b2-s512-l3-v1024", "backward_peak"): PHI3,
-    ("phi3-sdpa-bf16-b3-s256-l2-v1024", "backward_peak"): PHI3,
-    ("phi3-sdpa-bf16-b2-s512-l3-v1024-ckpt", "backward_peak"): PHI3,
     ("falcon-40b-eager-bf16-b2-s512-l3-v1024", "forward_end"): Known("blocks: 6 MiB in three layers", 1.0, 1.05),
     ("falcon-7b-sdpa-bf16-b2-s512-l3-v1024-ckpt", "backward_peak"): Known("not understood", 0.97, 1.0),
     ("falcon-7b-sdpa-bf16-b2-s512-l3-v1024-reentrant", "backward_peak"): Known("not understood", 0.97, 1.0),

@@ -11,11 +11,6 @@ from tape_programs import UNIT, Line, recorded, told, walked
 
 from dsconf.memory.tape import Grad, Heights, Tape
 
-ORDER = (
-    "a node's incoming gradient and saved tensors are still counted while its new gradients are accumulated; torch "
-    "has released them by then (torch/csrc/autograd/engine.cpp: evaluate_function, call_function)"
-)
-
 
 def test_a_tensor_saved_twice_is_kept_once() -> None:
     """tanh (10) keeps its output and the linear (20, weight 4) its input, which is the same tensor.
@@ -61,7 +56,6 @@ def test_a_sum_hands_its_gradient_on() -> None:
     assert recorded(others, 10).backward.reduced == 20
 
 
-@pytest.mark.xfail(strict=True, reason=ORDER)
 def test_a_residual_of_one_operation_accumulates_in_place() -> None:
     """s + w·s: when the product's node hands s its gradient, only s still has the sum's. 10 kept, 10, 10 and 10."""
     program = [Line((0,), 10), Line((1,), 10, saves=(1,), weight=10), Line((1, 2), 10, passes=True), Line((3,), 10)]
@@ -177,7 +171,6 @@ def test_the_tape_is_the_slow_walk(program: list[Line], size: int, held: int) ->
 RESIDUAL = [Line((0,), 7), Line((1,), 7, saves=(1,), weight=5), Line((1, 2), 7, passes=True), Line((3,), 7)]
 
 
-@pytest.mark.xfail(strict=True, reason=ORDER)
 @given(programs(shared=True))
 @example(RESIDUAL)
 def test_the_tape_is_the_slow_walk_where_sums_share_gradients(program: list[Line]) -> None:
@@ -286,7 +279,6 @@ def test_the_tape_is_torch(steps: list[Step]) -> None:
     assert taped(steps) == run_by_torch(steps)
 
 
-@pytest.mark.xfail(strict=True, reason=ORDER)
 @given(torch_programs(shared=True))
 @example([("scale", (0,)), ("weight", (1,)), ("add", (1, 2)), ("scale", (3,))])
 def test_the_tape_is_torch_where_sums_share_gradients(steps: list[Step]) -> None:
