@@ -10,6 +10,8 @@ from dsconf.model.spec import Param, Parameters
 if TYPE_CHECKING:
     from torch import nn
 
+    Named = list[tuple[str, nn.Parameter]]
+
 Signature = tuple[tuple[str, tuple[int, ...], bool], ...]
 """Name, shape and whether it is trained, of each parameter of one member of a list."""
 
@@ -58,27 +60,32 @@ def _candidates(module: nn.Module) -> Iterator[tuple[Split, int]]:
 
     params = list(module.named_parameters())
     for name, child in module.named_modules():
-        if not isinstance(child, (nn.ModuleList, nn.Sequential)) or (
-            len(child) < 2 and isinstance(child, nn.Sequential)
-        ):
+        few = 2 if isinstance(child, nn.Sequential) else 1
+        if not isinstance(child, (nn.ModuleList, nn.Sequential)) or len(child) < few:
             continue
         prefix = f"{name}." if name else ""
-        members = [prefix + key for key, _ in child.named_children()]
-        inside: dict[str, list[tuple[str, nn.Parameter]]] = {member: [] for member in members}
-        for full, param in params:
-            if full.startswith(prefix) and "." in full[len(prefix) :]:
-                key, _, rest = full[len(prefix) :].partition(".")
-                inside[prefix + key].append((rest, param))
+        inside = _inside_list(params, prefix, [prefix + key for key, _ in child.named_children()])
+        members = tuple(inside)
         signatures = [_signature(inside[member]) for member in members]
-        if not any(signatures):
-            continue
-        first, period, count = repetition(signatures)
-        chosen = members[first : first + period * count]
-        held = sum(param.numel() for member in chosen for _, param in inside[member])
-        yield Split(tuple(chosen), period, tuple(members)), held
+        if any(signatures):
+            first, period, count = repetition(signatures)
+            chosen = members[first : first + period * count]
+            held = sum(param.numel() for member in chosen for _, param in inside[member])
+            yield Split(chosen, period, members), held
 
 
-def _signature(params: list[tuple[str, nn.Parameter]]) -> Signature:
+def _inside_list(params: Named, prefix: str, members: list[str]) -> dict[str, Named]:
+    """Each member's own parameters, named within it."""
+    found: dict[str, Named] = {member: [] for member in members}
+    for full, param in params:
+        if full.startswith(prefix):
+            key, dot, rest = full[len(prefix) :].partition(".")
+            if dot:
+                found[prefix + key].append((rest, param))
+    return found
+
+
+def _signature(params: Named) -> Signature:
     return tuple((name, tuple(param.shape), param.requires_grad) for name, param in params)
 
 

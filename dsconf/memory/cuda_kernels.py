@@ -22,11 +22,25 @@ _aten: Any = torch.ops.aten
 
 
 class CudaKernels(TorchFunctionMode):
-    """While active, torch's functions take the kernels they take on CUDA."""
+    """While active, torch's functions take the kernels they take on CUDA.
+
+    A function of ``torch.nn.functional`` that calls another one does so past the mode, so the names there change too.
+    """
 
     def __init__(self, *, autocast: bool) -> None:
         super().__init__()
         self._autocast = autocast
+
+    def __enter__(self) -> CudaKernels:
+        for name, replacement in _FUNCTIONAL.items():
+            setattr(functional, name, replacement)
+        super().__enter__()  # type: ignore[no-untyped-call]
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        super().__exit__(*failure)  # type: ignore[no-untyped-call]
+        for name in _FUNCTIONAL:
+            setattr(functional, name, _ORIGINAL[name])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The replacement where there is one, else the function itself."""
@@ -54,7 +68,7 @@ def _upcast(values: tuple[Any, ...]) -> tuple[Any, ...]:
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: A002
     """The fused kernel, which keeps a mask of one byte an element (ATen/native/Dropout.cpp)."""
     if not training or not 0 < p < 1:
-        return functional.dropout(input, p, training, inplace)
+        return _ORIGINAL["dropout"](input, p, training, inplace)
     return _aten.native_dropout(input, p, True)[0]
 
 
@@ -62,7 +76,7 @@ def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = 
     """The fused kernel of torch 2.9 and later, which keeps the input and one rstd for each row."""
     fused = getattr(_aten, "_fused_rms_norm", None)
     if fused is None or (weight is not None and weight.dtype != input.dtype):
-        return functional.rms_norm(input, normalized_shape, weight, eps)
+        return _ORIGINAL["rms_norm"](input, normalized_shape, weight, eps)
     return fused(input, list(normalized_shape), weight, eps)[0]
 
 
@@ -146,11 +160,15 @@ def _plain_layout(*tensors: Any) -> bool:
     return all(x.dim() == 4 and x.stride(-1) == 1 and x.size(0) == tensors[0].size(0) for x in tensors)
 
 
+_FUNCTIONAL: dict[str, Callable[..., Any]] = {
+    "dropout": _dropout,
+    "rms_norm": _rms_norm,
+    "scaled_dot_product_attention": attention,
+}
+_ORIGINAL: dict[str, Any] = {name: getattr(functional, name) for name in _FUNCTIONAL}
 _REPLACED: dict[Any, Callable[..., Any]] = {
-    functional.scaled_dot_product_attention: attention,
-    functional.dropout: _dropout,
+    **{original: _FUNCTIONAL[name] for name, original in _ORIGINAL.items()},
     torch.dropout: _dropout,
-    functional.rms_norm: _rms_norm,
     torch.rms_norm: _rms_norm,
     torch.rand: _rand,
 }

@@ -1,8 +1,8 @@
 """A live ``torch.nn.Module`` as a model: its parameters, and what a trace of it says about its activations.
 
 The module runs once forward and backward on fake tensors (dsconf/memory/tracer.py), for each size of batch, type and
-kind of checkpointing asked for. The values of tensors are unknown to it: a module whose sizes depend on
-them cannot be traced.
+kind of checkpointing asked for. Tensors have no values there: a module whose sizes depend on them cannot
+be traced.
 """
 
 from __future__ import annotations
@@ -78,6 +78,9 @@ def read_module(
             f"batch: give the arguments of {type(found).__name__}'s forward; it has no config with a vocab_size to "
             "make token ids from"
         )
+    for word, size in (("--micro-batch-size", micro_batch_size), ("--seq-len", seq_len)):
+        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size <= 0):
+            raise InputError(f"{word}: {size!r} is not a positive whole number")
     sizes = _sizes(example) if example else (micro_batch_size or 1, seq_len)
     shape = Shape(*sizes, 4 if precision == "fp32" else 2, precision == "fp16", "sdpa")
     source = _source(found, example, find(found))
@@ -185,7 +188,7 @@ def _trace(source: Source, shape: Shape, replay: str) -> Trace:
     from dsconf.memory.tracer import Plan, run
 
     lower = torch.float16 if shape.half else torch.bfloat16
-    dtype = torch.float32 if 4 in (shape.width, shape.weight_width) else lower
+    dtype = torch.float32 if shape.width == 4 else lower
     args, kwargs = source.batch or _token_ids(source.module, shape)
     plan = Plan(
         source.module,
@@ -195,7 +198,7 @@ def _trace(source: Source, shape: Shape, replay: str) -> Trace:
         checkpointed=source.split.checkpointed if replay else (),
         reentrant=replay == "reentrant",
         dtype=dtype,
-        autocast=lower if shape.weight_width == 4 and shape.width == 2 else None,
+        autocast=lower if shape.autocast else None,
         padded=_hides(kwargs.get("attention_mask")),
     )
     return run(plan)
@@ -217,15 +220,15 @@ def _token_ids(module: nn.Module, shape: Shape) -> tuple[tuple[Any, ...], dict[s
     return (), {"input_ids": ids, "labels": ids} if "labels" in known else {"input_ids": ids}
 
 
-def arrivals(model: Model) -> list[tuple[Place, int]]:
-    """Each parameter whose gradient arrives, in that order, with its number among those of its part."""
+def arrivals(model: Model) -> list[tuple[Place, int, int]]:
+    """Each parameter whose gradient arrives, in that order: its place, the part that makes it, its number there."""
     model = _traced(model)
     counts: dict[int, int] = {}
-    found: list[tuple[Place, int]] = []
+    found: list[tuple[Place, int, int]] = []
     for arrival in model.trace.arrivals:
-        place = model.source.where[arrival.param]
-        found.append((place, counts.get(place.part, 0)))
-        counts[place.part] = counts.get(place.part, 0) + 1
+        event = counts.get(arrival.part, 0)
+        found.append((model.source.where[arrival.param], arrival.part, event))
+        counts[arrival.part] = event + 1
     return found
 
 
@@ -237,9 +240,8 @@ def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
     bottom = sum(trace.kept[:-1]) - layers * layer
     bases = [bottom, *(bottom + i * layer for i in range(layers + 1))]
     before, *blocks, head = (max(0, b - base) for b, base in zip(trace.forward_peak, bases, strict=True))
-    reduced = [max(0, b - base - trace.carried) for b, base in zip(trace.backward_peak, bases, strict=True)]
-    hoarded = [max(0, b - base - trace.carried) for b, base in zip(trace.hoarded_peak, bases, strict=True)]
-    live = _live(model, trace, bases)
+    first, *inside, last = (Heights(*pair) for pair in zip(*_heights(trace, bases), strict=True))
+    live = _live(trace, bases)
     return Activations(
         bottom=bottom,
         forward_only=trace.forward_only,
@@ -249,26 +251,36 @@ def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
         logits=trace.outputs,
         layer_forward=max(0, max(before, *blocks) - trace.forward_only),
         head_forward=max(0, head - trace.forward_only),
-        layer_backward=Heights(max(reduced[1:-1]), max(hoarded[1:-1])),
-        head_backward=Heights(reduced[-1] + trace.carried, hoarded[-1] + trace.carried),
+        layer_backward=Heights(max(one.reduced for one in inside), max(one.hoarded for one in inside)),
+        head_backward=last,
         layer_live=live[0],
         head_live=live[1],
         embedding_live=live[-1],
         tied=trace.carried,
-        before_backward=reduced[0],
+        before_backward=first.reduced,
     )
 
 
-def _live(model: TracedModel, trace: Trace, bases: list[int]) -> dict[int, tuple[int, ...]]:
+def _heights(trace: Trace, bases: list[int]) -> tuple[list[int], list[int]]:
+    """Heights of each part's backward over what is kept below it, and over the carried gradient once that is made."""
+    under = [*(base + trace.carried for base in bases[:-1]), bases[-1]]
+    reduced, hoarded = (
+        [max(0, peak - base) for peak, base in zip(peaks, under, strict=True)]
+        for peaks in (trace.backward_peak, trace.hoarded_peak)
+    )
+    return reduced, hoarded
+
+
+def _live(trace: Trace, bases: list[int]) -> dict[int, tuple[int, ...]]:
     """Bytes alive at each hook, by 0 (the most of any block), 1 (after the blocks) and -1 (before them)."""
     events: dict[int, list[int]] = {}
     found: dict[int, list[int]] = {-1: [], 0: [], 1: []}
     for arrival in trace.arrivals:
-        part = model.source.where[arrival.param].part
+        part = arrival.part
         number = len(events.setdefault(part, []))
         carried = trace.carried if part >= 0 else 0
         events[part].append(max(0, arrival.live - bases[part + 1] - carried))
-        kind = found[-1 if part < 0 else 1 if part == model.layers else 0]
+        kind = found[-1 if part < 0 else 1 if part == len(bases) - 2 else 0]
         if number == len(kind):
             kind.append(0)
         kind[number] = max(kind[number], events[part][number])

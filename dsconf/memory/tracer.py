@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, DynamicOutputShapeException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -72,10 +72,10 @@ def _explained(module: nn.Module) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:
-        line = next(iter(str(error).strip().splitlines()), "")
-        raise InputError(
-            f"module: {type(module).__name__} cannot be traced on this batch: {type(error).__name__}: {line}"
-        ) from error
+        reason = f"{type(error).__name__}: {next(iter(str(error).strip().splitlines()), '')}"
+        if isinstance(error, (DataDependentOutputException, DynamicOutputShapeException)):
+            reason = f"what it does depends on a tensor's values, which a trace has not ({reason})"
+        raise InputError(f"module: {type(module).__name__} cannot be traced on this batch: {reason}") from error
 
 
 @contextmanager
@@ -221,7 +221,15 @@ def _on_gradient(values: Any, ledger: Ledger, part: int) -> None:
     """Tells the ledger that backward reaches ``part`` when one of ``values`` has its gradient."""
     for value in tree_leaves(values):
         if isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf:
-            value.register_hook(lambda gradient: ledger.reach(part, _storage(gradient)))
+            value.register_hook(_reaching(ledger, part))
+
+
+def _reaching(ledger: Ledger, part: int) -> Callable[[torch.Tensor | None], None]:
+    def hook(gradient: torch.Tensor | None) -> None:
+        if gradient is not None:  # an output that the loss does not depend on
+            ledger.reach(part, _storage(gradient))
+
+    return hook
 
 
 def _arriving(ledger: Ledger, name: str) -> Callable[[torch.Tensor], None]:
