@@ -32,13 +32,21 @@ class Heads(NamedTuple):
 def attend(r: Recorder, x: Heads) -> int:
     """Output of the attention, tokens × (heads × head_dim), ready for the output projection."""
     grouped = x.kv_heads != r.model.heads
-    if r.shape.attention == "eager":
+    size = _size(r)
+    some = size * x.kv_heads // r.model.heads
+    query, key = r.cast(x.query, "attention query", size), r.cast(x.key, "attention keys", some)
+    x = x._replace(query=query, key=key, value=r.cast(x.value, "attention values", some))
+    return r.low(_attention(r, x, grouped))
+
+
+def _attention(r: Recorder, x: Heads, grouped: bool) -> int:
+    if runs_eager(r.model.family, r.shape.attention):
         return _eager(r, x)
     if grouped and not x.repeats:
         return _plain(r, x)
     if grouped and x.mask:
         return _fused(r, _repeated(r, x))
-    if grouped and r.shape.width == 4:
+    if grouped and r.shape.low == 4:
         return _plain(r, x)
     return _fused(r, x)
 
@@ -51,19 +59,19 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     if r.shape.attention == "flash":
         return _fused(r, x)
     op, size, elements = r.tape.op, _size(r), _scores(r)
-    full, scores = 4 * size // r.shape.width, 4 * elements
+    full, scores = 4 * size // r.shape.low, 4 * elements
     query, key = x.query, x.key
-    if r.shape.width == 2:
+    if r.shape.low == 2:
         query, key = op("attention query fp32", [query], full), op("attention keys fp32", [key], full)
     query, key = op("attention query copy", [query], full), op("attention keys copy", [key], full)
     raw = op("attention scores", [query, key], scores, saves=[query, key])
     raw = op("attention scale" if r.model.family == "gptj" else "attention window", [raw], scores)
     raw = op("attention mask", [raw], scores, passes=True)
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
-    if r.shape.width == 2:
+    if r.shape.low == 2:
         weights = op("attention softmax downcast", [weights], 2 * elements)
     if r.model.attention_dropout:
-        weights = op("attention dropout", [weights], elements * r.shape.width, extra=elements)
+        weights = op("attention dropout", [weights], elements * r.shape.low, extra=elements)
     value = op("attention values copy", [x.value], size)
     out = op("attention product", [weights, value], size, saves=[weights, value])
     return op("attention output copy", [out], size)
@@ -71,11 +79,11 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
 
 def runs_eager(family: str, attention: str) -> bool:
     """Whether scores are made one by one: asked for, or the family's only way beside FlashAttention's package."""
-    return attention == "eager" or (attention == "sdpa" and family in ("gptj", "gpt_neo"))
+    return attention == "eager" or (attention == "sdpa" and family in ("bloom", "gptj", "gpt_neo"))
 
 
 def _size(r: Recorder) -> int:
-    return r.hidden(r.model.heads * r.model.head_dim)
+    return r.shape.tokens * r.model.heads * r.model.head_dim * r.shape.low
 
 
 def _scores(r: Recorder) -> int:
@@ -94,9 +102,9 @@ def _fused(r: Recorder, x: Heads) -> int:
     statistics = 4 * shape.batch * r.model.heads * shape.seq
     extra = statistics
     if x.mask == "bool":
-        extra += shape.batch * shape.seq * shape.seq * shape.width  # convert_boolean_attn_mask, in every call
-    flash = shape.width == 2 and not x.mask
-    workspace = statistics + (2 * size if shape.width == 2 else 0)  # dq accumulates in fp32
+        extra += shape.batch * shape.seq * shape.seq * shape.low  # convert_boolean_attn_mask, in every call
+    flash = shape.low == 2 and not x.mask
+    workspace = statistics + (2 * size if shape.low == 2 else 0)  # dq accumulates in fp32
     if flash and x.kv_heads != r.model.heads:
         workspace += 2 * size  # dk and dv of every head, summed over groups afterwards (mha_bwd)
     inputs = [x.query, x.key, x.value]
@@ -109,7 +117,7 @@ def _fused(r: Recorder, x: Heads) -> int:
 
 def _plain(r: Recorder, x: Heads) -> int:
     """torch's ``_scaled_dot_product_attention_math``: everything in fp32 and at all heads; the weights are kept."""
-    full = 2 * _size(r) if r.shape.width == 2 else _size(r)
+    full = 2 * _size(r) if r.shape.low == 2 else _size(r)
     scores = 4 * _scores(r)
     op = r.tape.op
     query = op("attention query fp32", [x.query], full)
@@ -125,7 +133,7 @@ def _plain(r: Recorder, x: Heads) -> int:
 def _eager(r: Recorder, x: Heads) -> int:
     """``eager_attention_forward``: scores, scale, mask, softmax, downcast, dropout, product."""
     shape, size, elements = r.shape, _size(r), _scores(r)
-    scores = elements * shape.width
+    scores = elements * shape.low
     op, save_output = r.tape.op, r.tape.save_output
     query = op("attention query copy", [x.query], size)
     key = op("attention keys copy", [x.key], size)
@@ -135,7 +143,7 @@ def _eager(r: Recorder, x: Heads) -> int:
         raw = save_output(op("attention softcap", [raw], scores))
         raw = op("attention softcap scale", [raw], scores)
     masked = raw = op("attention mask", [raw], scores, passes=True)
-    if x.softmax_fp32 and shape.width == 2:
+    if x.softmax_fp32 and shape.low == 2:
         full = 4 * elements
         if not shape.half:
             raw = op("attention softmax input", [raw], full)

@@ -27,10 +27,6 @@ class CudaKernels(TorchFunctionMode):
     A function of ``torch.nn.functional`` that calls another one does so past the mode, so the names there change too.
     """
 
-    def __init__(self, *, autocast: bool) -> None:
-        super().__init__()
-        self._autocast = autocast
-
     def __enter__(self) -> CudaKernels:
         for name, replacement in _FUNCTIONAL.items():
             setattr(functional, name, replacement)
@@ -45,7 +41,8 @@ class CudaKernels(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """The replacement where there is one, else the function itself."""
         kwargs = kwargs or {}
-        if self._autocast and getattr(func, "__name__", "") in FP32_UNDER_AUTOCAST:
+        in_fp32 = getattr(func, "__name__", "") in FP32_UNDER_AUTOCAST and "dtype" not in kwargs
+        if in_fp32 and torch.is_autocast_enabled("cpu"):
             args, kwargs = _upcast(args), dict(zip(kwargs, _upcast(tuple(kwargs.values())), strict=True))
         return _REPLACED.get(func, func)(*args, **kwargs)
 
@@ -102,6 +99,11 @@ def attention(
     The order and the conditions are torch's (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp); the words are those
     of the function it stands for.
     """
+    if torch.is_autocast_enabled("cpu"):
+        lower = torch.get_autocast_dtype("cpu")
+        query, key, value = query.to(lower), key.to(lower), value.to(lower)
+        if attn_mask is not None and attn_mask.is_floating_point():
+            attn_mask = attn_mask.to(lower)
     scale = 1 / sqrt(query.size(-1)) if scale is None else scale
     mask = _additive(attn_mask, query)
     if mask is None and _flash_takes(query, key, value, is_causal, enable_gqa):

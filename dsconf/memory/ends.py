@@ -57,9 +57,12 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
         x = r.norm(x, name, model.hidden)
     if model.embedding_dim:
         x = r.linear(x, "model.decoder.project_out")
-    size = r.hidden(model.vocab)
+    size = r.shape.tokens * model.vocab * r.shape.low
+    x = r.cast(x, "output projection input", r.shape.tokens * model.hidden * r.shape.low)
     own = r.own("lm_head")[::-1] or [(f"{TIED}{tied}", num) for tied, num in r.own(_tied_name(r))]
-    logits = op("output projection", [x], size, saves=[x] if own else [], params=own)
+    copy = 2 * model.vocab * model.hidden if r.shape.autocast else 0
+    saves = [x] if own else []
+    logits = op("output projection", [x], size, saves=saves, params=own, extra=copy, backward_workspace=copy)
     if model.family == "cohere":
         logits = op("logit scale", [logits], size)
     if model.logit_softcap:
@@ -68,7 +71,7 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
         logits = op("logit softcap product", [logits], size)
     r.tape.hold(logits)
     full = 4 * r.shape.tokens * model.vocab
-    upcast = logits if r.shape.width == 4 else op("logits upcast", [logits], full)
+    upcast = logits if r.shape.low == 4 else op("logits upcast", [logits], full)
     logp = r.tape.save_output(op("log-softmax", [upcast], full))
     return op("cross-entropy", [logp], 512, extra=16 * r.shape.tokens), logits
 
@@ -91,7 +94,8 @@ def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
     rotary = 2 * shape.seq * model.rotary_dim * rotary_width if shared else 0
     square = shape.batch * shape.seq * shape.seq
     if runs_eager(model.family, shape.attention) and (not model.alibi or model.family == "bloom"):
-        return rotary, square * shape.width
+        kinds = 2 if model.family in ("gemma2", "gemma3_text") else 1  # a mask for each kind of layer, windowed or not
+        return rotary, kinds * square * shape.width
     if model.alibi:
         mask = square * model.heads * shape.width
         return (rotary + mask, 0) if shape.attention != "eager" else (rotary, mask)

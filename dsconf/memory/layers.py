@@ -86,10 +86,10 @@ def _phi3(r: Recorder, x: int) -> int:
     out = attend(r, Heads(q, k, v, model.kv_heads, head_major=True, mask=_mask(r)))
     x = r.add(x, r.dropout(r.linear(out, "self_attn.o_proj"), model.hidden_dropout, h))
     fused = r.linear(r.norm(x, "post_attention_layernorm", h), "mlp.gate_up_proj")
-    size = r.hidden(model.mlp)
+    size = r.size(fused, model.mlp)
     gate, up = r.tape.part("gate", fused, size), r.tape.part("up", fused, size)
     active = r.tape.op("silu", [gate], size, saves=[gate])
-    product = r.tape.op("gate product", [active, up], size, saves=[active, up])
+    product = r.low(r.tape.op("gate product", [r.low(active), up], size, saves=[active, up]))
     return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h))
 
 
@@ -97,7 +97,7 @@ def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int
     """Query, key and value as views of one projection's output."""
     dim = r.model.head_dim
     sizes = (heads * dim, kv_heads * dim, kv_heads * dim)
-    q, k, v = (r.tape.part(name, fused, r.hidden(size)) for name, size in zip("qkv", sizes, strict=True))
+    q, k, v = (r.low(r.tape.part(name, fused, r.size(fused, size))) for name, size in zip("qkv", sizes, strict=True))
     return q, k, v
 
 
@@ -113,7 +113,8 @@ def _gpt2(r: Recorder, x: int) -> int:
 def _opt(r: Recorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "self_attn_layer_norm", h) if model.pre_norm else x
-    q = r.tape.op("query scaling", [r.linear(y, "self_attn.q_proj")], r.hidden(h))
+    q = r.linear(y, "self_attn.q_proj")
+    q = r.low(r.tape.op("query scaling", [q], r.size(q, h)))
     k, v = r.linear(y, "self_attn.k_proj"), r.linear(y, "self_attn.v_proj")
     out = r.linear(attend(r, Heads(q, k, v, model.heads)), "self_attn.out_proj")
     x = r.add(x, r.dropout(out, model.hidden_dropout, h))
@@ -168,9 +169,9 @@ def _falcon_attention(r: Recorder, x: int, grouped: bool) -> int:
     if model.kv_heads == model.heads:
         q, k, v = _split(r, fused, heads, heads)
     else:
-        q = r.tape.part("q", fused, r.hidden(heads * model.head_dim))
-        k = r.tape.op("keys", [fused], r.hidden(kv_heads * model.head_dim))
-        v = r.tape.op("values", [fused], r.hidden(kv_heads * model.head_dim))
+        q = r.low(r.tape.part("q", fused, r.size(fused, heads * model.head_dim)))
+        k = r.low(r.tape.op("keys", [fused], r.size(fused, kv_heads * model.head_dim)))
+        v = r.low(r.tape.op("values", [fused], r.size(fused, kv_heads * model.head_dim)))
     if model.rotary_dim:
         q, k = r.rotary(q, "q", heads), r.rotary(k, "k", kv_heads)
     return attend(r, Heads(q, k, v, kv_heads, mask=_mask(r), repeats=False, softmax_fp32=False))

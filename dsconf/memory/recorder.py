@@ -42,8 +42,13 @@ class Shape(NamedTuple):
     """fp16: its softmax upcasts inside the kernel."""
     attention: str
     """``sdpa``, ``eager`` or ``flash``."""
-    weight_width: int = 0
-    """Bytes of a weight element where it differs from ``width`` (autocast), else 0."""
+    autocast: bool = False
+    """fp32 parameters under ``torch.autocast``: matrix products and attention run on 16-bit copies."""
+
+    @property
+    def low(self) -> int:
+        """Bytes of an element in matrix products and attention."""
+        return 2 if self.autocast else self.width
 
     @property
     def tokens(self) -> int:
@@ -61,17 +66,18 @@ class Recorder:
         self.visits: list[str] = []
         """Names of the modules with a forward of their own, in the order forward calls them."""
         self._params = {p.name: p for p in params}
+        self._low: set[int] = set()
 
     def own(self, name: str) -> list[tuple[str, int]]:
         """(name, bytes of the gradient) of the trainable weight and bias called ``name``."""
-        width = self.shape.weight_width or self.shape.width
+        width = self.shape.width
         found = (self._params.get(f"{name}.{end}") for end in ("weight", "bias"))
         return [(p.name, p.numel * width) for p in found if p is not None and p.trainable]
 
     def own_tensor(self, name: str) -> list[tuple[str, int]]:
         """(name, bytes of the gradient) of the parameter called exactly ``name``, if it is trained."""
         found = self._params[name]
-        width = self.shape.weight_width or self.shape.width
+        width = self.shape.width
         return [(name, found.numel * width)] if found.trainable else []
 
     def has(self, name: str) -> bool:
@@ -82,6 +88,19 @@ class Recorder:
         """Bytes of one activation of ``features`` elements for each token."""
         return self.shape.tokens * features * self.shape.width
 
+    def low(self, x: int) -> int:
+        """Marks ``x`` as what a matrix product made: of 16 bit under autocast."""
+        self._low.add(x)
+        return x
+
+    def size(self, x: int, features: int) -> int:
+        """Bytes of ``features`` elements a token in the type of ``x``."""
+        return self.shape.tokens * features * (self.shape.low if x in self._low else self.shape.width)
+
+    def cast(self, x: int, name: str, size: int) -> int:
+        """The 16-bit copy autocast makes of ``x`` for each operation that wants one; ``size`` is the copy's."""
+        return x if not self.shape.autocast or x in self._low else self.low(self.tape.op(f"{name} cast", [x], size))
+
     def linear(self, x: int, name: str, rows: int = 0) -> int:
         """``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm)."""
         rows = rows or self.shape.tokens
@@ -89,18 +108,32 @@ class Recorder:
         weight = adapted or self._params[f"{name}.weight"]
         transposed = weight.kind == "conv1d"
         outputs = weight.shape[1 if transposed else 0]
-        size = rows * outputs * self.shape.width
+        size = rows * outputs * self.shape.low
+        inputs = weight.shape[0 if transposed else 1]
+        x = self.cast(x, f"{name} input", rows * inputs * self.shape.low)
         own = self.own(f"{name}.base_layer" if adapted else name)
         self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
         scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
         # The bias's gradient comes first: the weight's has a transpose to pass (torch: derivatives.yaml, addmm).
-        y = self.tape.op(name, [x], size, saves=[x] if own else [], params=own[::-1], reduction=scratch)
+        copy = 2 * weight.numel if self.shape.autocast else 0
+        y = self.low(
+            self.tape.op(
+                name,
+                [x],
+                size,
+                saves=[x] if own else [],
+                params=own[::-1],
+                extra=copy,
+                backward_workspace=copy,
+                reduction=scratch,
+            )
+        )
         return self._adapter(x, y, name, rows, size) if adapted else y
 
     def _adapter(self, x: int, y: int, name: str, rows: int, size: int) -> int:
         """LoRA beside the frozen layer: ``y + B(A(x)) × scaling`` (peft/tuners/lora/layer.py: Linear.forward)."""
         rank = self._params[f"{name}.lora_A.default.weight"].shape[0]
-        small = rows * rank * self.shape.width
+        small = rows * rank * self.shape.low
         down = self.tape.op(f"{name} lora_A", [x], small, saves=[x], params=self.own(f"{name}.lora_A.default"))
         up = self.tape.op(f"{name} lora_B", [down], size, saves=[down], params=self.own(f"{name}.lora_B.default"))
         scaled = self.tape.op(f"{name} lora scaling", [up], size)
@@ -207,10 +240,13 @@ class Recorder:
         """``nn.Dropout`` in training keeps a one-byte mask; with probability 0 it is not there."""
         if probability <= 0:
             return x
-        return self.tape.op("dropout", [x], self.hidden(features), extra=self.shape.tokens * features)
+        y = self.tape.op("dropout", [x], self.size(x, features), extra=self.shape.tokens * features)
+        return self._like(x, y)
 
     def add(self, x: int, y: int) -> int:
-        """A residual sum: keeps nothing, and hands its gradient to both."""
+        """A residual sum: keeps nothing, and hands its gradient to both, or a 16-bit copy of it."""
+        if self.shape.autocast and y in self._low and x not in self._low:
+            y = self.tape.part("residual cast", y, self.hidden(self.model.hidden) // 2)
         return self.tape.op("residual", [x, y], self.hidden(self.model.hidden), passes=True)
 
     def activation(self, x: int, size: int) -> int:
@@ -220,14 +256,25 @@ class Recorder:
         if kind in ("gelu_new", "gelu_fast"):
             return self._gelu_new(x, size)
         if kind == "relu":
-            return self.tape.save_output(self.tape.op("relu", [x], size))
-        return self.tape.op(kind, [x], size, saves=[x])
+            return self._like(x, self.tape.save_output(self.tape.op("relu", [x], size)))
+        # Bloom's backward is written in Python: at most five temporaries, of which one takes the gradient's place.
+        scratch = 4 * size if kind == "gelu_bloom" else 0
+        return self._like(x, self.tape.op(kind, [x], size, saves=[x], backward_workspace=scratch))
+
+    def _like(self, x: int, y: int) -> int:
+        return self.low(y) if x in self._low else y
 
     def _gelu_new(self, x: int, size: int) -> int:
         """``NewGELUActivation`` in separate operations: keeps x/2, tanh, 1 + tanh and the product, besides x."""
         op = self.tape.op
         half = op("gelu half", [x], size)
-        cube = op("gelu cube", [x], size, saves=[x], backward_workspace=2 * size)
+        if self.shape.autocast:
+            # torch.pow runs in fp32 on an fp32 copy of x, and all that it reaches stays so.
+            size = self.shape.tokens * self.model.mlp * 4
+            cube_input = op("gelu upcast", [x], size)
+        else:
+            cube_input = x
+        cube = op("gelu cube", [cube_input], size, saves=[cube_input], backward_workspace=2 * size)
         inner = op("gelu inner", [x, cube], size, workspace=size, passes=True)
         inner = op("gelu scaled", [inner], size)
         tanh = self.tape.save_output(op("gelu tanh", [inner], size))
@@ -237,10 +284,10 @@ class Recorder:
     def gated_mlp(self, x: int, prefix: str) -> int:
         """``down(act(gate(x)) × up(x))``: keeps gate, its activation, up and their product."""
         gate = self.linear(x, f"{prefix}.gate_proj")
-        size = self.hidden(self._params_out(f"{prefix}.gate_proj"))
+        size = self.size(gate, self._params_out(f"{prefix}.gate_proj"))
         active = self.activation(gate, size)
         up = self.linear(x, f"{prefix}.up_proj")
-        product = self.tape.op("gate product", [active, up], size, saves=[active, up])
+        product = self._like(active, self.tape.op("gate product", [active, up], size, saves=[active, up]))
         return self.linear(product, f"{prefix}.down_proj")
 
     def _params_out(self, name: str) -> int:
@@ -249,5 +296,5 @@ class Recorder:
 
     def plain_mlp(self, x: int, up: str, down: str) -> int:
         """``down(act(up(x)))``."""
-        size = self.hidden(self.model.mlp)
-        return self.linear(self.activation(self.linear(x, up), size), down)
+        x = self.linear(x, up)
+        return self.linear(self.activation(x, self.size(x, self.model.mlp)), down)

@@ -64,7 +64,8 @@ def shape(job: Job) -> Shape:
     """Sizes of one micro-batch."""
     settings, workload = job.settings, job.workload
     half = settings.precision == "fp16"
-    return Shape(workload.micro_batch, workload.seq_len, widths(settings).model, half, workload.attention)
+    autocast = settings.precision == "autocast"
+    return Shape(workload.micro_batch, workload.seq_len, widths(settings).model, half, workload.attention, autocast)
 
 
 def prepare(job: Job, rank: int) -> Step:

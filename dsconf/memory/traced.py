@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dsconf.errors import InputError
 from dsconf.memory.activations import Activations
+from dsconf.memory.batch import Arguments, arguments, hides, sizes, token_ids
 from dsconf.memory.blocks import Place, Split, find, parameters, places, whole
 from dsconf.memory.ledger import Trace
 from dsconf.memory.modules import Call, Modules
@@ -33,7 +34,7 @@ class Source:
     """A live module and how to run it."""
 
     module: nn.Module
-    batch: tuple[tuple[Any, ...], dict[str, Any]] | None
+    batch: Arguments | None
     """Positional and named arguments; None: token ids of the size asked for."""
     split: Split
     where: Mapping[str, Place]
@@ -72,17 +73,17 @@ def read_module(
         InputError: not a module, without parameters to train, a batch that cannot be used, or a forward that fails.
     """
     found = _module(module)
-    example = None if batch is None else _arguments(batch)
+    example = None if batch is None else arguments(batch)
     if example is None and not _vocabulary(found):
         raise InputError(
             f"batch: give the arguments of {type(found).__name__}'s forward; it has no config with a vocab_size to "
             "make token ids from"
         )
-    for word, size in (("--micro-batch-size", micro_batch_size), ("--seq-len", seq_len)):
-        if size is not None and (isinstance(size, bool) or not isinstance(size, int) or size <= 0):
-            raise InputError(f"{word}: {size!r} is not a positive whole number")
-    sizes = _sizes(example) if example else (micro_batch_size or 1, seq_len)
-    shape = Shape(*sizes, 4 if precision == "fp32" else 2, precision == "fp16", "sdpa")
+    for word, given in (("--micro-batch-size", micro_batch_size), ("--seq-len", seq_len)):
+        if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given <= 0):
+            raise InputError(f"{word}: {given!r} is not a positive whole number")
+    size, steps = sizes(example) if example else (micro_batch_size or 1, seq_len)
+    shape = Shape(size, steps, 4 if precision == "fp32" else 2, precision == "fp16", "sdpa")
     source = _source(found, example, find(found))
     trace = _trace(source, shape, "")
     if not _in_order(trace, source.split):
@@ -103,33 +104,11 @@ def _module(module: object) -> nn.Module:
     return module
 
 
-def _arguments(batch: object) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    import torch
-
-    if isinstance(batch, Mapping):
-        found: tuple[tuple[Any, ...], dict[str, Any]] = ((), {str(key): value for key, value in batch.items()})
-    else:
-        found = (tuple(batch) if isinstance(batch, (tuple, list)) else (batch,), {})
-    if not any(isinstance(value, torch.Tensor) and value.dim() for value in (*found[0], *found[1].values())):
-        raise InputError("batch: holds no tensor; give forward's arguments as a mapping, a tuple or one tensor")
-    return found
-
-
-def _sizes(example: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[int, int]:
-    """Micro-batch and sequence length: the first tensor's first two sizes; without a sequence its length is 1."""
-    import torch
-
-    values = (*example[0], *example[1].values())
-    first = next(value for value in values if isinstance(value, torch.Tensor) and value.dim())
-    steps = first.dim() > 1 and (first.dim() == 3 or not first.is_floating_point())
-    return first.size(0), first.size(1) if steps else 1
-
-
 def _vocabulary(module: nn.Module) -> int:
     return int(getattr(getattr(module, "config", None), "vocab_size", None) or 0)
 
 
-def _source(module: nn.Module, example: tuple[tuple[Any, ...], dict[str, Any]] | None, split: Split) -> Source:
+def _source(module: nn.Module, example: Arguments | None, split: Split) -> Source:
     return Source(module, example, split, places(module, split))
 
 
@@ -175,7 +154,7 @@ def batch_sizes(model: Model, micro_batch_size: int | None, seq_len: int) -> tup
     model = _traced(model)
     if model.source.batch is None:
         return micro_batch_size or 1, seq_len
-    size, steps = _sizes(model.source.batch)
+    size, steps = sizes(model.source.batch)
     if micro_batch_size not in (None, size):
         raise InputError(f"--micro-batch-size: {micro_batch_size}, but batch holds {size}; give a batch of that size")
     return size, steps
@@ -185,11 +164,12 @@ def batch_sizes(model: Model, micro_batch_size: int | None, seq_len: int) -> tup
 def _trace(source: Source, shape: Shape, replay: str) -> Trace:
     import torch
 
-    from dsconf.memory.tracer import Plan, run
+    from dsconf.memory.trace_hooks import Plan
+    from dsconf.memory.tracer import run
 
     lower = torch.float16 if shape.half else torch.bfloat16
     dtype = torch.float32 if shape.width == 4 else lower
-    args, kwargs = source.batch or _token_ids(source.module, shape)
+    args, kwargs = source.batch or token_ids(source.module, shape)
     plan = Plan(
         source.module,
         args,
@@ -199,25 +179,9 @@ def _trace(source: Source, shape: Shape, replay: str) -> Trace:
         reentrant=replay == "reentrant",
         dtype=dtype,
         autocast=lower if shape.autocast else None,
-        padded=_hides(kwargs.get("attention_mask")),
+        padded=hides(kwargs.get("attention_mask")),
     )
     return run(plan)
-
-
-def _hides(mask: Any) -> bool:
-    import torch
-
-    return isinstance(mask, torch.Tensor) and not mask.is_meta and not bool(mask.all())
-
-
-def _token_ids(module: nn.Module, shape: Shape) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    import inspect
-
-    import torch
-
-    ids = torch.empty((shape.batch, shape.seq), dtype=torch.int64, device="meta")
-    known = inspect.signature(module.forward).parameters
-    return (), {"input_ids": ids, "labels": ids} if "labels" in known else {"input_ids": ids}
 
 
 def arrivals(model: Model) -> list[tuple[Place, int, int]]:
@@ -308,6 +272,6 @@ def traced_modules(model: Model, count: int) -> Modules:
     def part(which: int, layer: int) -> tuple[Call, ...]:
         return tuple(call(v.enter, layer, v.module) for v in model.trace.visits if v.part == which)
 
-    sizes = tuple(p.numel for p in (*params.before, *(params.layer * count), *params.after))
+    numels = tuple(p.numel for p in (*params.before, *(params.layer * count), *params.after))
     blocks = tuple(part(0, i) for i in range(count))
-    return Modules(sizes, part(-1, -1), blocks, part(model.layers, count))
+    return Modules(numels, part(-1, -1), blocks, part(model.layers, count))

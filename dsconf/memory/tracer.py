@@ -12,7 +12,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -23,24 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from dsconf.errors import InputError
 from dsconf.memory.cuda_kernels import CudaKernels, as_on_cuda, scratch
 from dsconf.memory.ledger import Ledger, Trace
-
-
-class Plan(NamedTuple):
-    """What to run, and where its parts begin."""
-
-    module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    blocks: tuple[tuple[str, str], ...]
-    """First and last module of each block, by name; the same where a block is one module."""
-    checkpointed: tuple[str, ...]
-    """Modules that keep their inputs only."""
-    reentrant: bool
-    dtype: torch.dtype
-    """Type of the weights."""
-    autocast: torch.dtype | None
-    padded: bool
-    """Whether the batch's padding mask hides something."""
+from dsconf.memory.trace_hooks import Plan, install, storage
 
 
 def run(plan: Plan) -> Trace:
@@ -55,11 +38,11 @@ def run(plan: Plan) -> Trace:
         warnings.simplefilter("ignore")
         module = _copied(plan)
         args, kwargs = tree_map(_faked(fake, plan), (plan.args, plan.kwargs))
-        _install(module, plan, ledger)
+        install(module, plan, ledger)
         watch = _Watch(ledger, _storages([*module.parameters(), *module.buffers(), *tree_leaves((args, kwargs))]))
-        with _explained(plan.module), _full_rows(plan.padded), watch, CudaKernels(autocast=plan.autocast is not None):
+        with _explained(plan.module), _full_rows(plan.padded), watch, CudaKernels():
             loss = _forward(module, args, kwargs, plan, ledger)
-            ledger.start_backward(_storage(loss))
+            ledger.start_backward(storage(loss))
             _backward(loss)
     return ledger.trace()
 
@@ -137,12 +120,8 @@ def _faked(fake: FakeTensorMode, plan: Plan) -> Callable[[Any], Any]:
     return one
 
 
-def _storage(tensor: torch.Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
-
-
 def _storages(values: list[Any]) -> set[int]:
-    return {_storage(value) for value in values if isinstance(value, torch.Tensor)}
+    return {storage(value) for value in values if isinstance(value, torch.Tensor)}
 
 
 class _Watch(TorchDispatchMode):
@@ -166,103 +145,24 @@ class _Watch(TorchDispatchMode):
         self._ledger.ran(scratch(func, args))
         return out
 
-    def _book(self, storage: torch.UntypedStorage) -> None:
-        key = int(storage._cdata)
+    def _book(self, made: torch.UntypedStorage) -> None:
+        key = int(made._cdata)
         if key in self._outside or self._ledger.knows(key):
             return
-        self._ledger.made(key, storage.nbytes())
+        self._ledger.made(key, made.nbytes())
 
         def ended(_: Any) -> None:
             del self._endings[key]
             self._ledger.gone(key)
 
-        self._endings[key] = weakref.ref(storage, ended)
-
-
-def _install(module: nn.Module, plan: Plan, ledger: Ledger) -> None:
-    """Hooks on every module, on the blocks' ends and on the parameters."""
-    for i, (first, _) in enumerate(plan.blocks):
-        module.get_submodule(first).register_forward_pre_hook(_starting(ledger, i), with_kwargs=True)
-    for name, child in module.named_modules():
-        child.register_forward_pre_hook(_visiting(ledger, name, enter=True))
-        child.register_forward_hook(_visiting(ledger, name, enter=False))
-    for i, (_, last) in enumerate(plan.blocks):
-        module.get_submodule(last).register_forward_hook(_finishing(ledger, i))
-    for name in plan.checkpointed:
-        _checkpoint(module.get_submodule(name), plan.reentrant)
-    for name, param in module.named_parameters():
-        if param.requires_grad:
-            param.register_post_accumulate_grad_hook(_arriving(ledger, name))
-
-
-def _visiting(ledger: Ledger, name: str, *, enter: bool) -> Callable[..., None]:
-    return lambda *_: ledger.visit(enter, name)
-
-
-def _starting(ledger: Ledger, block: int) -> Callable[..., None]:
-    def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-        ledger.start(block)
-        if block == 0 and not ledger.backward:
-            _on_gradient((args, kwargs), ledger, -1)
-
-    return hook
-
-
-def _finishing(ledger: Ledger, block: int) -> Callable[..., None]:
-    def hook(_: nn.Module, __: Any, output: Any) -> None:
-        ledger.finish(block)
-        if not ledger.backward:
-            _on_gradient(output, ledger, block)
-
-    return hook
-
-
-def _on_gradient(values: Any, ledger: Ledger, part: int) -> None:
-    """Tells the ledger that backward reaches ``part`` when one of ``values`` has its gradient."""
-    for value in tree_leaves(values):
-        if isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf:
-            value.register_hook(_reaching(ledger, part))
-
-
-def _reaching(ledger: Ledger, part: int) -> Callable[[torch.Tensor | None], None]:
-    def hook(gradient: torch.Tensor | None) -> None:
-        if gradient is not None:  # an output that the loss does not depend on
-            ledger.reach(part, _storage(gradient))
-
-    return hook
-
-
-def _arriving(ledger: Ledger, name: str) -> Callable[[torch.Tensor], None]:
-    def hook(param: torch.Tensor) -> None:
-        if param.grad is not None:
-            ledger.arrived(name, _storage(param.grad))
-        param.grad = None
-
-    return hook
-
-
-def _checkpoint(block: nn.Module, reentrant: bool) -> None:
-    """Replaces ``block``'s forward by one that keeps its inputs and runs again in backward."""
-    from functools import partial
-
-    from torch.utils.checkpoint import checkpoint
-
-    forward = block.forward
-
-    def kept_inputs(*args: Any, **kwargs: Any) -> Any:
-        again = partial(forward, **kwargs)
-        if reentrant:
-            return checkpoint(again, *args, use_reentrant=True, preserve_rng_state=False)
-        return checkpoint(again, *args, use_reentrant=False, preserve_rng_state=False, determinism_check="none")
-
-    block.forward = kept_inputs
+        self._endings[key] = weakref.ref(made, ended)
 
 
 def _forward(module: nn.Module, args: Any, kwargs: Any, plan: Plan, ledger: Ledger) -> torch.Tensor:
     """The loss; the rest of the module's output is gone on return."""
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        ledger.save(_storage(tensor))
+        ledger.save(storage(tensor))
         return tensor
 
     with ExitStack() as stack:
@@ -271,7 +171,7 @@ def _forward(module: nn.Module, args: Any, kwargs: Any, plan: Plan, ledger: Ledg
             stack.enter_context(torch.autocast("cpu", dtype=plan.autocast))
         output = module(*args, **kwargs)
         loss = _loss(output)
-    ledger.end_forward(_storages(tree_leaves(_plain(output))), _storage(loss))
+    ledger.end_forward(_storages(tree_leaves(_plain(output))), storage(loss))
     return loss
 
 

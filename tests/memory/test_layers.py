@@ -128,7 +128,7 @@ def collected(torch: Any, layer: Any) -> Iterator[list[Any]]:
     kept[:] = [t for t in kept if t.untyped_storage().data_ptr() not in outside]
 
 
-def kept_by_torch(family: str, config: dict[str, Any], attention: str, width: int) -> int:
+def kept_by_torch(family: str, config: dict[str, Any], attention: str, width: int, autocast: bool = False) -> int:
     """Bytes of the distinct storages that the second layer of the Hugging Face model saves, on the CPU."""
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
@@ -142,7 +142,7 @@ def kept_by_torch(family: str, config: dict[str, Any], attention: str, width: in
     model.train()
     layer = model.get_submodule(LAYER_PREFIXES.get(family, "model.layers"))[1]
     ids = torch.randint(2, config["vocab_size"], (BATCH, SEQ))
-    with collected(torch, layer) as kept:
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast), collected(torch, layer) as kept:
         output = model(input_ids=ids, labels=ids, use_cache=False)
     storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept}
     del output
@@ -189,3 +189,12 @@ def test_mixtures_keep_what_the_tape_says_within_bytes_a_token(family: str, conf
     model = read_model(model={"model_type": family} | config)
     told = saved(model, Shape(BATCH, SEQ, 2, False, "eager"))
     assert abs(kept_by_torch(family, config, "eager", 2) - told) <= 16 * BATCH * SEQ
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "mistral", "phi3", "starcoder2", "gpt_neox"])
+def test_a_layer_under_autocast_keeps_what_the_tape_says(family: str) -> None:
+    """fp32 residual stream and norms, 16-bit copies of inputs and weights, 16-bit products."""
+    config = LLAMA if family == "gpt_neox" else GQA
+    model = read_model(model={"model_type": family} | config)
+    told = saved(model, Shape(BATCH, SEQ, 4, False, "sdpa", autocast=True))
+    assert kept_by_torch(family, config, "sdpa", 4, autocast=True) == told

@@ -316,23 +316,14 @@ def both(family: str, attention: str) -> tuple[TracedModel, Model, Shape]:
     return read_module(module, micro_batch_size=2, seq_len=256), read_model(model=config), shape
 
 
-GELU = "Bloom's GELU has a backward in Python, and the analytic model leaves out its five temporaries"
-MASKS = "eager Gemma 2 makes a mask for each of its two kinds of layers, and the analytic model has one"
-DIFFERENT = {
-    **{("bloom", "eager", replay): GELU for replay in ("", "nonreentrant", "reentrant")},
-    **{("gemma2", "eager", replay): MASKS for replay in ("nonreentrant", "reentrant")},
-}
-AGREEING = [
-    pytest.param(
-        *case,
-        replay,
-        marks=[pytest.mark.xfail(reason=DIFFERENT[(*case, replay)], strict=True)]
-        if (*case, replay) in DIFFERENT
-        else [],
-    )
+HIGHER = "7 % higher than the analytic model, not understood"
+AGREEING: list[Any] = [
+    (*case, replay)
     for case in CASES
     for replay in ("", "nonreentrant", "reentrant")
+    if (*case, replay) != ("bloom", "eager", "reentrant")
 ]
+AGREEING.append(pytest.param("bloom", "eager", "reentrant", marks=pytest.mark.xfail(reason=HIGHER, strict=True)))
 
 
 @pytest.mark.parametrize(("family", "attention", "replay"), AGREEING)
@@ -354,6 +345,15 @@ def test_traced_and_analytic_activations_agree(family: str, attention: str, repl
     ):
         allowed = 0.04 if replay == "reentrant" else 0.03
         assert tuple(traced_heights) == pytest.approx(tuple(heights), rel=allowed)
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen3", "opt", "gpt_neox", "phi"])
+def test_under_autocast_the_same_is_kept(family: str) -> None:
+    """fp32 weights: matrix products and attention keep 16-bit copies, norms and residuals stay in fp32."""
+    live, analytic, _ = both(family, "sdpa")
+    shape = Shape(2, 256, 4, False, "sdpa", True)
+    found, expected = activations(live, shape, ""), activations(analytic, shape, "")
+    assert (found.layer, found.head) == pytest.approx((expected.layer, expected.head), rel=0.01)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
