@@ -24,10 +24,10 @@ LIGHT = ("click", "jinja2", "jsonschema", "tabulate")
 # The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
 WORKER_SIDE = {"build", "failure", "gauge", "group", "guard", "steps", "tracker", "worker"}
 
-# What traces a live torch.nn.Module: whoever has one has torch. The first two are loaded by the others alone, in the
+# What traces a live torch.nn.Module: whoever has one has torch. The torch side is loaded by the others alone, in the
 # functions that trace, so that planning without a module needs no torch.
-TORCH_SIDE = {"tracer", "cuda_kernels"}
-TRACING = TORCH_SIDE | {"traced", "blocks"}
+TORCH_SIDE = {"tracer", "trace_hooks", "cuda_kernels"}
+TRACING = TORCH_SIDE | {"traced", "blocks", "batch"}
 
 BASE = {"errors", "units", "resources", "workload"}
 SHAPES = BASE | {"model", "cluster"}
