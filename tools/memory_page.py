@@ -6,16 +6,15 @@ python tools/memory_page.py --write    put the tables as they are now into the p
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import re
 import sys
 from pathlib import Path
 
+from stale import main
+from tabulate import tabulate
+
 REPO = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(REPO))
-
-from tabulate import tabulate  # noqa: E402
 
 from benchmarks import accuracy  # noqa: E402
 from dsconf.memory.terms import TERMS  # noqa: E402
@@ -62,18 +61,5 @@ def refreshed(page: str) -> str:
     return TABLE.sub(table, page)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="refresh the page")
-    write: bool = parser.parse_args().write
-    before = PAGE.read_text(encoding="utf-8")
-    after = refreshed(before)
-    if write:
-        PAGE.write_text(after, encoding="utf-8")
-    elif after != before:
-        rows = difflib.unified_diff(before.splitlines(), after.splitlines(), "docs/memory.md", "now", lineterm="")
-        sys.exit("\n".join([*rows, "docs/memory.md is stale; refresh it with: python tools/memory_page.py --write"]))
-
-
 if __name__ == "__main__":
-    main()
+    main(PAGE, refreshed, __doc__)

@@ -9,8 +9,6 @@ All blocks run in one empty folder, in order, so that a later one can use the fi
 
 from __future__ import annotations
 
-import argparse
-import difflib
 import os
 import re
 import shlex
@@ -18,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from stale import main
 
 REPO = Path(__file__).resolve().parent.parent
 README = REPO / "README.md"
@@ -60,18 +60,5 @@ def _transcript(line: str, folder: str, environment: dict[str, str]) -> str:
     return f"{line}\n{printed}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--write", action="store_true", help="refresh the README")
-    write: bool = parser.parse_args().write
-    before = README.read_text(encoding="utf-8")
-    after = replay(before)
-    if write:
-        README.write_text(after, encoding="utf-8")
-    elif after != before:
-        rows = difflib.unified_diff(before.splitlines(), after.splitlines(), "README.md", "now", lineterm="")
-        sys.exit("\n".join([*rows, "README.md is stale; refresh it with: python tools/transcripts.py --write"]))
-
-
 if __name__ == "__main__":
-    main()
+    main(README, replay, __doc__)
