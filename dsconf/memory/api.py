@@ -143,7 +143,7 @@ def read_job(
         raise InputError("module: it is the model and has its adapters; leave params, model, lora_rank, quantize out")
     else:
         shape = _traced(module, batch, micro_batch_size, seq_len, precision)
-    settings = _settings(config, cluster.world_size, shape.hidden, stage, precision, optimizer, offload)
+    settings = _settings(config, cluster.world_size, shape.hidden or None, stage, precision, optimizer, offload)
     micro = micro_batch_size or settings.micro_batch or 1
     if module is not None:
         micro, seq_len = _traced_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
@@ -197,7 +197,7 @@ def _workload(
 def _settings(
     config: str | Path | Mapping[str, Any] | None,
     world_size: int,
-    hidden_size: int,
+    hidden_size: int | None,
     stage: int | None,
     precision: str | None,
     optimizer: str | None,

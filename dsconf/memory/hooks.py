@@ -166,7 +166,7 @@ def _buckets(model: Model, bucket: int) -> tuple[_Bucket, ...]:
 
 @lru_cache(maxsize=1024)
 def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bool) -> tuple[Flush, ...]:
-    """Reductions of one backward at stage 2 (runtime/zero/stage_1_and_2.py:1414-1480, 1590-1726).
+    """Reductions of a backward at stage 2 that can be the highest (runtime/zero/stage_1_and_2.py:1414-1480, 1590-1726).
 
     Args:
         model: whose gradients.
@@ -176,19 +176,38 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
     """
     part = partition(hooks(model).total, world_size)
     start, stop = part * rank, part * (rank + 1)
-    found: list[Flush] = []
+    best: dict[int, list[Flush]] = {}
     held = False
-    for one in _buckets(model, bucket):
+    for place, one, flush in _reduced(model, bucket, part, straddles):
         mine = 0
         if one.first < stop and one.last >= start:
             mine = max(0, *(min(h.offset + h.numel, stop) - max(h.offset, start) for h in one.inside))
-        copied = _copied(one, bucket, part) if straddles else 0
+        rivals = best.setdefault(4 * place + 2 * held + (mine > 0), [])
+        for rival in rivals:
+            if rival.copied >= flush.copied and rival.mine >= mine and rival.outside >= flush.outside:
+                break
+        else:
+            rivals.append(flush._replace(held=held, mine=mine))
+        held = held or mine > 0
+    return tuple(flush for rivals in best.values() for flush in rivals)
+
+
+@lru_cache(maxsize=256)
+def _reduced(model: Model, bucket: int, part: int, straddles: bool) -> tuple[tuple[int, _Bucket, Flush], ...]:
+    """Each bucket as no rank's own, with the number of its place: the same for the same hook of any layer.
+
+    Of two at one place the earlier one, in a layer higher up, has more activations beside it.
+    """
+    found: list[tuple[int, _Bucket, Flush]] = []
+    places: dict[tuple[int, bool, bool], int] = {}
+    for one in _buckets(model, bucket):
         hook = one.waiting
         layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
+        place = places.setdefault((event, layer < 0, layer == model.layers), len(places))
         outside = one.filled if one.filled > bucket else 0
-        found.append(Flush(layer, event, waiting, outside, copied, held, mine))
-        held = held or mine > 0
-    return _highest(found, model.layers)
+        copied = _copied(one, bucket, part) if straddles else 0
+        found.append((place, one, Flush(layer, event, waiting, outside, copied, False, 0)))
+    return tuple(found)
 
 
 def partition(total: int, world_size: int) -> int:
@@ -214,20 +233,6 @@ def _sliced(hook: Hook, bucket: int, part: int) -> int:
             most = max(most, gathered if count > 1 else 0)
             gathered = count = 0
     return most
-
-
-def _highest(found: list[Flush], layers: int) -> tuple[Flush, ...]:
-    """Drops what an earlier flush, at the same place of a layer higher up, exceeds in everything."""
-    best: dict[tuple[object, ...], list[Flush]] = {}
-    for flush in found:
-        key = (flush.event, flush.layer < 0, flush.layer == layers, flush.held, flush.mine > 0)
-        rivals = best.setdefault(key, [])
-        for rival in rivals:
-            if rival.copied >= flush.copied and rival.mine >= flush.mine and rival.outside >= flush.outside:
-                break
-        else:
-            rivals.append(flush)
-    return tuple(flush for rivals in best.values() for flush in rivals)
 
 
 class Moved(NamedTuple):
