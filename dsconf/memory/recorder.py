@@ -151,8 +151,8 @@ class Recorder:
         Llama and its kin cast down before the weight; OLMo 2 and Gemma multiply by it in fp32
         (transformers: ``forward`` of LlamaRMSNorm, Olmo2RMSNorm, Gemma2RMSNorm).
         """
-        tape, width = self.tape, self.shape.width
-        rows = rows or self.shape.tokens
+        tape, rows = self.tape, rows or self.shape.tokens
+        width = self.shape.low if x in self._low else self.shape.width
         full, size = 4 * rows * features, rows * features * width
         up = x if width == 4 else tape.op(f"{name} upcast", [x], full)
         scale = tape.op(f"{name} rsqrt", [up], 4 * rows, saves=[up], workspace=full, backward_workspace=3 * full)
@@ -170,13 +170,13 @@ class Recorder:
                 backward_workspace=full,
                 reduction=full + scratch,
             )
-            return y if width == 4 else tape.op(f"{name} downcast", [y], size)
+            return y if width == 4 else self._like(x, tape.op(f"{name} downcast", [y], size))
         down = y if width == 4 else tape.op(f"{name} downcast", [y], size)
         product = size if own else 0
         return tape.op(
             f"{name} weight",
             [down],
-            size,
+            rows * features * self.shape.width,
             saves=[down] if own else [],
             params=own,
             backward_workspace=product,

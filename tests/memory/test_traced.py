@@ -350,7 +350,7 @@ def test_traced_and_analytic_activations_agree(family: str, attention: str, repl
         assert tuple(traced_heights) == pytest.approx(tuple(heights), rel=allowed)
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen3", "opt", "gpt_neox", "phi"])
+@pytest.mark.parametrize("family", ["llama", "qwen3", "opt", "gpt_neox", "phi", "olmo2", "gemma2", "gpt2"])
 def test_under_autocast_the_same_is_kept(family: str) -> None:
     """fp32 weights: matrix products and attention keep 16-bit copies, norms and residuals stay in fp32."""
     live, analytic, _ = both(family, "sdpa")
