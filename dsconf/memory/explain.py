@@ -9,7 +9,7 @@ from dsconf.memory.activations import recorded
 from dsconf.memory.allocator import CUBLAS_WORKSPACE
 from dsconf.memory.estimate import Term
 from dsconf.memory.hooks import hooks
-from dsconf.memory.states import widths
+from dsconf.memory.states import compact, widths, wrapper
 from dsconf.memory.timeline import prepare, shape
 from dsconf.units import format_bytes
 
@@ -59,11 +59,11 @@ _KEYS = {
 
 
 def _width(job: Job, name: str) -> int:
-    width = widths(job.settings)
+    width, kind = widths(job.settings), wrapper(job.settings)
     return {
         "master weights": width.master,
         "optimizer states": width.state,
-        "gradients": width.accumulate if job.settings.stage == 3 else width.model,
+        "gradients": width.model if kind == "zero12" and not compact(job.settings) else width.accumulate,
         "fp64 gradient for the norm": 8,
         "fp32 gradient": width.master,
         "optimizer temporaries": width.master,

@@ -64,6 +64,12 @@ def wrapper(settings: Settings) -> str:
     return "zero12"
 
 
+def compact(settings: Settings) -> bool:
+    """Stage 2 with fp32 accumulation of a 16-bit model keeps one flat fp32 slice (stage_1_and_2.py:1259-1345)."""
+    width = widths(settings)
+    return settings.stage == 2 and width.accumulate == 4 and width.model == 2
+
+
 class Resident(NamedTuple):
     """Bytes alive between two steps."""
 

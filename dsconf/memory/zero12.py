@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.memory.hooks import Flush, flushes, hooks, in_order, owned
-from dsconf.memory.states import Terms
+from dsconf.memory.states import Terms, compact
 from dsconf.memory.timeline import (
     Sketch,
     Step,
@@ -42,17 +42,12 @@ def _bucket(step: Step) -> Terms:
 
 def _own(step: Step) -> Terms:
     """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
-    if step.settings.offload_optimizer != "none" and not _compact(step):
+    if step.settings.offload_optimizer != "none" and not compact(step.settings):
         return ()
     slice_ = owned(step.model, step.world_size, step.rank)
-    if _compact(step):
+    if compact(step.settings):
         return (("gradients", 4 * slice_.elements),)
     return (("gradients", step.width.model * slice_.whole),)
-
-
-def _compact(step: Step) -> bool:
-    """fp32 accumulation of a 16-bit model keeps one flat fp32 slice (Z12:1259-1345)."""
-    return step.settings.stage == 2 and step.width.accumulate == 4 and step.width.model == 2
 
 
 def _held_before(step: Step) -> Terms:
@@ -71,7 +66,7 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     bucket = () if early and settings.stage == 1 else _bucket(step)
     straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
     offloaded = settings.offload_optimizer != "none"
-    own = () if _compact(step) and early else _own(step)
+    own = () if compact(step.settings) and early else _own(step)
     layers = step.act.layers
     yield in_layer(step, layers - 1, (*early, *bucket))
     found = flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles)
@@ -139,7 +134,7 @@ def _optimizer(step: Step) -> Iterator[Sketch]:
     slice_ = owned(step.model, step.world_size, step.rank)
     held = _own(step)
     yield Sketch("step", "gradient norm", (*held, ("fp64 gradient for the norm", 8 * slice_.largest)))
-    flat = 0 if _compact(step) or slice_.tensors == 1 else width.accumulate * slice_.elements
+    flat = 0 if compact(step.settings) or slice_.tensors == 1 else width.accumulate * slice_.elements
     cast = 0 if width.accumulate == width.master else width.master * slice_.elements
     yield Sketch("step", "flatten and cast", (*held, ("flat gradient", flat), ("fp32 gradient", cast)))
     gradient = width.master * slice_.elements
