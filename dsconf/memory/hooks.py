@@ -11,7 +11,7 @@ from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.model.spec import Model, Param
 
-FEW = 16
+FEW = 4
 """World size up to which every rank is tried."""
 
 
