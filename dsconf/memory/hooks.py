@@ -305,16 +305,20 @@ def _offset(registered: tuple[int, int]) -> int:
 
 
 @lru_cache(maxsize=512)
-def rivals(model: Model, world_size: int) -> tuple[int, ...]:
+def rivals(model: Model, world_size: int, in_hooks: bool) -> tuple[int, ...]:
     """Ranks of which one is the fullest at stages 1 and 2: every one of few, of many those that none exceeds.
 
-    A slice higher up in the flat buffer is kept earlier in backward, with more activations alive; beside that counts
-    what the gradient buffer holds, and the largest piece of one parameter in it.
+    Of many, another may be fuller by the one gradient that waits for its bucket.
+
+    What counts is what the gradient buffer holds, the largest piece of one parameter in it, and how early it is made.
+    Reduced in the hooks of backward (``in_hooks``), a slice higher up in the flat buffer comes first and has more
+    activations beside it; after backward a lower one does, and has more gradients beside it that still wait.
     """
     if world_size <= FEW:
         return tuple(range(world_size))
+    ranks = range(world_size)
     best: list[tuple[int, Slice]] = []
-    for rank in reversed(range(world_size)):
+    for rank in reversed(ranks) if in_hooks else ranks:
         one = owned(model, world_size, rank)
         if not any(other.whole >= one.whole and other.largest >= one.largest for _, other in best):
             best.append((rank, one))

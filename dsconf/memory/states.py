@@ -70,6 +70,11 @@ def compact(settings: Settings) -> bool:
     return settings.stage == 2 and width.accumulate == 4 and width.model == 2
 
 
+def reduces_in_hooks(settings: Settings) -> bool:
+    """Stages 1 and 2: whether buckets are reduced while backward runs, or after it (stage_1_and_2.py:958-980)."""
+    return settings.stage == 2 or settings.overlap_comm
+
+
 class Resident(NamedTuple):
     """Bytes alive between two steps."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.memory.hooks import Flush, flushes, hooks, in_order, owned
-from dsconf.memory.states import Terms, compact
+from dsconf.memory.states import Terms, compact, reduces_in_hooks
 from dsconf.memory.timeline import (
     Sketch,
     Step,
@@ -24,7 +24,7 @@ def moments(step: Step) -> Iterator[Sketch]:
     yield from forward(step, early)
     yield start_of_backward(step, early)
     settings = step.settings
-    if settings.stage == 2 or settings.overlap_comm:
+    if reduces_in_hooks(settings):
         yield from _reduced_in_hooks(step, early)
     else:
         yield from _reduced_at_the_end(step, early)

@@ -59,7 +59,8 @@ def test_a_slice_is_what_its_elements_say(model: Model, world_size: int) -> None
         assert slice_.whole == wholes[-1]
         assert slice_.largest == max((elements.count(n) for n in numbers), default=0)
         assert slice_.tensors == len(numbers)
-    assert max(wholes[rank] for rank in rivals(model, world_size)) == max(wholes)
+    for in_hooks in (False, True):
+        assert max(wholes[rank] for rank in rivals(model, world_size, in_hooks)) == max(wholes)
 
 
 def test_the_tiny_model_by_hand() -> None:
