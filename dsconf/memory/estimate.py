@@ -10,7 +10,7 @@ from dsconf.job import Job
 from dsconf.memory.hooks import rivals
 from dsconf.memory.host import host_terms, nvme_bytes
 from dsconf.memory.init import init_peak
-from dsconf.memory.states import Terms, reduces_in_hooks, wrapper
+from dsconf.memory.states import Terms, compact, reduces_in_hooks, wrapper
 from dsconf.memory.terms import TERMS
 from dsconf.memory.timeline import Sketch, timeline
 from dsconf.memory.verdict import CONTEXT_BYTES, reserved
@@ -121,7 +121,9 @@ def _candidates(job: Job) -> tuple[int, ...]:
     """Rank 0, and where slices differ those that may hold more."""
     if wrapper(job.settings) != "zero12":
         return (0,)
-    return rivals(job.model, job.cluster.world_size, reduces_in_hooks(job.settings))
+    settings = job.settings
+    buffered = settings.offload_optimizer == "none" or compact(settings)
+    return rivals(job.model, job.cluster.world_size, reduces_in_hooks(settings), buffered)
 
 
 def _moment(sketch: Sketch, stays: Terms, kind: str) -> Moment:

@@ -182,14 +182,14 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
         mine = 0
         if one.first < stop and one.last >= start:
             mine = max(0, *(min(h.offset + h.numel, stop) - max(h.offset, start) for h in one.inside))
-        rivals = best.setdefault(4 * place + 2 * held + (mine > 0), [])
-        for rival in rivals:
-            if rival.copied >= flush.copied and rival.mine >= mine and rival.outside >= flush.outside:
+        key = 4 * place + 2 * held + (mine > 0)
+        for earlier in best.get(key, ()):
+            if earlier.copied >= flush.copied and earlier.mine >= mine and earlier.outside >= flush.outside:
                 break
         else:
-            rivals.append(flush._replace(held=held, mine=mine))
+            best.setdefault(key, []).append(flush._replace(held=held, mine=mine))
         held = held or mine > 0
-    return tuple(flush for rivals in best.values() for flush in rivals)
+    return tuple(flush for found in best.values() for flush in found)
 
 
 @lru_cache(maxsize=256)
@@ -305,14 +305,15 @@ def _offset(registered: tuple[int, int]) -> int:
 
 
 @lru_cache(maxsize=512)
-def rivals(model: Model, world_size: int, in_hooks: bool) -> tuple[int, ...]:
+def rivals(model: Model, world_size: int, in_hooks: bool, buffered: bool = True) -> tuple[int, ...]:
     """Ranks of which one is the fullest at stages 1 and 2: every one of few, of many those that none exceeds.
 
     Of many, another may be fuller by the one gradient that waits for its bucket.
 
     What counts is what the gradient buffer holds, the largest piece of one parameter in it, and how early it is made.
     Reduced in the hooks of backward (``in_hooks``), a slice higher up in the flat buffer comes first and has more
-    activations beside it; after backward a lower one does, and has more gradients beside it that still wait.
+    activations beside it; after backward a lower one does, and has more gradients beside it that still wait. With the
+    optimizer offloaded no buffer is made (not ``buffered``).
     """
     if world_size <= FEW:
         return tuple(range(world_size))
@@ -320,6 +321,8 @@ def rivals(model: Model, world_size: int, in_hooks: bool) -> tuple[int, ...]:
     best: list[tuple[int, Slice]] = []
     for rank in reversed(ranks) if in_hooks else ranks:
         one = owned(model, world_size, rank)
+        if not buffered:
+            one = one._replace(whole=0)
         if not any(other.whole >= one.whole and other.largest >= one.largest for _, other in best):
             best.append((rank, one))
     return tuple(dict.fromkeys((0, *(rank for rank, _ in best))))
