@@ -2,9 +2,39 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 Path = tuple[str | int, ...]
+
+
+class Rename(NamedTuple):
+    """Call the key at ``path`` ``key``; its value and its place stay."""
+
+    path: Path
+    key: str
+
+
+class Move(NamedTuple):
+    """Put the key at ``path``, value and all, at ``to``; blocks that are not there yet are made."""
+
+    path: Path
+    to: Path
+
+
+class Remove(NamedTuple):
+    """Take out the key at ``path`` with its value."""
+
+    path: Path
+
+
+class SetValue(NamedTuple):
+    """Give the key at ``path`` the JSON value ``value``; a key that is not there is added at the end of its block."""
+
+    path: Path
+    value: Any
+
+
+Edit = Rename | Move | Remove | SetValue
 
 
 class Problem(NamedTuple):
@@ -17,6 +47,8 @@ class Problem(NamedTuple):
     message: str
     suggestion: str | None = None
     """What to write instead, as the end of a sentence."""
+    fix: tuple[Edit, ...] = ()
+    """What ``--fix`` does about it, in this order; empty unless one answer is safe: what the person meant is certain."""
 
 
 class Finding(NamedTuple):
