@@ -183,10 +183,12 @@ def _optimizer(config: Mapping[str, Any], target: str) -> dict[str, Any]:
     """The optimizer. Without a block the script brings one: torch's AdamW, which the HF Trainer takes fused."""
     block = _block(config, "optimizer")
     if block.get("type") is None:
-        return {"optimizer": "adamw", "optimizer_fused": target != "deepspeed"}
+        fused = target != "deepspeed"
+        options = frozenset(("torch_adam",)) if fused else frozenset()
+        return {"optimizer": "adamw", "optimizer_fused": fused, "optimizer_options": options}
     name = as_text("optimizer.type", block["type"]).lower()
     params = as_block("optimizer.params", block.get("params") or {})
-    fused = name in FUSED_OPTIMIZERS
+    fused = name in FUSED_OPTIMIZERS or (name in ("sgd", "adagrad") and params.get("fused") is True)
     if name in ("adam", "adamw"):
         fused = not params.get("torch_adam") or bool(params.get("fused"))
     momentum = params.get("momentum", 0)
@@ -195,7 +197,21 @@ def _optimizer(config: Mapping[str, Any], target: str) -> dict[str, Any]:
         "optimizer": name,
         "optimizer_fused": fused,
         "momentum": as_float("optimizer.params.momentum", momentum),
+        "optimizer_options": _options(params, fused),
     }
+
+
+def _options(params: Mapping[str, Any], fused: bool) -> frozenset[str]:
+    """The arguments that change what the optimizer keeps or makes in its step."""
+    found = {name for name in ("amsgrad", "centered") if params.get(name) is True}
+    decay = params.get("weight_decay", 0)
+    if isinstance(decay, int | float) and decay:
+        found.add("weight_decay")
+    if params.get("foreach") is False:
+        found.add("for_loop")
+    if fused and params.get("torch_adam"):
+        found.add("torch_adam")
+    return frozenset(found)
 
 
 def _batch(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:

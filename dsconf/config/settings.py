@@ -23,6 +23,9 @@ class Settings:
     """DeepSpeed's FusedAdam; False for ``torch_adam`` (torch's foreach AdamW on CUDA)."""
     momentum: float = 0.0
     """SGD's momentum: 0 keeps no state."""
+    optimizer_options: frozenset[str] = frozenset()
+    """What changes the optimizer's memory besides: ``amsgrad``, ``centered``, ``weight_decay`` (not 0), ``for_loop``
+    (``foreach: false``), ``torch_adam`` (torch's Adam although it is fused)."""
     micro_batch: int | None = None
     accumulation: int | None = None
     train_batch: int | None = None
