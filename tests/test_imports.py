@@ -19,7 +19,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "peft", "bitsandbytes", "numpy")
-LIGHT = ("click", "jinja2", "jsonschema", "tabulate")
+LIGHT = ("click", "hjson", "jinja2", "jsonschema", "tabulate")
 
 # The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
 WORKER_SIDE = {"build", "failure", "gauge", "group", "guard", "steps", "tracker", "worker"}

@@ -161,12 +161,12 @@ def test_the_sdist_holds_what_a_packager_needs(sdist: Path) -> None:
     assert not {name for name in names if name.endswith(".pyc")}
 
 
-def test_the_wheel_asks_for_four_libraries(wheel: Path) -> None:
+def test_the_wheel_asks_for_five_small_libraries(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         lines = archive.read(name).decode().splitlines()
     needed = [line for line in lines if line.startswith("Requires-Dist:") and "extra ==" not in line]
-    assert [line.split()[1].split(">")[0] for line in needed] == ["click", "jinja2", "jsonschema", "tabulate"]
+    assert [line.split()[1].split(">")[0] for line in needed] == ["click", "hjson", "jinja2", "jsonschema", "tabulate"]
 
 
 def test_resources_load_from(home: Home) -> None:

@@ -1,153 +1,292 @@
-"""Reads a ds_config file as DeepSpeed does: JSON, else HJSON where that package is there, and never a key twice."""
+"""Reads a ds_config file as the one who loads it does.
+
+DeepSpeed reads HJSON and refuses a key that stands twice in one object (runtime/config.py:444,
+runtime/config_utils.py: dict_raise_error_on_duplicate_keys). HF Trainer and Accelerate read it with ``json.load``
+in UTF-8 (transformers training_args.py:1678 through accelerate utils/deepspeed.py: HfDeepSpeedConfig), which takes
+strict JSON, NaN and Infinity, and keeps the last of two equal keys.
+"""
 
 from __future__ import annotations
 
 import json
 import math
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path as FilePath
 from typing import Any, NamedTuple
 
-from dsconf.config.positions import first_duplicate
+from dsconf.config.finding import Path
+from dsconf.config.positions import MAX_DEPTH, HjsonError, Lines, Places, constants, decode, without_constants
 from dsconf.errors import InputError
 
-MAX_DEPTH = 400
-"""DeepSpeed reads files with hjson, which takes two Python frames a level and so fails near level 490."""
+MAX_BYTES = 2**20
+"""No ds_config comes near it, and DeepSpeed's reader, pure Python, takes half a second for it on every rank."""
+_HJSON_BEGINS = "#/'"
 
 
 class LoadError(InputError):
-    """A file that DeepSpeed cannot read; ``line`` and ``column`` count from 1 and are None where unknown."""
+    """A file that nobody can read; ``line`` and ``column`` count from 1 and are None where there is no text."""
 
-    def __init__(self, name: str, problem: str, line: int | None = None, column: int | None = None) -> None:
+    def __init__(
+        self, name: str, problem: str, line: int | None = None, column: int | None = None, code: str = "DS001"
+    ) -> None:
         place = f", line {line}, column {column}" if line else ""
         super().__init__(f"{name}{place}: {problem}")
-        self.problem, self.line, self.column = problem, line, column
+        self.problem, self.line, self.column, self.code = problem, line, column, code
 
 
 class DuplicateKeyError(LoadError):
-    """Well-formed JSON in which one object has the same key twice; DeepSpeed refuses it, ``json.load`` does not."""
+    """One object has the same key twice; DeepSpeed refuses it, ``json.load`` keeps the last."""
+
+
+class NotJson(NamedTuple):
+    """Why and where a text is not strict JSON."""
+
+    problem: str
+    line: int
+    column: int
 
 
 class Loaded(NamedTuple):
-    """A config, the text it came from, and why that text is not strict JSON (None when it is)."""
+    """A config as ``target`` reads it, and the text it came from."""
 
     config: dict[str, Any]
     text: str
-    not_json: str | None = None
+    """With the newlines as ``open`` gives them, without a byte order mark."""
+    target: str
+    not_json: NotJson | None = None
+    twice: bool = False
+    """Some object has a key twice; ``config`` has the last value, as ``json.load`` keeps it."""
+    not_finite: tuple[Path, ...] = ()
+    """The paths of NaN and infinite numbers, which ``json.load`` reads."""
+
+    def places(self) -> Places:
+        """Where each key and value stands in ``text``; the whole alone where hjson cannot read what json reads."""
+        text = without_constants(self.text) if self.not_finite else self.text
+        try:
+            return decode(text)[1]
+        except (HjsonError, RecursionError):
+            return Places({}, ())
 
 
-def _read_bytes(source: str | Path) -> bytes:
-    if str(source) == "-":
-        return sys.stdin.buffer.read()
+def read_text(source: str | FilePath) -> str:
+    """The text of a file, or of standard input for ``-``, with a byte order mark and its own newlines if it has any.
+
+    Raises:
+        LoadError: missing, a folder, not permitted, larger than MAX_BYTES, not UTF-8.
+    """
+    name = _name(source)
+    data = _read_bytes(source)
+    if len(data) > MAX_BYTES:
+        raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB: no ds_config is", 1, 1)
     try:
-        return Path(source).read_bytes()
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = data[: error.start]
+        line, column = before.count(b"\n") + 1, len(before.rpartition(b"\n")[2].decode("utf-8")) + 1
+        kind = "is UTF-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else f"is not UTF-8 text (byte {error.start})"
+        raise LoadError(name, f"{kind}; save it as UTF-8", line, column) from None
+
+
+def _name(source: str | FilePath) -> str:
+    return "<stdin>" if str(source) == "-" else str(source)
+
+
+def _read_bytes(source: str | FilePath) -> bytes:
+    """At most one byte more than MAX_BYTES: a device or a pipe may have no end."""
+    try:
+        if str(source) == "-":
+            return sys.stdin.buffer.read(MAX_BYTES + 1)
+        with open(source, "rb") as file:
+            return file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise LoadError(str(source), "no such file") from None
     except IsADirectoryError:
         raise LoadError(str(source), "is a folder; name the ds_config file in it") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise LoadError(str(source), f"cannot be read: {reason}") from None
+        raise LoadError(_name(source), f"cannot be read: {reason}") from None
 
 
-def _depth_allowed(value: Any) -> bool:
+class _Json(NamedTuple):
+    """What ``json.load`` made of a text."""
+
+    value: Any
+    twice: bool
+    constants: bool
+
+
+def _as_json(text: str) -> _Json:
+    """``json.load``'s own reading, with the two things that it takes and hjson does not noted."""
+    twice, words = [], []
+
+    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(found)
+        if len(made) != len(found):
+            twice.append(True)
+        return made
+
+    def constant(word: str) -> float:
+        words.append(word)
+        return float(word)
+
+    value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    return _Json(value, bool(twice), bool(words))
+
+
+def _number(text: str) -> float:
+    """A number with a point or an exponent as hjson reads it (hjson/decoder.py: scantfnns).
+
+    Raises:
+        OverflowError: infinite.
+    """
+    number = float(text)
+    return int(number) if int(number) == number and abs(number) < 1e10 else number
+
+
+def _too_deep(value: Any) -> bool:
     level, depth = [value], 0
     while level and depth <= MAX_DEPTH:
         inner = [v for v in level if isinstance(v, (dict, list))]
         level = [child for v in inner for child in (v.values() if isinstance(v, dict) else v)]
         depth += 1
-    return depth <= MAX_DEPTH
+    return depth > MAX_DEPTH
 
 
-def _constant(word: str) -> Any:
-    raise ValueError(f"{word} is not a number in JSON")
+def _not_finite(value: Any, path: Path = ()) -> Iterator[Path]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield path
+    elif isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _not_finite(inner, (*path, key))
 
 
-def _number(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"{text[:40]} is too large a number")
-    return number
+def parse(name: str, text: str, target: str | None = None) -> Loaded:
+    """The config in ``text`` as ``target`` reads it; ``name`` is what messages call it.
 
-
-def _from_hjson(name: str, text: str, error: json.JSONDecodeError) -> Any:
-    """HJSON's reading of ``text``, which strict JSON refused with ``error``."""
-    from importlib import import_module
-
-    try:
-        hjson = import_module("hjson")
-    except ImportError:
-        hint = "; comments, trailing commas and the like need `pip install hjson`"
-        raise LoadError(name, f"not JSON: {error.msg}{hint}", error.lineno, error.colno) from None
-    try:
-        return hjson.loads(text, object_pairs_hook=_no_duplicates)
-    except hjson.HjsonDecodeError:
-        raise LoadError(name, f"not JSON: {error.msg}", error.lineno, error.colno) from None
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        seen: set[str] = set()
-        twice = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise _TwiceError(twice)
-    return found
-
-
-class _TwiceError(Exception):
-    """Carries the key that an object has twice."""
-
-
-def parse(name: str, text: str) -> Loaded:
-    """The config in ``text``; ``name`` is what messages call it.
+    Without a target it is ``hf`` where an "auto" has to be filled in, else ``deepspeed``. What only HF Trainer and
+    Accelerate refuse, or only they take, is said in the answer and not raised.
 
     Raises:
-        LoadError: empty, neither JSON nor HJSON, not an object, NaN or infinite numbers, nested too deeply.
-        DuplicateKeyError: a key twice in one object.
+        LoadError: empty, neither JSON nor HJSON, not an object, nested too deeply, a number that is too large.
     """
-    not_json = "begins with a byte order mark" if text.startswith("\ufeff") else None
-    text = text.removeprefix("\ufeff")
+    begins_with_mark = text.startswith("\ufeff")
+    text = text.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if not text.strip():
-        raise LoadError(name, "is empty; DeepSpeed needs at least a batch size")
+        raise LoadError(name, "is empty; DeepSpeed needs at least a batch size", 1, 1)
+    not_json = NotJson("begins with a byte order mark", 1, 1) if begins_with_mark else None
     try:
-        try:
-            config = json.loads(text, object_pairs_hook=_no_duplicates, parse_constant=_constant, parse_float=_number)
-        except json.JSONDecodeError as error:
-            not_json = f"line {error.lineno}, column {error.colno}: {error.msg}"
-            config = _from_hjson(name, text, error)
-    except _TwiceError as twice:
-        line, column = (None, None) if ": " in (not_json or "") else first_duplicate(text)
-        raise DuplicateKeyError(name, f"key {twice.args[0]!r} stands twice in one object", line, column) from None
+        strict = _as_json(text)
+    except json.JSONDecodeError as error:
+        not_json = not_json or NotJson(error.msg, error.lineno, error.colno)
+        value, twice = _from_hjson(name, text, error)
+        _check(name, value)
+        return Loaded(value, text, target or _loader(value), not_json, twice)
     except RecursionError:
-        raise LoadError(name, f"is nested more than {MAX_DEPTH} levels deep") from None
-    except ValueError as error:
-        raise LoadError(name, str(error)) from None
-    if not isinstance(config, dict):
-        raise LoadError(name, "is not a JSON object: a ds_config begins with { and ends with }")
-    if not _depth_allowed(config):
-        raise LoadError(name, f"is nested more than {MAX_DEPTH} levels deep")
-    return Loaded(config, text, not_json)
+        raise _deep(name) from None
+    except ValueError as error:  # a whole number of more digits than Python converts
+        raise LoadError(name, str(error).partition(";")[0], *_digits(text), code="DS002") from None
+    _check(name, strict.value)
+    target = target or _loader(strict.value)
+    if target != "deepspeed":
+        return Loaded(strict.value, text, target, not_json, strict.twice, tuple(_not_finite(strict.value)))
+    value = _as_deepspeed(name, text, strict.constants)
+    return Loaded(value, text, target, not_json, strict.twice)
 
 
-def read(source: str | Path) -> Loaded:
+def _loader(config: Mapping[str, Any]) -> str:
+    from dsconf.config.rules.auto import autos
+
+    return "hf" if any(autos(config)) else "deepspeed"
+
+
+def _check(name: str, value: Any) -> None:
+    if not isinstance(value, dict):
+        raise LoadError(name, "is not a JSON object: a ds_config begins with { and ends with }", 1, 1)
+    if _too_deep(value):
+        raise _deep(name)
+
+
+def _deep(name: str) -> LoadError:
+    return LoadError(name, f"is nested more than {MAX_DEPTH} levels deep", 1, 1)
+
+
+def _digits(text: str) -> tuple[int, int]:
+    limit = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 0
+    run = 0
+    for offset, char in enumerate(text):
+        run = run + 1 if char.isdigit() else 0
+        if run > limit > 0:
+            return Lines(text).place(offset - run + 1)
+    return 1, 1
+
+
+def _as_deepspeed(name: str, text: str, has_constants: bool) -> Any:
+    """hjson's reading of what ``json`` reads: other numbers, and no word for NaN or Infinity."""
+    try:
+        if not has_constants:
+            return json.loads(text, parse_float=_number)
+        value = decode(text)[0]
+    except (HjsonError, OverflowError) as error:
+        if has_constants:
+            word, offset = constants(text)[0]
+            raise LoadError(
+                name, f"{word} is not a number in JSON or HJSON", *Lines(text).place(offset), code="DS002"
+            ) from None
+        problem, offset = _hjson_problem(text) or (str(error), 0)
+        raise LoadError(name, problem, *Lines(text).place(offset), code="DS002") from None
+    _check(name, value)
+    return value
+
+
+def _hjson_problem(text: str) -> tuple[str, int] | None:
+    try:
+        decode(text)
+    except HjsonError as error:
+        return str(error), error.offset
+    return None
+
+
+def _from_hjson(name: str, text: str, error: json.JSONDecodeError) -> tuple[Any, bool]:
+    """hjson's reading of ``text``, which ``json`` refused with ``error``, and whether a key stands twice."""
+    try:
+        value, places = decode(text)
+    except RecursionError:
+        raise _deep(name) from None
+    except HjsonError as other:
+        problem, offset = error.msg, error.pos
+        char = text[offset : offset + 1]
+        if char in _HJSON_BEGINS or char.isalpha() or char == "_":  # JSON stopped at what HJSON has: not the mistake
+            problem, offset = str(other), other.offset
+        problem = problem[:1].lower() + problem[1:]
+        raise LoadError(name, f"not JSON: {problem}", *Lines(text).place(offset), code="DS002") from None
+    return value, bool(places.twice)
+
+
+def read(source: str | FilePath, target: str | None = None) -> Loaded:
     """The config in the file ``source``, or on standard input for ``-``.
 
     Raises:
-        LoadError: missing, a folder, unreadable, not UTF-8, or what ``parse`` raises.
+        LoadError: what ``read_text`` and ``parse`` raise.
     """
-    name = "<stdin>" if str(source) == "-" else str(source)
-    try:
-        text = _read_bytes(source).decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise LoadError(name, f"is not UTF-8 text (byte {error.start})") from None
-    return parse(name, text)
+    return parse(_name(source), read_text(source), target)
 
 
-def load_config(source: str | Path | Mapping[str, Any]) -> dict[str, Any]:
+def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
     """The config in a file, on standard input (``-``), or a copy of the mapping given.
 
     Raises:
         InputError: one line that says what cannot be read and why.
     """
-    return dict(source) if isinstance(source, Mapping) else read(source).config
+    if isinstance(source, Mapping):
+        return dict(source)
+    loaded = read(source)
+    lines = Lines(loaded.text)
+    if loaded.twice:
+        path, offset = loaded.places().twice[0]
+        message = f"key {path[-1]!r} stands twice in one object"
+        raise DuplicateKeyError(_name(source), message, *lines.place(offset), code="DS003")
+    if loaded.not_finite:
+        path = loaded.not_finite[0]
+        raise LoadError(_name(source), f"{'.'.join(map(str, path))} is not a finite number", code="DS005")
+    return loaded.config

@@ -2,35 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path as FilePath
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.config.finding import FileReport, Finding, Path, Problem, Report, dotted
-from dsconf.config.load import DuplicateKeyError, Loaded, LoadError, read
+from dsconf.config.load import Loaded, LoadError, parse, read_text
 from dsconf.config.names import TARGETS
-from dsconf.config.positions import Place, positions
+from dsconf.config.positions import Lines
 from dsconf.errors import InputError, nearest
 
+if TYPE_CHECKING:
+    from dsconf.config.rules.case import Case
+
 Source = str | FilePath | Mapping[str, Any]
+Rule = Callable[["Case"], Iterator[Problem]]
+DEEPSPEED_VERSION = "0.19.8"
+"""The release whose ds_config is checked unless another is named."""
+MAX_FINDINGS = 500
+"""Of one file; one with more is something else, and nobody reads them."""
+_READERS = {"hf": "HF Trainer", "accelerate": "Accelerate"}
 
 
-def _problems(loaded: Loaded, target: str, gpus: int | None) -> Iterator[Problem]:
-    """All problems, the more basic ones first."""
+class Asked(NamedTuple):
+    """What to check a config for: who loads it (None: told by the config), on how many GPUs, in which release."""
+
+    target: str | None = None
+    gpus: int | None = None
+    version: str = DEEPSPEED_VERSION
+    rules: tuple[Rule, ...] = ()
+    """Further rules, such as whether the job fits, looked at when no other finds an error."""
+
+
+def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> list[Problem]:
+    """What is wrong with ``config`` itself, one problem for each path."""
     from dsconf.config.rules import RULES
     from dsconf.config.rules.case import Case
     from dsconf.config.schema import schema_problems
 
-    if loaded.not_json is not None:
-        severity = "note" if target == "deepspeed" else "error"
-        message = f"not strict JSON ({loaded.not_json}): DeepSpeed reads it, HF Trainer and Accelerate do not"
-        yield Problem("DS004", severity, (), message)
-    yield from schema_problems(loaded.config)
-    for rule in RULES:
-        yield from rule(Case(loaded.config, target, gpus))
+    case = Case(config, target, asked.gpus)
+    found = _one_for_each_path([*schema_problems(config), *(problem for rule in RULES for problem in rule(case))])
+    if asked.rules and all(problem.severity != "error" for problem in found):
+        found += [problem for rule in asked.rules for problem in rule(case)]
+    return found
 
 
-def _one_for_each_path(problems: Iterator[Problem]) -> list[Problem]:
+def _one_for_each_path(problems: Sequence[Problem]) -> list[Problem]:
     """At each path the most severe problem, the first of several: what comes after it has the same cause."""
     ranks = ("error", "warning", "note")
     found: dict[Path, Problem] = {}
@@ -41,46 +59,89 @@ def _one_for_each_path(problems: Iterator[Problem]) -> list[Problem]:
     return list(found.values())
 
 
-def _placed(problem: Problem, places: Mapping[Path, Place]) -> Finding:
-    """``problem`` at its key, or at the nearest block around it that stands in the text."""
-    path = problem.path
-    while path and path not in places:
-        path = path[:-1]
-    line, column = places.get(path, (None, None))
-    return Finding(
-        problem.code, problem.severity, dotted(problem.path), problem.message, line, column, problem.suggestion
-    )
+def _placed(loaded: Loaded, problems: Sequence[Problem]) -> Iterator[Finding]:
+    """``problems`` at their keys, or at the nearest block around them that stands in the text."""
+    if not loaded.text:
+        yield from (_finding(problem, None) for problem in problems)
+        return
+    if not problems and not loaded.twice and not loaded.not_finite:
+        return
+    places, lines = loaded.places(), Lines(loaded.text)
+    for path, offset in places.twice:
+        yield _finding(_twice(path, loaded.target), lines.place(offset))
+    for problem in [*(_not_finite(path, loaded) for path in loaded.not_finite), *problems]:
+        path = problem.path
+        while path and path not in places.spans:
+            path = path[:-1]
+        span = places.spans.get(path)
+        yield _finding(problem, lines.place(span.key) if span else (1, 1))
 
 
-def _unreadable(name: str, error: LoadError, target: str) -> FileReport:
-    twice = isinstance(error, DuplicateKeyError)
-    code = "DS003" if twice else "DS002" if error.line else "DS001"
-    finding = Finding(code, "error", "", error.problem, error.line, error.column)
-    return FileReport(name, False, (finding,), target, readable=twice)
+def _finding(problem: Problem, place: tuple[int, int] | None) -> Finding:
+    line, column = place or (None, None)
+    path = dotted(problem.path)
+    return Finding(problem.code, problem.severity, path, problem.message, line, column, problem.suggestion)
 
 
-def _check(source: Source, gpus: int | None, target: str | None) -> FileReport:
+def _twice(path: Path, target: str) -> Problem:
+    reader = _READERS.get(target)
+    then = f"{reader} keeps the last value and drops the others" if reader else "DeepSpeed refuses the file"
+    return Problem("DS003", "error", path, f"the key stands twice in one object; {then}", "leave one of them")
+
+
+def _not_finite(path: Path, loaded: Loaded) -> Problem:
+    value: Any = loaded.config
+    for key in path:
+        value = value[key]
+    message = f"{_READERS[loaded.target]} reads {value}, which no setting of DeepSpeed can mean"
+    return Problem("DS005", "error", path, message, "write a number")
+
+
+def _not_json(loaded: Loaded) -> Iterator[Finding]:
+    if loaded.not_json is None:
+        return
+    reason = loaded.not_json.problem
+    reason = reason[:1].lower() + reason[1:]
+    reader = _READERS.get(loaded.target)
+    severity = "error" if reader else "note"
+    says = f"{reader} cannot read it" if reader else "DeepSpeed reads it, HF Trainer and Accelerate do not"
+    yield Finding("DS004", severity, "", f"not strict JSON ({reason}): {says}", *loaded.not_json[1:])
+
+
+def report_of(name: str, loaded: Loaded, problems: Sequence[Problem]) -> FileReport:
+    """The findings of a file that could be read, in the order they stand in it."""
+    found = [*_not_json(loaded), *islice(_placed(loaded, problems), MAX_FINDINGS)]
+    findings = sorted(found, key=lambda f: (f.line or 0, f.column or 0, f.path, f.code))
+    return FileReport(name, all(f.severity != "error" for f in findings), tuple(findings), loaded.target)
+
+
+def unreadable(name: str, error: LoadError, target: str | None) -> FileReport:
+    """The report of a file that nobody can read."""
+    finding = Finding(error.code, "error", "", error.problem, error.line, error.column)
+    return FileReport(name, False, (finding,), target or "deepspeed", readable=False)
+
+
+def _check(source: Source, asked: Asked) -> FileReport:
+    if isinstance(source, Mapping):
+        loaded, name = of_mapping(source, asked.target), "<config>"
+    else:
+        name = "<stdin>" if str(source) == "-" else str(source)
+        try:
+            loaded = parse(name, read_text(source), asked.target)
+        except LoadError as error:
+            return unreadable(name, error, asked.target)
+    return report_of(name, loaded, config_problems(loaded.config, loaded.target, asked))
+
+
+def of_mapping(config: Mapping[str, Any], target: str | None) -> Loaded:
+    """``config`` as if it had been read, by ``target`` or by whom its "auto" values tell."""
     from dsconf.config.rules.auto import autos
 
-    name = "<config>" if isinstance(source, Mapping) else "<stdin>" if str(source) == "-" else str(source)
-    try:
-        loaded = Loaded(dict(source), "") if isinstance(source, Mapping) else read(source)
-    except LoadError as error:
-        return _unreadable(name, error, target or "deepspeed")
-    target = target or ("hf" if any(autos(loaded.config)) else "deepspeed")
-    places = positions(loaded.text) if loaded.text and loaded.not_json is None else {}
-    problems = _one_for_each_path(_problems(loaded, target, gpus))
-    found = [_placed(problem, places) for problem in problems]
-    findings = sorted(found, key=lambda f: (f.line or 0, f.column or 0, f.path, f.code))
-    return FileReport(name, all(f.severity != "error" for f in findings), tuple(findings), target)
+    return Loaded(dict(config), "", target or ("hf" if any(autos(config)) else "deepspeed"))
 
 
-def validate(files: Source | Sequence[Source], gpus: int | None = None, target: str | None = None) -> Report:
-    """Checks one file or several: paths, ``-`` for standard input, or mappings.
-
-    ``gpus`` is the world size for the batch-size rule. ``target`` is who loads the files (``deepspeed``, ``hf``,
-    ``accelerate``); by default ``hf`` for a file that holds "auto" and ``deepspeed`` for the others. A file that
-    cannot be read is a finding, not an exception.
+def checked(gpus: int | None, target: str | None, version: str, rules: tuple[Rule, ...] = ()) -> Asked:
+    """The words of a caller as one value.
 
     Raises:
         InputError: an unknown target, or a number of GPUs below 1.
@@ -89,5 +150,32 @@ def validate(files: Source | Sequence[Source], gpus: int | None = None, target: 
         raise InputError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}{nearest(target, TARGETS)}")
     if gpus is not None and gpus < 1:
         raise InputError(f"gpus: {gpus} is not a positive number")
+    return Asked(target, gpus, version, rules)
+
+
+def listed(files: Source | Sequence[Source]) -> Sequence[Source]:
+    """``files`` as a sequence, in which standard input, which can be read once, stands once."""
     sources = [files] if isinstance(files, (str, FilePath, Mapping)) else files
-    return Report(tuple(_check(source, gpus, target) for source in sources))
+    if sum(not isinstance(source, Mapping) and str(source) == "-" for source in sources) > 1:
+        raise InputError("-: standard input can be read once; name it once")
+    return sources
+
+
+def validate(
+    files: Source | Sequence[Source],
+    gpus: int | None = None,
+    target: str | None = None,
+    deepspeed_version: str = DEEPSPEED_VERSION,
+    rules: tuple[Rule, ...] = (),
+) -> Report:
+    """Checks one file or several: paths, ``-`` for standard input, or mappings.
+
+    ``gpus`` is the world size for the batch-size rule. ``target`` is who loads the files (``deepspeed``, ``hf``,
+    ``accelerate``); by default ``hf`` for a file that holds "auto" and ``deepspeed`` for the others. A file that
+    cannot be read is a finding, not an exception.
+
+    Raises:
+        InputError: an unknown target or release, or a number of GPUs below 1.
+    """
+    asked = checked(gpus, target, deepspeed_version, rules)
+    return Report(tuple(_check(source, asked) for source in listed(files)))

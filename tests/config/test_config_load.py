@@ -6,12 +6,15 @@ import io
 import json
 import sys
 
+from time import perf_counter
+
+import hjson
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsconf.config.load import MAX_DEPTH, DuplicateKeyError, LoadError, load_config, parse, read
-from dsconf.config.positions import positions
+from dsconf.config.load import MAX_BYTES, DuplicateKeyError, LoadError, load_config, parse, read
+from dsconf.config.positions import MAX_DEPTH, Lines, decode
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -20,10 +23,75 @@ JSON = st.recursive(
 )
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=6), st.sampled_from([None, 1, 3]))
+CONFIGS = st.dictionaries(st.text(), JSON, max_size=6)
+
+
+@given(CONFIGS, st.sampled_from([None, 1, 3]))
 def test_strict_json_is_read_as_json_reads_it(config, indent):
     text = json.dumps(config, indent=indent)
-    assert parse("f", text) == (config, text, None)
+    loaded = parse("f", text, "hf")
+    assert (loaded.config, loaded.not_json, loaded.twice, loaded.not_finite) == (config, None, False, ())
+
+
+def _once(pairs):
+    if len(dict(pairs)) != len(pairs):
+        raise ValueError("a key stands twice")
+    return dict(pairs)
+
+
+def _by_deepspeed(text):
+    """What DeepSpeed's one line of reading makes of ``text`` (runtime/config.py:444), or None where it raises."""
+    try:
+        read = hjson.loads(io.StringIO(text, newline=None).read(), object_pairs_hook=_once)
+    except (ValueError, IndexError, OverflowError, RecursionError):
+        return None
+    return read if isinstance(read, dict) and text.strip("\ufeff \t\r\n") else None
+
+
+def _by_trainer(text):
+    try:
+        read = json.load(io.StringIO(text, newline=None))
+    except (ValueError, RecursionError):
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _by_dsconf(text, target):
+    """The config as dsconf says that ``target`` reads it, or None where it says that it cannot."""
+    try:
+        loaded = parse("f", text, target)
+    except LoadError:
+        return None
+    refused = loaded.twice if target == "deepspeed" else loaded.not_json
+    return None if refused else loaded.config
+
+
+SEEDS = (
+    '{"a": 1, "b": {"c": [1, 2.5e8, 8.0, "x"]}}',
+    '{\n  // why\n  "a": 1, /* x */ "b": \'y\',\n}',
+    "{a: 1\n b: {c: [1\n 2]}}",
+    "a: 1\nb: {c: 2}",
+    "{\n  a: '''\n  xx\n  yy'''\n  b: -0.0\n}",
+)
+PIECES = ("NaN", "Infinity", "1e999", "//x\n", "/*", "*/", "#c\n", "'''", '"', "{", "}", "[", "]", ",", ":", "\n")
+PIECES += ("\\", "true", "1", ".5", '"a":1,', "\r", "\ufeff", "-", "\0", "a: b\n", "\u00a0", "\u2028")
+
+
+@st.composite
+def broken_texts(draw):
+    text = draw(st.sampled_from(SEEDS))
+    for _ in range(draw(st.integers(0, 4))):
+        at, gone = draw(st.integers(0, len(text))), draw(st.integers(0, 3))
+        text = text[:at] + draw(st.sampled_from(("", *PIECES))) + text[at + gone :]
+    return text
+
+
+@settings(max_examples=500, deadline=None)
+@given(broken_texts())
+def test_it_reads_what_each_loader_reads_and_nothing_else(text):
+    """Types too: hjson makes 8 of 8.0, ``json`` does not."""
+    assert repr(_by_dsconf(text, "deepspeed")) == repr(_by_deepspeed(text))
+    assert repr(_by_dsconf(text, "hf")) == repr(_by_trainer(text))
 
 
 def paths_of(value, path=()):
@@ -33,57 +101,82 @@ def paths_of(value, path=()):
         yield from paths_of(part, (*path, key))
 
 
-@given(st.dictionaries(st.text(), JSON, max_size=6), st.sampled_from([None, 1, 3]))
-def test_positions_name_every_path_and_point_at_its_key(config, indent):
+def at(config, path):
+    for key in path:
+        config = config[key]
+    return config
+
+
+@given(CONFIGS, st.sampled_from([None, 1, 3]))
+def test_places_name_every_path_and_point_at_its_key_and_value(config, indent):
     text = json.dumps(config, indent=indent)
-    found = positions(text)
-    assert set(found) == set(paths_of(config))
-    lines = text.split("\n")
-    for path, (line, column) in found.items():
+    spans = decode(text)[1].spans
+    assert set(spans) == set(paths_of(config))
+    for path, span in spans.items():
+        assert json.loads(text[span.value : span.value_end]) == at(config, path)
         if path and isinstance(path[-1], str):
-            assert lines[line - 1][column - 1 :].startswith(json.dumps(path[-1]))
+            assert text[span.key : span.key_end] == json.dumps(path[-1])
 
 
-def test_positions_count_from_one():
-    found = positions('{\n  "a": [1, {"b": {}}],\n  "c": 2\n}')
-    assert found == {
-        (): (1, 1),
-        ("a",): (2, 3),
-        ("a", 0): (2, 9),
-        ("a", 1): (2, 12),
-        ("a", 1, "b"): (2, 13),
-        ("c",): (3, 3),
+def test_places_in_hjson():
+    text = "# of the team\n{\n  a: 1  // one\n  'b': [x\n 2], c: no quotes, here \n}"
+    value, places = decode(text)
+    assert value == {"a": 1, "b": ["x", 2], "c": "no quotes, here"}
+    shown = {path: (text[s.key : s.key_end], text[s.value : s.value_end]) for path, s in places.spans.items() if path}
+    assert shown == {
+        ("a",): ("a", "1"),
+        ("b",): ("'b'", "[x\n 2]"),
+        ("b", 0): ("", "x"),
+        ("b", 1): ("", "2"),
+        ("c",): ("c", "no quotes, here"),
+    }
+    assert Lines(text).place(places.spans["c",].key) == (5, 6)
+
+
+def test_places_in_an_outermost_object_without_braces():
+    text = "# first\ntrain_batch_size: 8\nbf16: {enabled: true}"
+    value, places = decode(text)
+    assert value == {"train_batch_size": 8, "bf16": {"enabled": True}}
+    lines = Lines(text)
+    assert {path: lines.place(span.key) for path, span in places.spans.items()} == {
+        (): (2, 1),
+        ("train_batch_size",): (2, 1),
+        ("bf16",): (3, 1),
+        ("bf16", "enabled"): (3, 8),
     }
 
 
-def test_a_duplicate_key_is_refused_with_its_place():
+def test_a_repeated_key_has_a_place_and_the_last_value_wins():
+    text = '{"b": {"a": 1,\n "a": 2}, "c": {"x": 1}, "c": {"x": 2}}'
+    value, places = decode(text)
+    assert value == {"b": {"a": 2}, "c": {"x": 2}}
+    twice = [(path, Lines(text).place(offset)) for path, offset in places.twice]
+    assert twice == [(("b", "a"), (2, 2)), (("c",), (2, 26))]
+
+
+def test_load_config_refuses_a_duplicate_key_with_its_place(tmp_path):
+    (tmp_path / "f.json").write_text('{"b": {"a": 1,\n "a": 2}, "a": 3}')
     with pytest.raises(DuplicateKeyError, match="'a' stands twice") as caught:
-        parse("f.json", '{"b": {"a": 1,\n "a": 2}, "a": 3}')
+        load_config(tmp_path / "f.json")
     assert (caught.value.line, caught.value.column) == (2, 2)
 
 
 def test_the_same_key_in_two_objects_is_no_duplicate():
-    assert parse("f", '{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}').config["b"][1] == {"a": 2}
+    assert not parse("f", '{"a": {"a": 1}, "b": [{"a": 1}, {"a": 2}]}').twice
 
 
-def test_hjson_is_read_where_the_package_is_there():
-    pytest.importorskip("hjson")
+def test_the_loader_is_told_by_the_file():
+    assert parse("f", '{"train_batch_size": "auto"}').target == "hf"
+    assert parse("f", "train_batch_size: auto").target == "hf"
+    assert parse("f", '{"_comment": "auto", "train_batch_size": 8}').target == "deepspeed"
+    assert parse("f", '{"train_batch_size": 8}', "accelerate").target == "accelerate"
+
+
+def test_hjson_is_read_and_said_to_be_no_json():
     loaded = parse("f", '{\n  // two ranks\n  train_batch_size: 2,\n  "bf16": {"enabled": true,},\n}')
     assert loaded.config == {"train_batch_size": 2, "bf16": {"enabled": True}}
     assert loaded.not_json is not None
-    assert loaded.not_json.startswith("line 2, column 3")
-
-
-def test_without_hjson_a_comment_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "hjson", None)
-    with pytest.raises(LoadError, match=r"f, line 1, column 3: .*pip install hjson"):
-        parse("f", "{ // a comment\n}")
-
-
-def test_hjson_refuses_duplicates_too():
-    pytest.importorskip("hjson")
-    with pytest.raises(DuplicateKeyError):
-        parse("f", "{a: 1\n a: 2}")
+    assert loaded.not_json[1:] == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -93,37 +186,59 @@ def test_hjson_refuses_duplicates_too():
         (" \n", "is empty"),
         ("[1]", "not a JSON object"),
         ("3", "not a JSON object"),
-        ('{"a": NaN}', "NaN is not a number"),
-        ('{"a": -Infinity}', "-Infinity is not a number"),
-        ('{"a": 1e999}', "too large a number"),
-        ('{"a": ' + "9" * 5000 + "}", "limit"),
-        ('{"a" 1}', "line 1, column 6"),
+        ('{"a": NaN}', "line 1, column 7: NaN is not a number in JSON"),
+        ('{"a": "NaN", "b": [-Infinity]}', "line 1, column 20: -Infinity is not a number"),
+        ('{"a": 1,\n "b": 1e999}', "line 2, column 7: 1e999 is too large a number"),
+        ('{"a": ' + "9" * 5000 + "}", "line 1, column 7: Exceeds the limit"),
+        ('{"a" 1}', "line 1, column 6: not JSON: expecting ':' delimiter"),
         ('{"a": {"b": [1, 2}', "line 1, column 18"),
+        ('{ // why\n"a" 1}', "line 2, column 5: not JSON: expecting ':' delimiter"),
+        ('{"a": 1 /* no end', "line 1, column 18: not JSON: the text ends inside a comment"),
+        ("{a: " + "x" * 3000 + "}", "line 1, column 5: not JSON: a value without quotes of more than 2046 characters"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(text, problem):
+def test_what_cannot_be_read_is_one_line_with_its_place(text, problem):
     with pytest.raises(LoadError) as caught:
         parse("ds.json", text)
     message = str(caught.value)
-    assert message.startswith("ds.json")
+    assert message.startswith("ds.json, line ")
     assert problem in message
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 5000, 200_000])
-def test_deep_nesting_is_refused(depth):
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1000, 5000, 100_000])
+@pytest.mark.parametrize("key", ['"a":', "a:"])
+def test_deep_nesting_is_refused(depth, key):
     with pytest.raises(LoadError, match="levels deep"):
-        parse("f", '{"a":' * depth + "1" + "}" * depth)
+        parse("f", f"{{{key}" * depth + "1" + "}" * depth)
 
 
-def test_what_deepspeed_still_reads_is_not_too_deep():
-    assert parse("f", '{"a":' * 100 + "1" + "}" * 100).config
+@pytest.mark.parametrize("key", ['"a":', "a:"])
+def test_what_deepspeed_still_reads_is_not_too_deep(key):
+    depth = MAX_DEPTH - 1
+    loaded = parse("f", f"{{{key}" * depth + "1" + "}" * depth)
+    assert len(loaded.places().spans) == depth + 1
+
+
+SLOW = ("[" + "1}" * 2**18, "{a: " + "n," * 2**18, "{a: " + "1" * 2**18 + "}" * 2**18, "/*" * 2**18, "'''" * 2**17)
+
+
+@pytest.mark.parametrize("text", SLOW, ids=["brackets", "commas", "digits", "comments", "strings"])
+def test_what_makes_hjson_slow_is_over_soon(text):
+    """hjson reads a value without quotes again at each comma and bracket in it: minutes for half a MiB."""
+    start = perf_counter()
+    with pytest.raises(LoadError):
+        parse("f", text)
+    assert perf_counter() - start < 5
 
 
 def test_files_that_are_not_there_or_not_text(tmp_path):
-    (tmp_path / "latin").write_bytes(b'{"a": "\xe9"}')
-    with pytest.raises(LoadError, match=r"not UTF-8 text \(byte 7\)"):
+    (tmp_path / "latin").write_bytes(b'{"b": 1,\n "a": "\xe9"}')
+    with pytest.raises(LoadError, match=r"line 2, column 8: is not UTF-8 text \(byte 16\)"):
         read(tmp_path / "latin")
+    (tmp_path / "wide").write_text('{"a": 1}', encoding="utf-16")
+    with pytest.raises(LoadError, match="is UTF-16; save it as UTF-8"):
+        read(tmp_path / "wide")
     with pytest.raises(LoadError, match="no such file"):
         read(tmp_path / "none.json")
     with pytest.raises(LoadError, match="is a folder"):
@@ -132,10 +247,32 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
         read("a\0b")
 
 
+def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path):
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(50 * 2**20)
+    for source in (tmp_path / "huge.json", "/dev/zero"):
+        with pytest.raises(LoadError, match="is larger than 1 MiB"):
+            read(source)
+    assert parse("f", '{"a": 1' + " " * (MAX_BYTES - 8) + "}").config == {"a": 1}
+
+
+def test_newlines_are_read_as_open_reads_them():
+    assert parse("f", '{\r\n"a": 1,\r"b": 2}').text == '{\n"a": 1,\n"b": 2}'
+    with pytest.raises(LoadError, match="line 3, column 5"):
+        parse("f", '{\r\n"a": 1,\r"b" 2}')
+
+
+def test_nan_is_read_by_json_load_and_named():
+    loaded = parse("f", '{"a": {"b": [1, NaN]}, "c": -Infinity}', "hf")
+    assert loaded.not_finite == (("a", "b", 1), ("c",))
+    spans = loaded.places().spans
+    assert (spans["a", "b", 1].value, spans["c",].key) == (16, 23)
+
+
 def test_a_byte_order_mark_is_no_strict_json(tmp_path):
     (tmp_path / "bom.json").write_bytes(b'\xef\xbb\xbf{"a": 1}')
     assert read(tmp_path / "bom.json").config == {"a": 1}
-    assert read(tmp_path / "bom.json").not_json == "begins with a byte order mark"
+    assert read(tmp_path / "bom.json").not_json == ("begins with a byte order mark", 1, 1)
 
 
 def test_load_config_takes_paths_stdin_and_mappings(tmp_path, monkeypatch):
