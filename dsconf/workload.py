@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 ATTENTION_KERNELS = ("sdpa", "eager", "flash")
+ALLOCATORS = ("expandable", "default")
 LOAD_DTYPES = ("bf16", "fp16", "fp32")
 
 
@@ -25,5 +26,7 @@ class Workload:
     """Type the weights are loaded in; None: the type they are trained in."""
     zero_init: bool | None = None
     """Built under ``deepspeed.zero.Init``; None: yes at stage 3."""
+    allocator: str = "expandable"
+    """torch's CUDA allocator: with ``PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True``, or its default."""
     quantize: str | None = None
     """``4bit`` or ``8bit`` storage of the frozen weights (QLoRA)."""

@@ -102,4 +102,8 @@ def fake_verdict(estimate: Estimate, cluster: Cluster) -> str:
     return "yes" if share <= 0.9 else "tight" if share <= 1 else "no"
 
 
-FAKES = Tools(fake_estimate, fake_step_time, lambda cluster: int(0.9 * cluster.gpu.memory_bytes) - GIB, fake_verdict)  # type: ignore[arg-type]
+def fake_missing(estimate: Estimate, cluster: Cluster) -> int:
+    return max(0, estimate.peak_bytes + GIB - int(0.9 * cluster.gpu.memory_bytes))
+
+
+FAKES = Tools(fake_estimate, fake_step_time, fake_missing, fake_verdict)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from dsconf.cli.options import cluster_options, format_option, model_options, workload_options
+from dsconf.workload import ALLOCATORS
 
 
 @click.command("estimate")
@@ -18,6 +19,13 @@ from dsconf.cli.options import cluster_options, format_option, model_options, wo
 @click.option("--optimizer", metavar="NAME", help="Optimizer's name [default: adamw].")
 @click.option("--offload", type=click.Choice(["none", "optimizer", "optimizer+param"]), help="What the host holds.")
 @workload_options
+@click.option(
+    "--allocator",
+    type=click.Choice(ALLOCATORS),
+    default="expandable",
+    show_default=True,
+    help="torch's CUDA allocator: with expandable_segments:True, or its default.",
+)
 @click.option("--rank", default="fullest", show_default=True, help="Which rank: a number, or the fullest.")
 @click.option("--explain", metavar="TERM", help="Show the formula of one term of the peak.")
 @format_option("table", "json")
@@ -49,7 +57,7 @@ def command(explain: str | None, rank: str, output_format: str, **words: Any) ->
         from dsconf.report.model import model_sentence
 
         click.echo(model_sentence(job.model, sized=words["params"] is not None))
-        click.echo(estimate_text(found, fits, job.cluster.gpu.name))
+        click.echo(estimate_text(found, fits, job))
     return 1 if fits == "no" else 0
 
 

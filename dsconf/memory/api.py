@@ -11,7 +11,7 @@ from dsconf.errors import InputError, nearest
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.memory.estimate import estimate as estimate_job
-from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, Workload
+from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload
 
 if TYPE_CHECKING:
     from dsconf.config.settings import Settings
@@ -47,6 +47,7 @@ def estimate(
     zero_init: bool | None = None,
     lora_rank: int | None = None,
     quantize: str | None = None,
+    allocator: str = "expandable",
     rank: str | int | None = "fullest",
     module: Any = None,
     batch: Any = None,
@@ -79,6 +80,7 @@ def estimate(
         zero_init=zero_init,
         lora_rank=lora_rank,
         quantize=quantize,
+        allocator=allocator,
         module=module,
         batch=batch,
     )
@@ -123,6 +125,7 @@ def read_job(
     zero_init: bool | None = None,
     lora_rank: int | None = None,
     quantize: str | None = None,
+    allocator: str = "expandable",
     module: Any = None,
     batch: Any = None,
 ) -> Job:
@@ -149,7 +152,7 @@ def read_job(
         micro, seq_len = _traced_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
     accumulation = gradient_accumulation_steps or settings.accumulation or 1
     workload = _workload(
-        seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, quantize
+        seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, quantize, allocator
     )
     settings = replace(
         settings,
@@ -181,6 +184,7 @@ def _workload(
     load_dtype: str | None,
     zero_init: bool | None,
     quantize: str | None,
+    allocator: str,
 ) -> Workload:
     return Workload(
         seq_len=_positive("--seq-len", seq_len),
@@ -191,6 +195,7 @@ def _workload(
         load_dtype=None if load_dtype is None else _known("--load-dtype", load_dtype, LOAD_DTYPES),
         zero_init=zero_init,
         quantize=None if quantize is None else _known("--quantize", quantize, ("4bit", "8bit")),
+        allocator=_known("--allocator", allocator, ALLOCATORS),
     )
 
 

@@ -7,13 +7,14 @@ from typing import NamedTuple
 
 from dsconf.errors import InputError
 from dsconf.job import Job
+from dsconf.memory.allocator import CONTEXT_BYTES
 from dsconf.memory.hooks import rivals
 from dsconf.memory.host import host_terms, nvme_bytes
 from dsconf.memory.init import init_peak
 from dsconf.memory.states import Terms, compact, reduces_in_hooks, wrapper
 from dsconf.memory.terms import TERMS
 from dsconf.memory.timeline import Sketch, timeline
-from dsconf.memory.verdict import CONTEXT_BYTES, reserved
+from dsconf.memory.verdict import nccl_bytes, reserved
 
 
 class Term(NamedTuple):
@@ -83,14 +84,16 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     winners = tuple(_moment(sketch, found.stays, kind) for _, sketch in found.phases.values())
     peak = max(winners, key=lambda moment: moment.num_bytes)
     host = host_terms(job, chosen)
+    at_start = init_peak(job, chosen)
+    held = reserved(job, max(peak.num_bytes, at_start))
     per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
     return Estimate(
         rank=chosen,
         peak=peak,
         moments=winners,
-        init_peak_bytes=init_peak(job, chosen),
-        reserved_bytes=reserved(peak.num_bytes),
-        process_bytes=reserved(peak.num_bytes) + CONTEXT_BYTES,
+        init_peak_bytes=at_start,
+        reserved_bytes=held,
+        process_bytes=held + CONTEXT_BYTES + nccl_bytes(job.cluster),
         host_bytes_per_node=per_node * sum(size for _, size in host),
         nvme_bytes_per_node=per_node * nvme_bytes(job),
         host_terms=host,

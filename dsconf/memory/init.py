@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsconf.job import Job
-from dsconf.memory.allocator import block
+from dsconf.memory.allocator import CONTEXT_BYTES, block
 from dsconf.memory.hooks import hooks
 from dsconf.memory.states import resident, widths, wrapper
 from dsconf.memory.subgroups import largest_param, shards
@@ -19,7 +19,10 @@ def init_peak(job: Job, rank: int) -> int:
     if kind == "zero12":
         # The flat buffer is made beside the parameters; later a zero gradient beside the master (Z12:534, 934-951).
         part = next((size for name, size in stays.terms if name == "master weights"), 0)
-        return max(whole + block(width.model * total), bare + part)
+        flat = block(width.model * total)
+        free = job.cluster.gpu.memory_bytes - CONTEXT_BYTES - whole
+        # Where it does not fit beside them, the parameters go through host memory instead (Z12:449-463).
+        return max(whole + (flat if flat <= free else 0), bare + part)
     if kind == "zero3":
         return _zero3(job, bare, whole)
     if kind == "fp16":

@@ -1,38 +1,78 @@
 """Whether an estimate fits a card, with the headroom that measured out-of-memory runs call for.
 
 The boundary was measured on an H200: training steps were run with the memory of the process capped at a multiple of
-the measured peak (tests/measured/h200-oom-boundary.jsonl). With ``expandable_segments:True`` 1.03 was enough for each
-of the seven configs tried and 1.01 for four of them; the default allocator failed at 1.12 in two.
+the measured peak (tests/measured/h200-oom-boundary.jsonl, 25 configs of nine families). With
+``expandable_segments:True`` 1.03 was enough for all but one, a peak of 2.9 GiB that needed between 88 and 147 MiB more.
+The default allocator failed at up to 1.3: it cannot join free blocks of different segments, so its need follows the
+largest single request and not the peak. Less than two such requests more was enough for each config.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dsconf.cluster.spec import Gpu
+from dsconf.cluster.spec import Cluster, Gpu
+from dsconf.job import Job
+from dsconf.memory.allocator import MIB
+from dsconf.memory.states import widths, wrapper
 
 if TYPE_CHECKING:
     from dsconf.memory.estimate import Estimate
 
 HEADROOM_PERCENT = 3
-"""Above the peak, with expandable segments: enough for every config measured."""
-CONTEXT_BYTES = 840 * 2**20
-"""CUDA context and loaded kernels of one process, outside torch's allocator: 836 MiB measured on an H200 after three
-steps of a small Llama (driver 580, CUDA 13, torch 2.11). NCCL's buffers come on top and are not measured yet."""
+HEADROOM_BYTES = 64 * MIB
+"""Above the peak, with expandable segments. The fixed part is for the pools of small blocks and the last, partly
+used segment of each stream, which do not grow with the model."""
+LARGEST_REQUESTS = 2
+"""Largest requests above the peak, with torch's default allocator."""
+NCCL_BYTES = 558 * MIB
+"""NCCL's kernels and the communicator itself: the first all-reduce of a process added this on an H200, measured with
+one rank (NCCL 2.28.9, 64 channels)."""
+NCCL_CHANNELS = 24
+"""Channels of a ring over NVLink, as NCCL chooses them on DGX A100 and H100; 2 over PCIe."""
+NCCL_CONNECTION_BYTES = 512 * 2**10 + 4_915_200 + 4 * MIB
+"""Buffers of one connection of one channel, for the protocols LL, LL128 and SIMPLE (NCCL src/init.cc:
+computeBuffSizes, src/include/device.h: NCCL_LL_LINES_PER_THREAD, NCCL_LL128_ELEMS_PER_THREAD, DEFAULT_BUFFSIZE)."""
 
 
-def reserved(peak_bytes: int) -> int:
-    """Bytes torch's allocator needs around a peak, with expandable segments."""
-    return peak_bytes + -(-peak_bytes * HEADROOM_PERCENT // 100)
+def nccl_bytes(cluster: Cluster) -> int:
+    """Bytes NCCL holds outside torch's allocator: kernels, and the buffers of one ring's connections.
+
+    The ring's part follows from NCCL's source and is not measured; trees between nodes can add to it.
+    """
+    if cluster.world_size == 1:
+        return NCCL_BYTES
+    channels = NCCL_CHANNELS if cluster.gpu.link_bandwidth > cluster.gpu.host_bandwidth else 2
+    return NCCL_BYTES + channels * NCCL_CONNECTION_BYTES
 
 
-def usable_bytes(gpu: Gpu) -> int:
-    """The largest peak that fits ``gpu`` with headroom."""
-    return max(0, (gpu.memory_bytes - CONTEXT_BYTES) * 100 // (100 + HEADROOM_PERCENT))
+def largest_request(job: Job) -> int:
+    """Bytes of the largest tensor that a step makes anew: fp32 logits, a reduce bucket or the step's fp32 gradient."""
+    settings, workload, width = job.settings, job.workload, widths(job.settings)
+    logits = 4 * workload.micro_batch * workload.seq_len * job.model.vocab
+    if wrapper(settings) == "ddp":
+        return logits
+    bucket = width.communicate * settings.reduce_bucket_size
+    part = -(-job.model.parameters.trainable() // job.cluster.world_size)
+    gradient = 0 if settings.offload_optimizer != "none" else min(part, settings.sub_group_size)
+    return max(logits, bucket, width.master * gradient)
+
+
+def reserved(job: Job, peak_bytes: int) -> int:
+    """Bytes torch's allocator needs around a peak, under the allocator that ``job`` is run with."""
+    if job.workload.allocator == "default":
+        return peak_bytes + LARGEST_REQUESTS * largest_request(job)
+    return peak_bytes + -(-peak_bytes * HEADROOM_PERCENT // 100) + HEADROOM_BYTES
+
+
+def missing_bytes(estimate: Estimate, gpu: Gpu) -> int:
+    """By how much ``gpu`` is too small for the estimate with its headroom; 0 where it fits."""
+    return max(0, estimate.process_bytes - gpu.memory_bytes)
 
 
 def verdict(estimate: Estimate, gpu: Gpu) -> str:
-    """``yes`` with headroom, ``tight`` where only the bare peak fits, else ``no``."""
-    if estimate.peak_bytes <= usable_bytes(gpu):
+    """``yes`` with headroom, ``tight`` where only the bare peak of initialisation and steps fits, else ``no``."""
+    if not missing_bytes(estimate, gpu):
         return "yes"
-    return "tight" if estimate.peak_bytes + CONTEXT_BYTES <= gpu.memory_bytes else "no"
+    outside = estimate.process_bytes - estimate.reserved_bytes
+    return "tight" if max(estimate.peak_bytes, estimate.init_peak_bytes) + outside <= gpu.memory_bytes else "no"

@@ -8,22 +8,27 @@ from dsconf.errors import InputError, nearest
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, Term
 from dsconf.memory.explain import explain
+from dsconf.memory.verdict import nccl_bytes
 from dsconf.report.table import as_gib, table
 from dsconf.units import format_bytes
 
+_ALLOCATORS = {
+    "expandable": "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True",
+    "default": "its default allocator (expandable_segments:True needs less)",
+}
 BAR = 24
 """Characters of the longest bar."""
 
 
-def estimate_text(found: Estimate, fits: str | None, gpu: str) -> str:
+def estimate_text(found: Estimate, fits: str | None, job: Job) -> str:
     """The peak, its terms from the largest down, the other moments, and the host."""
-    return "\n".join(_lines(found, fits, gpu))
+    return "\n".join(_lines(found, fits, job))
 
 
-def _lines(found: Estimate, fits: str | None, gpu: str) -> Iterator[str]:
+def _lines(found: Estimate, fits: str | None, job: Job) -> Iterator[str]:
     yield f"Peak of rank {found.rank}: {format_bytes(found.peak_bytes)}, in {found.peak_phase}: {found.peak.name}"
     if fits is not None:
-        yield f"Fits {gpu}: {fits}"
+        yield f"Fits {job.cluster.gpu.name}: {fits}"
     yield ""
     yield table(("term", "GiB", "share", "", "allocated in"), list(_rows(found)), (0, 3, 4))
     yield ""
@@ -32,8 +37,8 @@ def _lines(found: Estimate, fits: str | None, gpu: str) -> Iterator[str]:
     yield ""
     yield f"Initialisation peaks at {format_bytes(found.init_peak_bytes)}."
     yield (
-        f"torch reserves about {format_bytes(found.reserved_bytes)} with "
-        f"PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True; nvidia-smi shows about {format_bytes(found.process_bytes)}."
+        f"torch reserves about {format_bytes(found.reserved_bytes)} with {_ALLOCATORS[job.workload.allocator]}; "
+        f"nvidia-smi shows about {format_bytes(found.process_bytes)}, {format_bytes(nccl_bytes(job.cluster))} of it NCCL's."
     )
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in found.host_terms if size)
     yield f"Host memory of each node: {format_bytes(found.host_bytes_per_node)} (each process: {parts})."

@@ -23,8 +23,8 @@ class Tools(NamedTuple):
 
     estimate: Callable[[Job], Estimate]
     step_time: Callable[[Job], StepTime]
-    usable_bytes: Callable[[Cluster], int]
-    """The largest peak that fits one GPU with headroom."""
+    missing_bytes: Callable[[Estimate, Cluster], int]
+    """By how much one GPU is too small, headroom included."""
     verdict: Callable[[Estimate, Cluster], str]
     """``yes``, ``tight`` or ``no`` from the GPU's side."""
 
@@ -76,13 +76,13 @@ class Examined(NamedTuple):
 def real_tools() -> Tools:
     """The memory model and the speed model of this package."""
     from dsconf.memory.estimate import estimate
-    from dsconf.memory.verdict import usable_bytes, verdict
+    from dsconf.memory.verdict import missing_bytes, verdict
     from dsconf.speed.step_time import step_time
 
     return Tools(
         estimate,
         step_time,
-        lambda cluster: usable_bytes(cluster.gpu),
+        lambda found, cluster: missing_bytes(found, cluster.gpu),
         lambda found, cluster: verdict(found, cluster.gpu),
     )
 
@@ -133,5 +133,5 @@ def evaluate(job: Job, tools: Tools) -> Candidate:
     limit = job.cluster.host_memory_bytes
     host_short = max(0, found.host_bytes_per_node - limit) if limit is not None else 0
     fits = "no" if host_short else tools.verdict(found, job.cluster)
-    gpu_short = max(0, found.peak_bytes - tools.usable_bytes(job.cluster))
+    gpu_short = tools.missing_bytes(found, job.cluster)
     return Candidate(job, found, tools.step_time(job), fits, gpu_short, host_short)

@@ -2,34 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
 from pathlib import Path
 from statistics import median
-from types import ModuleType
 from typing import Any
 
 import pytest
+from measured_cases import MEASURED, MIB, REPO, accuracy
 
-REPO = Path(__file__).parents[2]
-MEASURED = REPO / "tests" / "measured"
-MIB = 2**20
-
-
-def _benchmark() -> ModuleType:
-    """benchmarks/accuracy.py, which is not installed with the package."""
-    spec = importlib.util.spec_from_file_location("accuracy", REPO / "benchmarks" / "accuracy.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-accuracy = _benchmark()
 FILES = ("h200-llama-qwen2-gpt2.jsonl", "h200-ten-families.jsonl")
 ROWS: dict[str, list[dict[str, Any]]] = {name: accuracy.read(MEASURED / name) for name in FILES}
 EVERY = [row for rows in ROWS.values() for row in rows]
