@@ -48,7 +48,7 @@ class Problem(NamedTuple):
     suggestion: str | None = None
     """What to write instead, as the end of a sentence."""
     fix: tuple[Edit, ...] = ()
-    """What ``--fix`` does about it, in this order; empty unless one answer is safe: what the person meant is certain."""
+    """What ``--fix`` does about it, in this order; empty unless it is certain what the person meant."""
 
 
 class Finding(NamedTuple):
@@ -62,6 +62,10 @@ class Finding(NamedTuple):
     line: int | None = None
     column: int | None = None
     suggestion: str | None = None
+    end_column: int | None = None
+    """Of the character after the key, on the same line."""
+    fix: tuple[Edit, ...] = ()
+    """What ``--fix`` does about it; empty where it leaves it alone."""
 
 
 class FileReport(NamedTuple):
@@ -74,6 +78,8 @@ class FileReport(NamedTuple):
     target: str = "deepspeed"
     """Who is taken to load the file: ``deepspeed``, ``hf`` or ``accelerate``."""
     readable: bool = True
+    text: str = ""
+    """What was read, with newlines as ``open`` gives them."""
 
 
 class Report(NamedTuple):

@@ -178,6 +178,17 @@ def _places(text: str, inner: Inner) -> Places:
     return Places(spans, tuple(sorted(twice, key=lambda one: one[1])))
 
 
+def next_token(text: str, offset: int) -> tuple[str, int]:
+    """The first character from ``offset`` on that is neither blank nor in a comment, and its offset; "" at the end."""
+    from hjson.decoder import getNext
+
+    try:
+        char, at = getNext(text, offset)
+    except IndexError:
+        return "", len(text)
+    return char, at
+
+
 def without_constants(text: str) -> str:
     """JSON ``text`` with every NaN and Infinity, which ``json`` reads, as digits of the same length."""
     return _CONSTANT.sub(lambda word: word[0] if word[0][0] == '"' else "1" * len(word[0]), text)

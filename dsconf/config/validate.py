@@ -74,13 +74,17 @@ def _placed(loaded: Loaded, problems: Sequence[Problem]) -> Iterator[Finding]:
         while path and path not in places.spans:
             path = path[:-1]
         span = places.spans.get(path)
-        yield _finding(problem, lines.place(span.key) if span else (1, 1))
+        finding = _finding(problem, lines.place(span.key) if span else (1, 1))
+        whole_key = path == problem.path and span is not None and "\n" not in loaded.text[span.key : span.key_end]
+        if span and whole_key and span.key_end > span.key and finding.column:
+            finding = finding._replace(end_column=finding.column + span.key_end - span.key)
+        yield finding
 
 
 def _finding(problem: Problem, place: tuple[int, int] | None) -> Finding:
     line, column = place or (None, None)
-    path = dotted(problem.path)
-    return Finding(problem.code, problem.severity, path, problem.message, line, column, problem.suggestion)
+    path, advice = dotted(problem.path), problem.suggestion
+    return Finding(problem.code, problem.severity, path, problem.message, line, column, advice, None, problem.fix)
 
 
 def _twice(path: Path, target: str) -> Problem:
@@ -112,7 +116,9 @@ def report_of(name: str, loaded: Loaded, problems: Sequence[Problem]) -> FileRep
     """The findings of a file that could be read, in the order they stand in it."""
     found = [*_not_json(loaded), *islice(_placed(loaded, problems), MAX_FINDINGS)]
     findings = sorted(found, key=lambda f: (f.line or 0, f.column or 0, f.path, f.code))
-    return FileReport(name, all(f.severity != "error" for f in findings), tuple(findings), loaded.target)
+    return FileReport(
+        name, all(f.severity != "error" for f in findings), tuple(findings), loaded.target, text=loaded.text
+    )
 
 
 def unreadable(name: str, error: LoadError, target: str | None) -> FileReport:

@@ -1,0 +1,101 @@
+"""What an edit makes of a config: the meaning that the rewritten text is checked against."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dsconf.config.finding import Edit, Move, Path, Remove, Rename, SetValue, dotted
+
+
+class CannotFixError(Exception):
+    """An edit that does not apply: nothing there, something in the way, or a text that does not come out right."""
+
+
+def applied(config: dict[str, Any], edit: Edit) -> dict[str, Any]:
+    """A copy of ``config`` with ``edit`` made.
+
+    Raises:
+        CannotFixError: the key is not there, what is to be made is there already, or its block is no object.
+    """
+    if isinstance(edit, Rename):
+        return _inside(config, edit.path, lambda block, key: _renamed(block, key, edit.key))
+    if isinstance(edit, Remove):
+        return _inside(config, edit.path, _without)
+    if isinstance(edit, Move):
+        if edit.to[: len(edit.path)] == edit.path:
+            raise CannotFixError(f"{dotted(edit.path)} cannot move into itself")
+        value = value_at(config, edit.path)
+        return _inside(_added(config, edit.to, value), edit.path, _without)
+    return _set(config, edit)
+
+
+def value_at(config: Any, path: Path) -> Any:
+    """What stands at ``path``.
+
+    Raises:
+        CannotFixError: nothing does.
+    """
+    for key in path:
+        try:
+            config = config[key]
+        except (KeyError, IndexError, TypeError):
+            raise CannotFixError(f"{dotted(path)} is not there") from None
+    return config
+
+
+def deepest(config: Any, path: Path) -> int:
+    """How many keys of ``path`` lead through blocks that are there, the last key apart."""
+    depth = 0
+    while depth < len(path) - 1 and isinstance(config, dict) and path[depth] in config:
+        config = config[path[depth]]
+        depth += 1
+    if not isinstance(config, dict):
+        raise CannotFixError(f"{dotted(path[:depth])} is no block")
+    return depth
+
+
+def _inside(value: Any, path: Path, change: Callable[[dict[str, Any], Any], dict[str, Any]]) -> dict[str, Any]:
+    """A copy of ``value`` in which ``change`` made the object that holds the last key of ``path``."""
+    if not isinstance(value, dict) or not path or path[0] not in value:
+        raise CannotFixError(f"{dotted(path)} is not there")
+    if len(path) == 1:
+        return change(value, path[0])
+    return {**value, path[0]: _inside(value[path[0]], path[1:], change)}
+
+
+def _renamed(block: dict[str, Any], old: str, new: str) -> dict[str, Any]:
+    if new in block:
+        raise CannotFixError(f"{new} is there already")
+    return {new if key == old else key: value for key, value in block.items()}
+
+
+def _without(block: dict[str, Any], key: str) -> dict[str, Any]:
+    return {name: value for name, value in block.items() if name != key}
+
+
+def _added(value: Any, path: Path, new: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise CannotFixError("a block on the way is no object")
+    if len(path) == 1:
+        if path[0] in value:
+            raise CannotFixError(f"{path[0]} is there already")
+        return {**value, path[0]: new}
+    return {**value, path[0]: _added(value.get(path[0], {}), path[1:], new)}
+
+
+def _set(config: dict[str, Any], edit: SetValue) -> dict[str, Any]:
+    try:
+        value_at(config, edit.path)
+    except CannotFixError:
+        return _added(config, edit.path, edit.value)
+    replaced: dict[str, Any] = _replaced(config, edit.path, edit.value)
+    return replaced
+
+
+def _replaced(value: Any, path: Path, new: Any) -> Any:
+    if not path:
+        return new
+    if isinstance(value, list):
+        return [_replaced(item, path[1:], new) if place == path[0] else item for place, item in enumerate(value)]
+    return {**value, path[0]: _replaced(value[path[0]], path[1:], new)}
