@@ -18,7 +18,7 @@ class Activations(NamedTuple):
     bottom: int
     """Kept by the embedding, and by all layers together: cos, sin, masks."""
     forward_only: int
-    """Alive in forward besides: masks that nobody keeps."""
+    """Alive besides until the last layer is through: masks and the embedding's variables, if nobody keeps them."""
     layer: int
     """Kept by one layer from forward to backward: all it saved, or its input where it is checkpointed."""
     layers: int
@@ -53,29 +53,48 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
         from dsconf.memory.traced import traced_activations
 
         return traced_activations(model, shape, replay)
-    played = _play(model, shape)
+    played = _play(model, shape, replay == "reentrant")
     layer, head, embedding = played.layer, played.head, played.embedding
     kept, forward_only = shared_bytes(model, shape)
     width = shape.tokens * model.hidden * shape.width
     saved, inside = (width, _replayed(layer, width, replay)) if replay else (layer.saved, layer.backward)
     own = width - layer.saved_input if replay else 0
     held = own + (width if replay == "reentrant" else 0)
+    variables = embedding.held + (width if embedding.output_held and not (replay or layer.saved_input) else 0)
+    twice = {g.param.removeprefix(TIED): g.num_bytes for g in head.grads if g.param.startswith(TIED)}
+    tied = sum(twice.values())
+    gone = kept + (forward_only if replay else 0)  # what layers share goes with the first one's backward
     return Activations(
         bottom=embedding.saved + kept + (forward_only if replay else 0),
-        forward_only=0 if replay else forward_only,
+        forward_only=variables + (0 if replay else forward_only),
         layer=saved,
         layers=model.layers,
         head=head.saved,
         logits=shape.tokens * model.vocab * shape.width,
-        layer_forward=layer.dry_peak + width if replay else layer.forward_peak,
+        layer_forward=layer.dry_peak if replay else layer.forward_peak,
         head_forward=head.forward_peak,
         layer_backward=inside,
         head_backward=head.backward,
         layer_live=tuple(g.live + held for g in layer.grads),
-        head_live=tuple(g.live for g in head.grads if not g.param.startswith(TIED)),
-        embedding_live=tuple(g.live for g in embedding.grads),
-        tied=sum(g.num_bytes for g in head.grads if g.param.startswith(TIED)),
+        head_live=_head_live(head, tied),
+        embedding_live=tuple(
+            max(0, g.live + tied - gone) if g.param not in twice else max(0, g.live - gone) for g in embedding.grads
+        ),
+        tied=tied,
+        before_backward=max(embedding.backward.reduced - gone, 2 * tied),
     )
+
+
+def _head_live(head: Played, tied: int) -> tuple[int, ...]:
+    """The tied gradient left out, which a bias's hook of the same operation finds beside it."""
+    found: list[int] = []
+    beside = tied
+    for g in head.grads:
+        if g.param.startswith(TIED):
+            beside = 0
+        else:
+            found.append(g.live - beside)
+    return tuple(found)
 
 
 class _Parts(NamedTuple):
@@ -85,9 +104,9 @@ class _Parts(NamedTuple):
 
 
 @lru_cache(maxsize=4096)
-def _play(model: Model, shape: Shape) -> _Parts:
-    played = (tape.play([given]) for tape, given in _record(model, shape))
-    return _Parts(*played)
+def _play(model: Model, shape: Shape, reentrant: bool) -> _Parts:
+    (layer, x), (head, y), (embedding, ids) = _record(model, shape)
+    return _Parts(layer.play([x], held=True, nested=reentrant), head.play([y]), embedding.play([ids]))
 
 
 def _record(model: Model, shape: Shape) -> tuple[tuple[Tape, int], ...]:

@@ -27,6 +27,14 @@ class Heads(NamedTuple):
     """Keys and values are repeated to all heads before a kernel that cannot group them (repeat_kv)."""
     softmax_fp32: bool = True
     """Eager softmax in fp32; GPT-2 and Falcon stay in the activations' type."""
+    adds_in_fp32: bool = False
+    """Eager scores are scaled and masked in fp32 before a softmax in the activations' type."""
+    dropout_module: str = ""
+    """Dropout of the eager weights that is a module."""
+    never_drops: bool = False
+    """The eager weights pass no dropout whatever the config says."""
+    returned: bool = False
+    """The layer returns the eager weights."""
 
 
 def attend(r: Recorder, x: Heads) -> int:
@@ -70,6 +78,7 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
     if r.shape.low == 2:
         weights = op("attention softmax downcast", [weights], 2 * elements)
+    r.visits.append("attn.attn_dropout" if r.model.family == "gptj" else "attn.attention.attn_dropout")
     if r.model.attention_dropout:
         weights = op("attention dropout", [weights], elements * r.shape.low, extra=elements)
     value = op("attention values copy", [x.value], size)
@@ -143,7 +152,14 @@ def _eager(r: Recorder, x: Heads) -> int:
         raw = save_output(op("attention softcap", [raw], scores))
         raw = op("attention softcap scale", [raw], scores)
     masked = raw = op("attention mask", [raw], scores, passes=True)
-    if x.softmax_fp32 and shape.low == 2:
+    if x.adds_in_fp32 and shape.low == 2:
+        raw = op("attention scores fp32", [raw], 2 * scores)
+        raw = op("attention alibi", [raw], 2 * scores, passes=True)
+        raw = op("attention scale", [raw], 2 * scores, reads=[raw])
+        raw = op("attention mask", [raw], 2 * scores, passes=True)
+        raw = op("attention softmax input", [raw], scores)
+        weights = save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
+    elif x.softmax_fp32 and shape.low == 2:
         full = 4 * elements
         if not shape.half:
             raw = op("attention softmax input", [raw], full)
@@ -151,8 +167,12 @@ def _eager(r: Recorder, x: Heads) -> int:
         weights = op("attention softmax downcast", [weights], scores, reads=[masked])
     else:
         weights = save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
-    if r.model.attention_dropout:
+    if x.dropout_module:
+        r.visits.append(x.dropout_module)
+    if r.model.attention_dropout and not x.never_drops:
         weights = op("attention dropout", [weights], scores, extra=elements)
+    if x.returned:
+        r.tape.give_back(weights)
     value = op("attention values copy", [x.value], size)
     out = op("attention product", [weights, value], size, saves=[weights, value])
     return op("attention output copy", [out], size)

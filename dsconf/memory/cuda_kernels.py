@@ -77,6 +77,13 @@ def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = 
     return fused(input, list(normalized_shape), weight, eps)[0]
 
 
+def _softmax(input: Any, dim: int | None = None, *args: Any, **options: Any) -> Any:  # noqa: A002
+    """fp16 is cast to fp32 inside the kernel, without a copy (ATen/native/SoftMax.cpp: softmax)."""
+    if dim is None or input.dtype != torch.float16 or options.get("dtype") != torch.float32:
+        return _ORIGINAL["softmax"](input, dim, *args, **options)
+    return _aten._softmax(input, dim, True)
+
+
 def _rand(*size: Any, **options: Any) -> Any:
     """A lone random number decides whether a layer is dropped; 0.5 stands for it, as fake tensors have no value."""
     if "size" in options or size not in ((), ((),), ([],), (torch.Size([]),)):
@@ -165,6 +172,7 @@ def _plain_layout(*tensors: Any) -> bool:
 _FUNCTIONAL: dict[str, Callable[..., Any]] = {
     "dropout": _dropout,
     "rms_norm": _rms_norm,
+    "softmax": _softmax,
     "scaled_dot_product_attention": attention,
 }
 _ORIGINAL: dict[str, Any] = {name: getattr(functional, name) for name in _FUNCTIONAL}

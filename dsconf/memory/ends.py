@@ -17,31 +17,66 @@ FINAL_NORMS = (
     "model.final_layernorm",
 )
 
+_EMBEDDINGS = (
+    "model.embed_tokens",
+    "transformer.wte",
+    "model.decoder.embed_tokens",
+    "transformer.word_embeddings",
+    "gpt_neox.embed_in",
+)
+_DROPOUTS = {
+    "gpt2": "transformer.drop",
+    "gptj": "transformer.drop",
+    "gpt_neo": "transformer.drop",
+    "gpt_neox": "gpt_neox.emb_dropout",
+    "phi": "model.embed_dropout",
+}
+"""Dropout after the embedding that is a module."""
+
 
 def record_embedding(r: Recorder, tokens: int) -> int:
-    """Token (and position) embedding; their backward needs only the indices the batch holds anyway."""
+    """Token (and position) embedding; their backward needs only the indices the batch holds anyway.
+
+    The model's forward keeps variables for what it makes here until its last layer is through.
+    """
     model = r.model
     width = model.embedding_dim or model.hidden
-    params = [own for p in ("transformer.wte", "model.embed_tokens", "gpt_neox.embed_in") for own in r.own(p)]
-    params = params or r.own(_embedding_name(r))
-    x = r.tape.op("embedding", [tokens], r.hidden(width), params=params)
+    name = _embedding_name(r)
+    r.visits.append(name)
+    x = r.tape.op("embedding", [tokens], r.hidden(width), params=r.own(name))
+    positions = _positions(r, tokens)
     if model.embedding_dim:
         x = r.linear(x, "model.decoder.project_in")
-    positions = _position_name(r)
-    if positions:
-        x = r.tape.op("position embedding", [x], r.hidden(model.hidden), params=r.own(positions), passes=True)
+    if model.family != "phi":  # the variable is that of its dropout's output
+        r.tape.hold(x)
+    if positions is not None:
+        x = r.tape.op("position sum", [x, positions], r.hidden(model.hidden), passes=True)
     if r.has("transformer.word_embeddings_layernorm.weight"):
         x = r.norm(x, "transformer.word_embeddings_layernorm", model.hidden)
-    return r.dropout(x, model.embedding_dropout, model.hidden)
+    x = r.dropout(x, model.embedding_dropout, model.hidden, _DROPOUTS.get(model.family, ""))
+    if model.family == "phi":
+        r.tape.hold(x)
+    return x
+
+
+def _positions(r: Recorder, tokens: int) -> int | None:
+    """Learned positions: OPT looks them up for every row of the batch, the others once for all rows."""
+    name, op = _first(r, "transformer.wpe", "model.decoder.embed_positions"), r.tape.op
+    if not name:
+        return None
+    r.visits.append(name)
+    full = r.hidden(r.model.hidden)
+    shared = r.shape.batch > 1 and r.model.family != "opt"
+    found = op("position embedding", [tokens], full // r.shape.batch if shared else full, params=r.own(name))
+    r.tape.hold(found)
+    return op("positions of every row", [found], full) if shared else found
 
 
 def _embedding_name(r: Recorder) -> str:
-    names = ("model.decoder.embed_tokens", "transformer.word_embeddings")
-    return next((name for name in names if r.has(f"{name}.weight")), "")
+    return _first(r, *_EMBEDDINGS)
 
 
-def _position_name(r: Recorder) -> str:
-    names = ("transformer.wpe", "model.decoder.embed_positions")
+def _first(r: Recorder, *names: str) -> str:
     return next((name for name in names if r.has(f"{name}.weight")), "")
 
 
@@ -59,10 +94,21 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
         x = r.linear(x, "model.decoder.project_out")
     size = r.shape.tokens * model.vocab * r.shape.low
     x = r.cast(x, "output projection input", r.shape.tokens * model.hidden * r.shape.low)
-    own = r.own("lm_head")[::-1] or [(f"{TIED}{tied}", num) for tied, num in r.own(_tied_name(r))]
+    own = r.own("lm_head")[::-1]
+    if not r.has("lm_head.weight"):
+        own += [(f"{TIED}{tied}", num) for tied, num in r.own(_embedding_name(r))]
     copy = 2 * model.vocab * model.hidden if r.shape.autocast else 0
     saves = [x] if own else []
-    logits = op("output projection", [x], size, saves=saves, params=own, extra=copy, backward_workspace=copy)
+    logits = op(
+        "output projection",
+        [x],
+        size,
+        saves=saves,
+        params=own,
+        extra=copy,
+        backward_workspace=copy,
+        params_first=r.has("lm_head.bias"),
+    )
     if model.family == "cohere":
         logits = op("logit scale", [logits], size)
     if model.logit_softcap:
@@ -74,17 +120,6 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
     upcast = logits if r.shape.low == 4 else op("logits upcast", [logits], full)
     logp = r.tape.save_output(op("log-softmax", [upcast], full))
     return op("cross-entropy", [logp], 512, extra=16 * r.shape.tokens), logits
-
-
-def _tied_name(r: Recorder) -> str:
-    names = (
-        "model.embed_tokens",
-        "transformer.wte",
-        "model.decoder.embed_tokens",
-        "transformer.word_embeddings",
-        "gpt_neox.embed_in",
-    )
-    return next((name for name in names if r.has(f"{name}.weight")), "")
 
 
 def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:

@@ -12,7 +12,7 @@ def experts(r: Recorder, x: int) -> int:
     """
     model, shape, op = r.model, r.shape, r.tape.op
     shared = r.gated_mlp(x, "mlp.shared_expert") if model.shared_mlp else x
-    r.visits += ["mlp.gate", "mlp.experts"]
+    r.visits += ["mlp.gate", "mlp.experts.act_fn"]
     rows = shape.tokens * model.experts_per_token
     logits = op("router", [x], shape.tokens * model.experts * shape.width, saves=[x], params=r.own("mlp.gate"))
     weights = op("router softmax", [logits], 4 * shape.tokens * model.experts)

@@ -243,7 +243,7 @@ def _trace(tree: Modules, replay: str) -> list[Call]:
     """Forward and backward of one micro-batch; checkpointing runs each layer's forward again.
 
     The re-entrant kind does so before anything of the layer's backward; the other one when the first saved tensor is
-    asked for, which is inside the layer's last module.
+    asked for.
     """
     trace = list(tree.before)
     for layer in tree.layers:
@@ -252,15 +252,24 @@ def _trace(tree: Modules, replay: str) -> list[Call]:
     trace += _reverse(tree.after)
     for layer in reversed(tree.layers):
         back = _reverse(layer)
-        inside = next(i for i, call in enumerate(back) if not call.enter) if replay == "nonreentrant" else 0
-        trace += back[:inside]
-        if replay:
-            trace += _replayed(layer)
-        trace += back[inside:]
+        if replay == "nonreentrant":
+            inside, end = _saved_last(layer, back, tree.drops)
+            trace += [*back[:inside], *layer[:end], *back[inside:]]
+        else:
+            trace += [*(layer if replay else ()), *back]
     return trace + _reverse(tree.before)
 
 
-def _replayed(layer: tuple[Call, ...]) -> tuple[Call, ...]:
-    """Recomputation stops once the last saved tensor is there: the modules still open are not left."""
-    last = max(i for i, call in enumerate(layer) if call.enter and call.params)
-    return layer[: last + 1]
+def _saved_last(layer: tuple[Call, ...], back: list[Call], drops: bool) -> tuple[int, int]:
+    """Calls backward enters before it asks for a saved tensor, and those of the second forward until that is there.
+
+    The last tensor to be saved is that of the last module with weights, or of the dropout after it (``drops``), which
+    has a module of its own or belongs to the layer. Modules still open then are not left.
+    """
+    if drops:
+        inside = next(i for i, call in enumerate(back) if not call.enter)
+        if back[inside].params:
+            return 1, len(layer) - 1
+        return inside, len(layer) - inside
+    inside = next(i for i, call in enumerate(back) if call.enter and call.params) + 1
+    return inside, max(i for i, call in enumerate(layer) if not call.enter and call.params)

@@ -84,13 +84,13 @@ def _phi3(r: Recorder, x: int) -> int:
     q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
     # torch.cat joins rotated and other elements, also where there are no others, and its result lies head by head.
     out = attend(r, Heads(q, k, v, model.kv_heads, head_major=True, mask=_mask(r)))
-    x = r.add(x, r.dropout(r.linear(out, "self_attn.o_proj"), model.hidden_dropout, h))
+    x = r.add(x, r.dropout(r.linear(out, "self_attn.o_proj"), model.hidden_dropout, h, "resid_attn_dropout"))
     fused = r.linear(r.norm(x, "post_attention_layernorm", h), "mlp.gate_up_proj")
     size = r.size(fused, model.mlp)
     gate, up = r.tape.part("gate", fused, size), r.tape.part("up", fused, size)
     active = r.tape.op("silu", [gate], size, saves=[gate])
     product = r.low(r.tape.op("gate product", [r.low(active), up], size, saves=[active, up]))
-    return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h))
+    return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h, "resid_mlp_dropout"))
 
 
 def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int, int]:
@@ -105,9 +105,9 @@ def _gpt2(r: Recorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     q, k, v = _split(r, r.linear(r.norm(x, "ln_1", h), "attn.c_attn"), model.heads, model.heads)
     out = attend(r, Heads(q, k, v, model.heads, softmax_fp32=False))
-    x = r.add(x, r.dropout(r.linear(out, "attn.c_proj"), model.hidden_dropout, h))
+    x = r.add(x, r.dropout(r.linear(out, "attn.c_proj"), model.hidden_dropout, h, "attn.resid_dropout"))
     y = r.plain_mlp(r.norm(x, "ln_2", h), "mlp.c_fc", "mlp.c_proj")
-    return r.add(x, r.dropout(y, model.hidden_dropout, h))
+    return r.add(x, r.dropout(y, model.hidden_dropout, h, "mlp.dropout"))
 
 
 def _opt(r: Recorder, x: int) -> int:
@@ -121,7 +121,7 @@ def _opt(r: Recorder, x: int) -> int:
     if not model.pre_norm:
         x = r.norm(x, "self_attn_layer_norm", h)
     y = r.norm(x, "final_layer_norm", h) if model.pre_norm else x
-    y = r.plain_mlp(y, "fc1", "fc2")
+    y = r.plain_mlp(y, "fc1", "fc2", flat=True)
     x = r.add(x, r.dropout(y, model.hidden_dropout, h))
     return x if model.pre_norm else r.norm(x, "final_layer_norm", h)
 
@@ -132,19 +132,20 @@ def _gpt_neox(r: Recorder, x: int) -> int:
     q, k, v = _split(r, fused, model.heads, model.heads)
     q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.heads)
     out = attend(r, Heads(q, k, v, model.heads, head_major=True))
-    out = r.dropout(r.linear(out, "attention.dense"), model.hidden_dropout, h)
+    out = r.dropout(r.linear(out, "attention.dense"), model.hidden_dropout, h, "post_attention_dropout")
     if not model.parallel_residual:
         x = r.add(x, out)
     y = r.norm(x, "post_attention_layernorm", h)
-    y = r.dropout(r.plain_mlp(y, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"), model.hidden_dropout, h)
+    y = r.plain_mlp(y, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
+    y = r.dropout(y, model.hidden_dropout, h, "post_mlp_dropout")
     return r.add(x, r.add(y, out) if model.parallel_residual else y)
 
 
 def _phi(r: Recorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "input_layernorm", h)
-    out = r.dropout(_separate(r, y, "self_attn.dense"), model.hidden_dropout, h)
-    y = r.dropout(r.plain_mlp(y, "mlp.fc1", "mlp.fc2"), model.hidden_dropout, h)
+    out = r.dropout(_separate(r, y, "self_attn.dense"), model.hidden_dropout, h, "resid_dropout")
+    y = r.dropout(r.plain_mlp(y, "mlp.fc1", "mlp.fc2"), model.hidden_dropout, h, "resid_dropout")
     return r.add(r.add(out, y), x)
 
 
@@ -155,10 +156,11 @@ def _falcon(r: Recorder, x: int) -> int:
     second = r.norm(x, "ln_mlp", h) if two else first
     out = r.linear(_falcon_attention(r, first, two), "self_attention.dense")
     if not model.parallel_residual:
-        x = r.add(x, out)
+        x = r.add(x, r.dropout(out, model.attention_dropout, h))
         second = r.norm(x, "post_attention_layernorm", h)
     y = r.plain_mlp(second, "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
-    return r.add(x, r.add(y, out) if model.parallel_residual else y)
+    y = r.add(y, out) if model.parallel_residual else y
+    return r.add(x, r.dropout(y, model.hidden_dropout, h))
 
 
 def _falcon_attention(r: Recorder, x: int, grouped: bool) -> int:
@@ -174,14 +176,18 @@ def _falcon_attention(r: Recorder, x: int, grouped: bool) -> int:
         v = r.low(r.tape.op("values", [fused], r.size(fused, kv_heads * model.head_dim)))
     if model.rotary_dim:
         q, k = r.rotary(q, "q", heads), r.rotary(k, "k", kv_heads)
-    return attend(r, Heads(q, k, v, kv_heads, mask=_mask(r), repeats=False, softmax_fp32=False))
+    kind = Heads(q, k, v, kv_heads, mask=_mask(r), repeats=False, softmax_fp32=False, returned=True)
+    if model.alibi:
+        kind = kind._replace(adds_in_fp32=True, dropout_module="self_attention.attention_dropout")
+    return attend(r, kind._replace(never_drops=not model.alibi))
 
 
 def _bloom(r: Recorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "input_layernorm", h)
     q, k, v = _split(r, r.linear(y, "self_attention.query_key_value"), model.heads, model.heads)
-    out = r.linear(attend(r, Heads(q, k, v, model.heads, mask="float")), "self_attention.dense")
+    kind = Heads(q, k, v, model.heads, mask="float", dropout_module="self_attention.attention_dropout", returned=True)
+    out = r.linear(attend(r, kind), "self_attention.dense")
     x = r.add(x, r.dropout(out, model.hidden_dropout, h))
     y = r.plain_mlp(r.norm(x, "post_attention_layernorm", h), "mlp.dense_h_to_4h", "mlp.dense_4h_to_h")
     return r.add(x, r.dropout(y, model.hidden_dropout, h))
@@ -199,7 +205,7 @@ def _stablelm(r: Recorder, x: int) -> int:
     x = r.add(x, _separate(r, y))
     if not model.parallel_residual:
         y = r.norm(x, "post_attention_layernorm", h)
-    return r.add(x, r.dropout(r.gated_mlp(y, "mlp"), model.hidden_dropout, h))
+    return r.add(x, r.dropout(r.gated_mlp(y, "mlp"), model.hidden_dropout, h, "dropout"))
 
 
 def _starcoder2(r: Recorder, x: int) -> int:
@@ -215,9 +221,9 @@ def _gpt_neo(r: Recorder, x: int) -> int:
     y = r.norm(x, "ln_1", h)
     q, k, v = (r.linear(y, f"attn.attention.{name}_proj") for name in "qkv")
     out = r.linear(attend_in_fp32(r, Heads(q, k, v, model.heads)), "attn.attention.out_proj")
-    x = r.add(x, r.dropout(out, model.hidden_dropout, h))
+    x = r.add(x, r.dropout(out, model.hidden_dropout, h, "attn.attention.resid_dropout"))
     y = r.plain_mlp(r.norm(x, "ln_2", h), "mlp.c_fc", "mlp.c_proj")
-    return r.add(x, r.dropout(y, model.hidden_dropout, h))
+    return r.add(x, r.dropout(y, model.hidden_dropout, h, "mlp.dropout"))
 
 
 def _gptj(r: Recorder, x: int) -> int:
@@ -229,8 +235,8 @@ def _gptj(r: Recorder, x: int) -> int:
         own = 2 * r.shape.seq * model.rotary_dim * r.shape.width
         k, q = r.rotary(k, "k", model.heads, keeps=own), r.rotary(q, "q", model.heads, keeps=own)
     out = r.linear(attend_in_fp32(r, Heads(q, k, v, model.heads)), "attn.out_proj")
-    out = r.dropout(out, model.hidden_dropout, h)
-    y = r.dropout(r.plain_mlp(y, "mlp.fc_in", "mlp.fc_out"), model.hidden_dropout, h)
+    out = r.dropout(out, model.hidden_dropout, h, "attn.resid_dropout")
+    y = r.dropout(r.plain_mlp(y, "mlp.fc_in", "mlp.fc_out"), model.hidden_dropout, h, "mlp.dropout")
     return r.add(r.add(out, y), x)
 
 

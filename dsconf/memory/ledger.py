@@ -73,6 +73,8 @@ class Ledger:
         self._passing: dict[int, int] = {}
         """Bytes of what was made before the blocks and is alive after them."""
         self._kept: dict[int, int] = {}
+        self._stayed: set[int] = set()
+        """What is alive when backward starts."""
         self._peaks = tuple([0] * (blocks + 2) for _ in range(3))
         self._order: list[int] = []
         self._visits: list[Visit] = []
@@ -135,6 +137,7 @@ class Ledger:
         """The module's output is gone; what is still alive is kept, except the loss itself."""
         for number, one in self._alive.items():
             if number in self._savers or number != self._numbers.get(loss):
+                self._stayed.add(number)
                 part = self._keeper(number, one.part)
                 self._kept[part] = self._kept.get(part, 0) + one.num_bytes
         self.backward, self._part = True, self.blocks
@@ -165,12 +168,11 @@ class Ledger:
         """Everything booked, once backward is over."""
         parts = range(-1, self.blocks + 1)
         forward, reduced, hoarded = (tuple(peaks) for peaks in self._peaks)
-        kept = self._savers.keys()
         return Trace(
             order=tuple(self._order),
             visits=tuple(self._visits),
             kept=tuple(self._kept.get(part, 0) for part in parts),
-            forward_only=sum(size for number, size in self._passing.items() if number not in kept),
+            forward_only=sum(size for number, size in self._passing.items() if number not in self._stayed),
             outputs=self._outputs,
             forward_peak=forward,
             backward_peak=reduced,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dsconf.memory.ends import FINAL_NORMS, record_embedding
 from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
-from dsconf.model.spec import Model, Param
+from dsconf.model.spec import Model
 
 
 class Call(NamedTuple):
@@ -34,6 +34,8 @@ class Modules(NamedTuple):
     layers: tuple[tuple[Call, ...], ...]
     after: tuple[Call, ...]
     """Final norm, the body's end, the output projection."""
+    drops: bool = False
+    """Whether a layer ends with a dropout, which keeps its mask."""
 
 
 @lru_cache(maxsize=64)
@@ -52,15 +54,15 @@ def modules(model: Model, count: int) -> Modules:
     sizes = tuple(p.numel for p in (*params.before, *(params.layer * params.layers), *params.after))
     ends = Recorder(model, shape, (*params.before, *params.after))
     record_embedding(ends, ends.tape.tensor(0, differentiable=False))
-    starts = _starts(params.before)
     before = [Call(True, -1, ()), Call(True, -1, ())]
-    for name in starts:
+    for name in ends.visits:
         before += _leaf(-1, _own(numbers, name))
-    if model.rotary_dim:
+    if (model.rotary_dim or model.family == "falcon") and model.family != "gptj":
         before += _leaf(-1, ())
     template = _layer(model, shape)
     layers = tuple(_numbered(template, i, first_layer + i * per_layer) for i in range(params.layers))
-    return Modules(sizes, tuple(before), layers, tuple(_after(model, count, numbers)))
+    drops = model.hidden_dropout > 0 and model.pre_norm
+    return Modules(sizes, tuple(before), layers, tuple(_after(model, count, numbers)), drops)
 
 
 def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:
@@ -70,12 +72,6 @@ def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:
 def _own(numbers: dict[str, int], name: str) -> tuple[int, ...]:
     """The parameters that the module called ``name`` holds itself."""
     return tuple(sorted(i for full, i in numbers.items() if full.rpartition(".")[0] == name))
-
-
-def _starts(params: tuple[Param, ...]) -> list[str]:
-    """Modules that run before the layers, by name; a final norm registered early runs later."""
-    names = dict.fromkeys(p.name.rpartition(".")[0] for p in params)
-    return [name for name in names if name not in FINAL_NORMS and not name.endswith("project_out")]
 
 
 def _numbered(template: list[tuple[bool, tuple[int, ...]]], layer: int, offset: int) -> tuple[Call, ...]:
@@ -92,14 +88,16 @@ def _layer(model: Model, shape: Shape) -> list[tuple[bool, tuple[int, ...]]]:
     for name in r.visits:
         path = name.split(".")[:-1] if name != "activation" else open_
         while open_ != path[: len(open_)]:
-            open_.pop()
-            calls.append((False, ()))
+            calls.append((False, _own(numbers, ".".join(open_))))
+            open_ = open_[:-1]
         while len(open_) < len(path):
             open_ = path[: len(open_) + 1]
-            calls.append((True, ()))
+            calls.append((True, _own(numbers, ".".join(open_))))
         own = _own(numbers, name)
         calls += [(True, own), (False, own)]
-    return [*calls, *[(False, ())] * (len(open_) + 1)]
+    for depth in range(len(open_), 0, -1):
+        calls.append((False, _own(numbers, ".".join(open_[:depth]))))
+    return [*calls, (False, ())]
 
 
 def _after(model: Model, layer: int, numbers: dict[str, int]) -> list[Call]:

@@ -101,14 +101,18 @@ class Recorder:
         """The 16-bit copy autocast makes of ``x`` for each operation that wants one; ``size`` is the copy's."""
         return x if not self.shape.autocast or x in self._low else self.low(self.tape.op(f"{name} cast", [x], size))
 
-    def linear(self, x: int, name: str, rows: int = 0) -> int:
-        """``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm)."""
+    def linear(self, x: int, name: str, rows: int = 0, *, flat: bool = False) -> int:
+        """``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm).
+
+        ``flat``: its input has two dimensions, so torch takes no view of it.
+        """
         rows = rows or self.shape.tokens
         adapted = self._params.get(f"{name}.base_layer.weight")
         weight = adapted or self._params[f"{name}.weight"]
         transposed = weight.kind == "conv1d"
         outputs = weight.shape[1 if transposed else 0]
         size = rows * outputs * self.shape.low
+        biased = f"{name}.bias" in self._params or f"{name}.base_layer.bias" in self._params
         inputs = weight.shape[0 if transposed else 1]
         x = self.cast(x, f"{name} input", rows * inputs * self.shape.low)
         own = self.own(f"{name}.base_layer" if adapted else name)
@@ -126,6 +130,7 @@ class Recorder:
                 extra=copy,
                 backward_workspace=copy,
                 reduction=scratch,
+                params_first=biased and not flat,  # addmm takes a view of its input made before that of the weight
             )
         )
         return self._adapter(x, y, name, rows, size) if adapted else y
@@ -236,8 +241,10 @@ class Recorder:
             return y
         return self.tape.op(f"{name} rotary cat", [y], self.hidden(heads * model.head_dim))
 
-    def dropout(self, x: int, probability: float, features: int) -> int:
-        """``nn.Dropout`` in training keeps a one-byte mask; with probability 0 it is not there."""
+    def dropout(self, x: int, probability: float, features: int, module: str = "") -> int:
+        """Dropout in training keeps a one-byte mask; with probability 0 only ``module`` is called."""
+        if module:
+            self.visits.append(module)
         if probability <= 0:
             return x
         y = self.tape.op("dropout", [x], self.size(x, features), extra=self.shape.tokens * features)
@@ -253,8 +260,10 @@ class Recorder:
         """The feed-forward activation: ReLU keeps its output, the others their input (torch's fused kernels)."""
         kind = self.model.activation
         self.visits.append("activation")
-        if kind in ("gelu_new", "gelu_fast"):
+        if kind in ("gelu_new", "gelu_accurate"):
             return self._gelu_new(x, size)
+        if kind == "gelu_fast":
+            return self._gelu_fast(x, size)
         if kind == "relu":
             return self._like(x, self.tape.save_output(self.tape.op("relu", [x], size)))
         # Bloom's backward is written in Python: at most five temporaries, of which one takes the gradient's place.
@@ -281,6 +290,19 @@ class Recorder:
         plus = op("gelu plus one", [tanh], size, passes=True)
         return op("gelu product", [half, plus], size, saves=[half, plus])
 
+    def _gelu_fast(self, x: int, size: int) -> int:
+        """``FastGELUActivation`` in separate operations: keeps x, and all of its products."""
+        op = self.tape.op
+        half = op("gelu half", [x], size)
+        scaled = op("gelu scaled", [x], size)
+        inner = op("gelu inner", [x], size)
+        square = op("gelu square", [inner, x], size, saves=[inner, x])
+        plus = op("gelu square plus one", [square], size, passes=True)
+        inner = op("gelu argument", [scaled, plus], size, saves=[scaled, plus])
+        tanh = self.tape.save_output(op("gelu tanh", [inner], size))
+        plus = op("gelu plus one", [tanh], size, passes=True)
+        return self._like(x, op("gelu product", [half, plus], size, saves=[half, plus]))
+
     def gated_mlp(self, x: int, prefix: str) -> int:
         """``down(act(gate(x)) × up(x))``: keeps gate, its activation, up and their product."""
         gate = self.linear(x, f"{prefix}.gate_proj")
@@ -294,7 +316,7 @@ class Recorder:
         weight = self._params.get(f"{name}.weight") or self._params[f"{name}.base_layer.weight"]
         return weight.shape[0]
 
-    def plain_mlp(self, x: int, up: str, down: str) -> int:
-        """``down(act(up(x)))``."""
-        x = self.linear(x, up)
+    def plain_mlp(self, x: int, up: str, down: str, *, flat: bool = False) -> int:
+        """``down(act(up(x)))``; ``flat`` as in ``linear``."""
+        x = self.linear(x, up, flat=flat)
         return self.linear(self.activation(x, self.size(x, self.model.mlp)), down)

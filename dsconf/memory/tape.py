@@ -17,7 +17,8 @@ class Grad(NamedTuple):
     param: str
     num_bytes: int
     live: int
-    """Bytes of activations and activation gradients of this tape alive then, the parameter's gradient left out."""
+    """Bytes of activations and their gradients alive then, and of the gradients that the same node made for parameters
+    whose hooks run later; the parameter's own is left out."""
 
 
 class Heights(NamedTuple):
@@ -30,7 +31,7 @@ class Heights(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What one tape costs. ``live`` and peaks leave out what was alive before the tape began."""
+    """What one tape costs. Peaks leave out what was alive before the tape began, its input excepted."""
 
     saved: int
     """Kept from forward to backward."""
@@ -46,6 +47,10 @@ class Played(NamedTuple):
     """Name of the operation where that is."""
     grads: tuple[Grad, ...]
     """Parameter gradients in the order backward makes them."""
+    held: int
+    """What variables refer to at the end of forward without being saved, the last output left out."""
+    output_held: bool
+    """Whether a variable refers to the last output."""
 
 
 class _Op(NamedTuple):
@@ -61,6 +66,8 @@ class _Op(NamedTuple):
     reduction: int
     passes: bool
     """The gradient goes through as it is: addition and views allocate none."""
+    params_first: bool
+    """Parameters' hooks run before the input's gradient is added to an earlier one: a view lies between."""
 
 
 class Tape:
@@ -72,6 +79,7 @@ class Tape:
         self._differentiable: list[bool] = []
         self._ops: list[_Op] = []
         self._held: list[int] = []
+        self._returned: list[int] = []
 
     def tensor(self, num_bytes: int, *, differentiable: bool = True, of: int | None = None) -> int:
         """A tensor from outside, or with ``of`` a view that shares that tensor's storage."""
@@ -94,6 +102,7 @@ class Tape:
         backward_workspace: int = 0,
         reduction: int = 0,
         passes: bool = False,
+        params_first: bool = False,
     ) -> int:
         """One operation; returns its output.
 
@@ -108,6 +117,7 @@ class Tape:
             workspace, backward_workspace: scratch bytes while it runs.
             reduction: scratch bytes of summing a parameter's gradient, after the node itself has run.
             passes: its gradient is handed on without a new allocation.
+            params_first: the hooks of ``params`` run before the input's gradient is added to an earlier one.
         """
         output = self.tensor(num_bytes)
         self._differentiable[output] = bool(params) or any(self._differentiable[i] for i in inputs)
@@ -127,6 +137,7 @@ class Tape:
                 backward_workspace,
                 reduction,
                 passes,
+                params_first,
             )
         )
         return output
@@ -135,11 +146,15 @@ class Tape:
         """Keeps ``tensor`` alive to the end of forward: a variable or an output refers to it."""
         self._held.append(tensor)
 
+    def give_back(self, tensor: int) -> None:
+        """The module returns ``tensor`` too: a re-entrant checkpoint makes a gradient of zeros for it and holds both."""
+        self._returned.append(tensor)
+
     def part(self, name: str, whole: int, num_bytes: int) -> int:
         """A slice of ``whole`` that shares its storage; the slices' gradients are gathered into a whole one."""
         piece = self.tensor(num_bytes, of=whole)
         self._differentiable[piece] = self._differentiable[whole]
-        self._ops.append(_Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, False))
+        self._ops.append(_Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, False, False))
         return piece
 
     def save_output(self, output: int) -> int:
@@ -148,12 +163,20 @@ class Tape:
         self._ops[-1] = last._replace(saves=(*last.saves, output))
         return output
 
-    def play(self, inputs: list[int]) -> Played:
-        """Runs the recording; ``inputs`` were alive before and are not counted, unless they are saved."""
+    def play(self, inputs: list[int], *, held: bool = False, nested: bool = False) -> Played:
+        """Runs the recording.
+
+        Args:
+            inputs: tensors from before; the peaks of forward count them.
+            held: whoever runs it keeps ``inputs`` to the end of forward; else they go with their last reader.
+            nested: backward runs inside that of a checkpoint, whose node holds the incoming gradient to the end.
+        """
         outside = {self._root[i] for i in inputs}
-        saved, forward_peak = self._forward(outside, keep=True)
-        _, dry_peak = self._forward(outside, keep=False)
-        played = self._backward(saved)
+        ends = self._ends(outside if held else set())
+        saved, forward_peak = self._forward(outside, ends, keep=True)
+        _, dry_peak = self._forward(outside, ends, keep=False)
+        played = self._backward(saved, nested)
+        variables, output = {self._root[t] for t in self._held}, self._root[self._ops[-1].output]
         return Played(
             saved=sum(saved.values()),
             saved_input=sum(size for root, size in saved.items() if root in outside),
@@ -163,6 +186,8 @@ class Tape:
             replay=Heights(*played.replay),
             backward_top=played.top,
             grads=tuple(played.grads),
+            held=sum(self._bytes[root] for root in variables - saved.keys() - {output}),
+            output_held=output in variables,
         )
 
     def keeps(self) -> tuple[tuple[str, int], ...]:
@@ -176,46 +201,51 @@ class Tape:
                 kept.append((op.name, sum(self._bytes[root] for root in new)))
         return tuple(kept)
 
-    def _forward(self, outside: set[int], *, keep: bool) -> tuple[dict[int, int], int]:
+    def _forward(self, outside: set[int], ends: dict[int, list[int]], *, keep: bool) -> tuple[dict[int, int], int]:
         root, sizes = self._root, self._bytes
-        ends = self._ends()
         saved: dict[int, int] = {}
-        live: set[int] = set()
-        alive = peak = 0
+        live = set(outside)
+        alive = peak = sum(sizes[tensor] for tensor in outside)
         for step, op in enumerate(self._ops):
             made = root[op.output]
-            if made not in outside and made not in live and made not in saved:
+            if made not in live and made not in saved:
                 alive += sizes[made]
             live.add(made)
             for tensor in op.saves if keep else ():
                 kept = root[tensor]
                 if kept not in saved:
-                    if kept not in live or kept in outside:
+                    if kept not in live:
                         alive += sizes[kept]
                     saved[kept] = sizes[kept]
             peak = max(peak, alive + op.workspace)
             for gone in ends.get(step, ()):
                 live.discard(gone)
-                if gone not in saved and gone not in outside:
+                if gone not in saved:
                     alive -= sizes[gone]
         return saved, peak
 
-    def _ends(self) -> dict[int, list[int]]:
+    def _ends(self, held: set[int]) -> dict[int, list[int]]:
         """Step → tensors used there for the last time; what is held to the end is in none."""
         last: dict[int, int] = {}
         for step, op in enumerate(self._ops):
             for tensor in (*op.reads, op.output):
                 last[self._root[tensor]] = step
-        for tensor in (self._ops[-1].output, *self._held):
-            last.pop(self._root[tensor], None)
+        for root in (self._root[self._ops[-1].output], *(self._root[t] for t in self._held), *held):
+            last.pop(root, None)
         ends: dict[int, list[int]] = {}
         for tensor, step in last.items():
             ends.setdefault(step, []).append(tensor)
         return ends
 
-    def _backward(self, saved: dict[int, int]) -> _Backward:
-        state = _Backward(self._bytes, saved, self._users())
-        state.receive(self._ops[-1].output)
+    def _backward(self, saved: dict[int, int], nested: bool) -> _Backward:
+        users = self._users()
+        for tensor in self._returned if nested else ():
+            users[self._root[tensor]] = users.get(self._root[tensor], 0) + 1
+        state = _Backward(self._bytes, saved, users)
+        for tensor in (self._ops[-1].output, *(self._returned if nested else ())):
+            buffer = state.receive(tensor)
+            if nested:
+                state.share(buffer)
         for op in reversed(self._ops):
             if op.output in state.pending:
                 state.run(op, {self._root[t] for t in op.saves})
@@ -263,16 +293,20 @@ class _Backward:
         if height > self.backward[0]:
             self.top = op.name
         self._note(height, replayed)
-        buffers = [self._share(incoming) if op.passes else self._new(tensor) for tensor in op.inputs]
+        buffers = [self.share(incoming) if op.passes else self._new(tensor) for tensor in op.inputs]
         self._drop(incoming)
         for root in saves:
             self._users[root] -= 1
             if not self._users[root]:
                 self._live -= self._saved.pop(root)
+        early = self._live
         for tensor, buffer in zip(op.inputs, buffers, strict=True):
             self._accumulate(tensor, buffer, new)
         self._hoard += new
-        self.grads.extend(Grad(name, size, self._live) for name, size in op.params)
+        live = (early if op.params_first else self._live) + new
+        for name, size in op.params:
+            live -= size
+            self.grads.append(Grad(name, size, live))
 
     def _note(self, height: int, replayed: int) -> None:
         self.backward = [max(self.backward[0], height), max(self.backward[1], height + self._hoard)]
@@ -284,7 +318,8 @@ class _Backward:
         self._live += self._sizes[tensor]
         return len(self._buffers) - 1
 
-    def _share(self, buffer: int) -> int:
+    def share(self, buffer: int) -> int:
+        """One more holder of ``buffer``; returns it."""
         self._holders[buffer] += 1
         return buffer
 

@@ -102,9 +102,8 @@ def forward(step: Step, held: Terms, gathered: tuple[int, ...] = (), at_loss: in
         best, extra = act.layers - 1, ()
     kept = act.bottom + act.forward_only + best * act.layer
     yield Sketch("forward", "inside a layer", (*held, *extra, *_saved(kept), ("layer in progress", act.layer_forward)))
-    kept = act.kept + act.forward_only
     extra = (("gathered weights", at_loss),) if at_loss else ()
-    yield Sketch("forward", "loss", (*held, *extra, *_saved(kept), ("logits and loss", act.head_forward)))
+    yield Sketch("forward", "loss", (*held, *extra, *_saved(act.kept), ("logits and loss", act.head_forward)))
 
 
 def start_of_backward(step: Step, held: Terms) -> Sketch:

@@ -214,7 +214,7 @@ def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
         head=trace.kept[-1],
         logits=trace.outputs,
         layer_forward=max(0, max(before, *blocks) - trace.forward_only),
-        head_forward=max(0, head - trace.forward_only),
+        head_forward=head,
         layer_backward=Heights(max(one.reduced for one in inside), max(one.hoarded for one in inside)),
         head_backward=last,
         layer_live=live[0],

@@ -110,7 +110,7 @@ class _Walk:
         peak = 0
         saved: dict[Any, int] = {}
         for now, line in enumerate(self.program):
-            alive = {s: self.sizes[s] for s in self.storage if s and self._born(s) <= now <= self._death(s)}
+            alive = {s: self.sizes[s] for s in self.storage if self._born(s) <= now <= self._death(s)}
             if keep:
                 saved |= self.kept[now]
             peak = max(peak, sum((alive | saved).values()) + line.workspace)

@@ -26,11 +26,66 @@ def test_a_tensor_saved_twice_is_kept_once() -> None:
     assert played.grads == (Grad("weight 1", 4, 20),)
 
 
-def test_the_input_counts_only_when_it_is_kept() -> None:
-    kept = recorded([Line((0,), 10, saves=(0,))], 7)
-    assert (kept.saved, kept.saved_input, kept.forward_peak, kept.dry_peak) == (7, 7, 17, 10)
-    free = recorded([Line((0,), 10)], 7)
-    assert (free.saved, free.saved_input, free.forward_peak, free.dry_peak) == (0, 0, 10, 10)
+def test_the_input_lives_until_its_last_reader_or_is_kept_or_held() -> None:
+    """7 in, 10 out, 20 out: the input is there beside the first output, and beside the second one if kept or held."""
+    kept = recorded([Line((0,), 10, saves=(0,)), Line((1,), 20)], 7)
+    assert (kept.saved, kept.saved_input, kept.forward_peak, kept.dry_peak) == (7, 7, 37, 30)
+    free = recorded([Line((0,), 10), Line((1,), 20)], 7)
+    assert (free.saved, free.saved_input, free.forward_peak, free.dry_peak) == (0, 0, 30, 30)
+    tape = Tape()
+    x = tape.tensor(7)
+    tape.op("second", [tape.op("first", [x], 10)], 20)
+    assert tape.play([x], held=True).dry_peak == 37
+
+
+def test_variables_at_the_end_of_forward() -> None:
+    """Held and not kept: the first output; the last one is told apart, since what follows may keep it."""
+    tape = Tape()
+    first = tape.op("first", [tape.tensor(7)], 10)
+    second = tape.op("second", [first], 20)
+    tape.hold(first)
+    assert (tape.play([0]).held, tape.play([0]).output_held) == (10, False)
+    tape.hold(second)
+    assert (tape.play([0]).held, tape.play([0]).output_held) == (10, True)
+
+
+def test_inside_a_checkpoint_the_incoming_gradient_stays() -> None:
+    """f(x) + x: plain, f's node has the sum's gradient, which is also x's, and makes 10 more. Inside a checkpoint that
+    gradient has a holder besides, so the two of x are added in new memory: 10 + 10 + 10."""
+    tape = Tape()
+    x = tape.tensor(10)
+    tape.op("residual", [x, tape.op("f", [x], 10)], 10, passes=True)
+    assert tape.play([x]).backward.reduced == 20
+    assert tape.play([x], nested=True).backward.reduced == 30
+
+
+def test_what_a_checkpointed_module_returns_besides_gets_zeros() -> None:
+    """Weights w(x), kept, and f(w), the output. At w's node: w, the output's gradient, that of w, and the new one.
+
+    With w returned too there are its zeros besides, and as the checkpoint holds them, what f makes is added in new
+    memory."""
+    tape = Tape()
+    x = tape.tensor(10)
+    weights = tape.save_output(tape.op("w", [x], 10))
+    tape.op("f", [weights], 10, saves=[weights])
+    assert tape.play([x], nested=True).backward.reduced == 40
+    tape.give_back(weights)
+    assert tape.play([x]).backward.reduced == 30
+    assert tape.play([x], nested=True).backward.reduced == 50
+
+
+def test_a_hook_finds_the_gradients_whose_hooks_come_later() -> None:
+    """Bias 3 and weight 20 from one node whose input has an earlier gradient of 10.
+
+    The bias's hook finds the weight's gradient; with a view before the input, both find its 10 not yet added.
+    """
+    for first, beside in ((False, 10), (True, 20)):
+        tape = Tape()
+        x = tape.tensor(10)
+        y = tape.op("norm", [x], 10)
+        linear = tape.op("linear", [y], 10, params=[("bias", 3), ("weight", 20)], params_first=first)
+        tape.op("product", [linear, tape.op("other", [y], 10)], 10)
+        assert [(g.param, g.live) for g in tape.play([x]).grads] == [("bias", beside + 20), ("weight", beside)]
 
 
 def test_two_branches_accumulate_in_place() -> None:
@@ -100,7 +155,7 @@ def test_weights_hoarded_or_reduced() -> None:
 
 def test_scratch_counts_while_its_operation_runs() -> None:
     played = recorded([Line((0,), 10, workspace=5, backward_workspace=7, extra=3)], 10)
-    assert (played.saved, played.forward_peak, played.dry_peak) == (3, 18, 15)
+    assert (played.saved, played.forward_peak, played.dry_peak) == (3, 28, 25)
     assert played.backward.reduced == 3 + 10 + 10 + 7
 
 

@@ -316,17 +316,7 @@ def both(family: str, attention: str) -> tuple[TracedModel, Model, Shape]:
     return read_module(module, micro_batch_size=2, seq_len=256), read_model(model=config), shape
 
 
-HIGHER = (
-    "Bloom's block returns its attention weights too, and the re-entrant kind makes a gradient of zeros for them, "
-    "which the analytic model leaves out: 7 %"
-)
-AGREEING: list[Any] = [
-    (*case, replay)
-    for case in CASES
-    for replay in ("", "nonreentrant", "reentrant")
-    if (*case, replay) != ("bloom", "eager", "reentrant")
-]
-AGREEING.append(pytest.param("bloom", "eager", "reentrant", marks=pytest.mark.xfail(reason=HIGHER, strict=True)))
+AGREEING = [(*case, replay) for case in CASES for replay in ("", "nonreentrant", "reentrant")]
 
 
 @pytest.mark.parametrize(("family", "attention", "replay"), AGREEING)
