@@ -25,10 +25,16 @@ class UnavailableError(DsconfError):
     exit_code = 3
 
 
-def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """A ``did you mean`` suffix for an unknown ``word``, or an empty string when nothing is close."""
+def closest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
+    """Which of ``known`` an unknown ``word`` may have been meant as, or None when nothing is close."""
     from difflib import get_close_matches
 
     lowered = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
-    return f"; did you mean {lowered[close[0]]!r}?" if close else ""
+    return lowered[close[0]] if close else None
+
+
+def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
+    """A ``did you mean`` suffix for an unknown ``word``, or an empty string when nothing is close."""
+    meant = closest(word, known)
+    return f"; did you mean {meant!r}?" if meant is not None else ""

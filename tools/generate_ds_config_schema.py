@@ -1,280 +1,193 @@
-"""Writes schemas/ds_config-<version>.schema.json from the installed DeepSpeed and the two tables beside this file.
+"""Writes schemas/ds_config-<version>.schema.json from the installed DeepSpeed and the tables beside this file.
 
     DS_ACCELERATOR=cpu python tools/generate_ds_config_schema.py [--check]
 
-``--check`` writes nothing and fails when the file is not what would be written.
+``--check`` writes nothing and fails when the file is not what would be written. Names, defaults and ranges come from
+DeepSpeed: from its pydantic models, and from watching its parser read (ds_config_reads.py). The types of hand-read
+keys and all descriptions come from the tables; a key that stands in only one of the two ends this with an error.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import re
 import sys
-import types
-from enum import Enum
+from difflib import unified_diff
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 
-from ds_config_blocks import BLOCKS, TOP, Key  # noqa: E402
-from ds_config_words import BLOCK_WORDS, EXPERT_PARALLEL, SAME, WORDS  # noqa: E402
+from ds_config_blocks import BLOCKS, TOP  # noqa: E402
+from ds_config_models import model_block, models, variants  # noqa: E402
+from ds_config_old import OLD_BLOCK_WORDS, OLD_BLOCKS, OLD_TOP  # noqa: E402
+from ds_config_probes import narrow  # noqa: E402
+from ds_config_reads import UNSET, Reads, signature_reads, watched_reads  # noqa: E402
+from ds_config_types import OBJECT, Key  # noqa: E402
+from ds_config_words import BLOCK_WORDS  # noqa: E402
 
-from dsconf.config.auto import TRAINER  # noqa: E402
-from dsconf.config.coerce import FALSE_TEXT, TRUE_TEXT, WHOLE_TEXT  # noqa: E402
+from dsconf.config.names import RELEASES  # noqa: E402
 
-NUMBER_TEXT = r"^\s*[+-]?([0-9]+(_[0-9]+)*\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*$"
-
-
-def _either_case(word: str) -> str:
-    return "".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in word)
-
-
-FLAG_TEXT = "^(" + "|".join(_either_case(word) for word in (*TRUE_TEXT, *FALSE_TEXT)) + ")$"
-SCALARS: dict[str, dict[str, Any]] = {
-    "flag": {
-        "title": "true or false",
-        "type": ["boolean", "string", "integer"],
-        "pattern": FLAG_TEXT,
-        "minimum": 0,
-        "maximum": 1,
-    },
-    "whole": {"title": "a whole number", "type": ["integer", "string"], "pattern": WHOLE_TEXT},
-    "number": {"title": "a number", "type": ["number", "string"], "pattern": NUMBER_TEXT},
-}
+Tables = dict[str, dict[str, Key]]
+OPEN = ("amp", "curriculum_learning", "optimizer_params", "scheduler_params")
+"""Blocks whose other keys DeepSpeed passes on to whoever they are for."""
+NO_BLOCK = (
+    "optimizer",
+    "scheduler",
+    "optimizer_params",
+    "scheduler_params",
+    "weight_quantization",
+    "checkpoint_writer",
+)
+"""Blocks that do not act with their defaults when they are left out."""
+LINE = 120
 
 
-def _variants() -> dict[str, dict[str, Any]]:
-    """The scalars as DeepSpeed's pydantic blocks coerce them, alone, or null, or "auto"."""
-    found = {}
-    for name, scalar in SCALARS.items():
-        found[name] = scalar
-        found[f"{name}_or_null"] = {**scalar, "type": [*scalar["type"], "null"]}
-        found[f"{name}_or_auto"] = {**scalar, "pattern": f"^auto$|{scalar['pattern']}"}
+def _inner(kind: dict[str, Any]) -> str:
+    return str(kind.get("$ref", "")).rpartition("/")[2]
+
+
+def _paths(tables: Tables) -> dict[str, tuple[str, ...]]:
+    """Where in a config each block of ``tables`` stands."""
+    inner = {_inner(key.kind): (name, word) for name, block in tables.items() for word, key in block.items()}
+
+    def path(name: str) -> tuple[str, ...]:
+        return (*path(inner[name][0]), inner[name][1]) if name in inner else (name,)
+
+    return {name: path(name) for name in tables}
+
+
+def _is_read(key: Key, package: Path) -> bool:
+    """Whether the source file that ``key`` names still holds the text that reads it."""
+    if key.seen is None or key.seen == ("", ""):
+        return key.seen is not None
+    file = package / key.seen[0]
+    return file.exists() and key.seen[1] in file.read_text(encoding="utf-8")
+
+
+def _plain_property(key: Key, default: Any) -> dict[str, Any]:
+    name = _inner(key.kind)
+    if name:
+        default = None if name in NO_BLOCK else {}
+    elif default is UNSET:
+        default = {} if key.default is UNSET and key.kind == OBJECT else key.default
+    if default is UNSET:
+        raise KeyError(f"{key.words!r}: DeepSpeed gives no default with its look-up; give one in the tables")
+    return {**key.kind, "default": list(default) if isinstance(default, tuple) else default, "description": key.words}
+
+
+def _plain_properties(keys: dict[str, Key], noted: dict[str, Any], package: Path) -> dict[str, Any]:
+    """The keys of one hand-read block that this DeepSpeed reads."""
+    return {
+        name: _plain_property(key, noted.get(name, UNSET))
+        for name, key in keys.items()
+        if name in noted or _is_read(key, package)
+    }
+
+
+def _plain_block(name: str, properties: dict[str, Any]) -> dict[str, Any]:
+    """A block whose unknown keys DeepSpeed ignores; one that begins with an underscore is a comment."""
+    block: dict[str, Any] = {"type": "object", "properties": properties, "patternProperties": {"^_": {}}}
+    return {**block, "additionalProperties": name in OPEN}
+
+
+def _refused() -> set[str]:
+    """Top-level keys that this DeepSpeed looks up only to refuse them."""
+    from deepspeed.runtime import config
+
+    return set(getattr(config, "_REMOVED_TOP_LEVEL_CONFIG_KEYS", ()))
+
+
+def _tables(newest: bool, taken: set[str]) -> tuple[dict[str, Key], Tables, dict[str, str]]:
+    """The hand-read top-level keys, blocks and words for blocks; ``taken`` are the names of models."""
+    if newest:
+        return TOP, BLOCKS, BLOCK_WORDS
+    old = {name: block for name, block in OLD_BLOCKS.items() if name not in taken}
+    return {**TOP, **OLD_TOP}, {**BLOCKS, **old}, {**BLOCK_WORDS, **OLD_BLOCK_WORDS}
+
+
+def _differences(where: str, table: set[str], read: set[str]) -> list[str]:
+    found = [f"{where}: DeepSpeed reads {key!r}, which no table describes" for key in sorted(read - table)]
+    return found + [f"{where}: {key!r} is described, but DeepSpeed does not read it" for key in sorted(table - read)]
+
+
+def _audit(top: dict[str, Key], plain: Tables, paths: dict[str, Any], reads: Reads, defs: dict[str, Any]) -> list[str]:
+    """Keys that stand only in the tables, or only in what DeepSpeed reads."""
+    known = {*top, *(path[0] for path in paths.values() if len(path) == 1), "bfloat16"} - {"$schema"}
+    found = _differences("top level", set(), set(reads[()]) - known - _refused())
+    for name in plain:
+        described = set(plain[name])
+        found += _differences(".".join(paths[name]), described, described | set(reads.get(paths[name], {})))
+    return found + [f"{name}: no key of it is read" for name, block in defs.items() if block.get("properties") == {}]
+
+
+def _gone(top: dict[str, Key], plain: Tables, properties: dict[str, Any], defs: dict[str, Any]) -> list[str]:
+    """Keys of today's tables that the newest DeepSpeed does not read."""
+    found = _differences("top level", set(top), set(top) & set(properties))
+    for name, keys in plain.items():
+        found += _differences(name, set(keys), set(defs[name]["properties"]))
     return found
 
 
-def _without_null(annotation: Any) -> tuple[Any, bool]:
-    if get_origin(annotation) in (Union, types.UnionType):
-        rest = [arg for arg in get_args(annotation) if arg is not type(None)]
-        null = len(rest) < len(get_args(annotation))
-        return (rest[0] if len(rest) == 1 else rest), null
-    return annotation, False
-
-
-def _scalar(name: str, null: bool, auto: bool) -> dict[str, Any]:
-    return {"$ref": f"#/$defs/{name}{'_or_null' if null else '_or_auto' if auto else ''}"}
-
-
-def _text(null: bool) -> dict[str, Any]:
-    return {"type": ["string", "null"] if null else "string"}
-
-
-def _enum(annotation: type[Enum], auto: bool) -> dict[str, Any]:
-    values = list(dict.fromkeys(member.value for member in annotation))
-    texts = [str(value) for value in values if not isinstance(value, str)]
-    return {"enum": [*values, *texts, *(["auto"] if auto else [])]}
-
-
-def _array(annotation: Any, null: bool) -> dict[str, Any]:
-    inner = [arg for arg in get_args(annotation) if arg is not ...]
-    items = {"items": _type_of(inner[0], False)} if inner else {}
-    return {"type": ["array", "null"] if null else "array", **items}
-
-
-def _type_of(annotation: Any, auto: bool) -> dict[str, Any]:
-    """The JSON Schema of what pydantic accepts for ``annotation``."""
-    kind, null = _without_null(annotation)
-    scalars = {bool: "flag", int: "whole", float: "number"}
-    if isinstance(kind, list) and set(kind) == {str, int}:
-        return _scalar("whole", False, True)
-    if kind in scalars:
-        return _scalar(scalars[kind], null, auto)
-    if kind in (str, Path):
-        return _text(null)
-    if get_origin(kind) is Literal:
-        return {"enum": list(get_args(kind))}
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return _enum(kind, auto)
-    if kind in (list, tuple) or get_origin(kind) in (list, tuple):
-        return _array(kind, null)
-    if kind is dict or get_origin(kind) is dict:
-        return {"type": ["object", "null"] if null else "object"}
-    if kind is object:
-        return {}
-    raise TypeError(f"no JSON Schema for {annotation}")
-
-
-def _range(field: Any) -> dict[str, Any]:
-    words = {"ge": "minimum", "gt": "exclusiveMinimum", "le": "maximum", "lt": "exclusiveMaximum"}
-    return {words[k]: getattr(m, k) for m in field.metadata for k in words if getattr(m, k, None) is not None}
-
-
-def _default(field: Any) -> Any:
-    value = field.get_default(call_default_factory=True)
-    value = value.value if isinstance(value, Enum) else value
-    return value if isinstance(value, (bool, int, float, str, list)) or value is None else {}
-
-
-def _property(field: Any, blocks: dict[str, str], auto: bool) -> dict[str, Any]:
-    """The schema of one field of a model; ``blocks`` names the $defs entry of each model's class."""
-    kind, null = _without_null(field.annotation)
-    block = blocks.get(getattr(kind, "__name__", ""))
-    fragment = {"$ref": f"#/$defs/{block}"} if block else _type_of(field.annotation, auto) | _range(field)
-    if null or not block:
-        fragment["default"] = _default(field)
-    if (field.json_schema_extra or {}).get("deprecated"):
-        fragment["deprecated"] = True
-    return fragment
-
-
-def model_block(block: str, model: Any, blocks: dict[str, str], path: str) -> dict[str, Any]:
-    """The object schema of pydantic ``model``; unknown keys are refused as DeepSpeed refuses them."""
-    properties: dict[str, Any] = {}
-    for name, field in model.model_fields.items():
-        if name == "dtype":
-            continue  # a torch.dtype object, which no JSON value is
-        for key in dict.fromkeys((field.alias or name, name)):
-            same = SAME.format(name) if key == name and f"stage3_{name}" in properties else None
-            description = {"description": same or WORDS[block][name]}
-            properties[key] = _property(field, blocks, f"{path}{key}" in TRAINER) | description
-    gone = set(WORDS[block]) - set(model.model_fields)
-    if gone:
-        raise KeyError(f"{block}: DeepSpeed has no {sorted(gone)}")
-    return {"type": "object", "properties": properties, "additionalProperties": False}
-
-
-def plain_property(key: Key) -> dict[str, Any]:
-    """One key of a block that DeepSpeed reads without pydantic."""
-    kind, default, description = key
-    fragment = dict(kind)
-    if "$ref" not in fragment:
-        fragment["default"] = default
-    return fragment | {"description": description}
-
-
-def plain_block(block: str) -> dict[str, Any]:
-    """A block whose unknown keys DeepSpeed ignores; one that begins with an underscore is a comment."""
-    return {
-        "type": "object",
-        "properties": {name: plain_property(key) for name, key in BLOCKS[block].items()},
-        "patternProperties": {"^_": {}},
-        "additionalProperties": False,
-    }
-
-
-def _models() -> dict[str, tuple[Any, str]]:
-    """Name in $defs: (pydantic model, path of its keys in a config)."""
-    from deepspeed.comm.config import CommsLoggerConfig
-    from deepspeed.compile.config import CompileConfig
-    from deepspeed.inference.config import WeightQuantConfig
-    from deepspeed.monitor.config import CometConfig, CSVConfig, TensorBoardConfig, WandbConfig
-    from deepspeed.runtime.config import HybridEngineConfig
-    from deepspeed.runtime.precision_config import DeepSpeedBF16Config, DeepSpeedFP16Config
-    from deepspeed.runtime.tensor_parallel.config import TPConfig, TPTrainingConfig
-    from deepspeed.runtime.zenflow.zenflow_config import ZenFlowConfig
-    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
-    from deepspeed.runtime.zero.leaf_module_config import DeepSpeedZeroLeafModuleConfig
-    from deepspeed.runtime.zero.offload_config import (
-        DeepSpeedZeroOffloadOptimizerConfig,
-        DeepSpeedZeroOffloadParamConfig,
-    )
-    from deepspeed.utils.config import DeepSpeedThroughputTimerConfig
-
-    zero = "zero_optimization."
-    return {
-        "zero_optimization": (DeepSpeedZeroConfig, zero),
-        "offload_param": (DeepSpeedZeroOffloadParamConfig, f"{zero}offload_param."),
-        "offload_optimizer": (DeepSpeedZeroOffloadOptimizerConfig, f"{zero}offload_optimizer."),
-        "zenflow": (ZenFlowConfig, f"{zero}zenflow."),
-        "leaf_module": (DeepSpeedZeroLeafModuleConfig, f"{zero}leaf_module."),
-        "bf16": (DeepSpeedBF16Config, "bf16."),
-        "fp16": (DeepSpeedFP16Config, "fp16."),
-        "tensor_parallel": (TPTrainingConfig, "tensor_parallel."),
-        "tp": (TPConfig, "tensor_parallel.tp."),
-        "compile": (CompileConfig, "compile."),
-        "comms_logger": (CommsLoggerConfig, "comms_logger."),
-        "tensorboard": (TensorBoardConfig, "tensorboard."),
-        "csv_monitor": (CSVConfig, "csv_monitor."),
-        "wandb": (WandbConfig, "wandb."),
-        "comet": (CometConfig, "comet."),
-        "hybrid_engine": (HybridEngineConfig, "hybrid_engine."),
-        "timers_throughput": (DeepSpeedThroughputTimerConfig, "timers.throughput."),
-        "weight_quantization": (WeightQuantConfig, "weight_quantization."),
-    }
-
-
-def _expert_parallel() -> dict[str, Any]:
-    """AutoEP's settings: names and defaults of its dataclass, whose values are checked much later."""
-    from dataclasses import fields
-
-    from deepspeed.module_inject.auto_ep_presets.base import AutoEPConfig
-
-    defaults = {f.name: f.default for f in fields(AutoEPConfig) if f.init}
-    properties = {
-        name: {"default": value if isinstance(value, (bool, int, float, str)) else None}
-        | {"description": EXPERT_PARALLEL[name]}
-        for name, value in defaults.items()
-    }
-    return {
-        "type": "object",
-        "properties": properties,
-        "patternProperties": {"^_": {}},
-        "additionalProperties": False,
-    }
-
-
-def _nullable(defs: dict[str, Any]) -> None:
-    """Where DeepSpeed takes null, or the old boolean, in a block's place."""
-    for block in ("offload_param", "offload_optimizer", "zenflow", "bf16", "aio", "leaf_module"):
-        defs[block]["type"] = ["object", "null"]
-    defs["zero_optimization"]["type"] = ["object", "boolean"]
-    leaf = defs["leaf_module"]["properties"]
-    for key in leaf:
-        leaf[key]["type"] = ["array", "string"]
-
-
-def _special(defs: dict[str, Any]) -> None:
-    """What DeepSpeed checks in validators that the fields do not show."""
-    fp16 = defs["fp16"]["properties"]
-    fp16["loss_scale"]["minimum"] = 0
-    zenflow = defs["zenflow"]["properties"]
-    zenflow["select_strategy"] = {"enum": ["auto", "step", "epoch"]} | {
-        k: v for k, v in zenflow["select_strategy"].items() if k != "type"
-    }
-    zenflow["update_interval"]["minimum"] = 1
-    defs["offload_param"]["properties"]["nvme_path"]["type"] = ["string", "null"]
-
-
 def build() -> dict[str, Any]:
-    """The whole schema."""
+    """The whole schema.
+
+    Raises:
+        KeyError: DeepSpeed and the tables do not name the same keys.
+    """
     import deepspeed
 
-    models = _models()
-    blocks = {model.__name__: name for name, (model, _) in models.items()}
-    defs = _variants()
-    defs |= {name: model_block(name, model, blocks, path) for name, (model, path) in models.items()}
-    defs |= {name: plain_block(name) for name in BLOCKS}
-    defs["expert_parallel"] = _expert_parallel()
-    _nullable(defs)
-    _special(defs)
-    inner = {name for name in defs if f"#/$defs/{name}'" in str(defs)}
-    defs = {name: part for name, part in defs.items() if name not in _variants() or name in inner}
-    top = [name for name in defs if name not in inner]
-    properties = {name: plain_property(key) for name, key in TOP.items()}
-    properties |= {name: {"$ref": f"#/$defs/{name}", "description": BLOCK_WORDS[name]} for name in top}
-    properties["bfloat16"] = {"$ref": "#/$defs/bf16", "deprecated": True, "description": "Old name of bf16."}
+    version = deepspeed.__version__.partition("+")[0].strip()
+    newest, package = version == RELEASES[-1], Path(deepspeed.__file__).parent
+    found = models()
+    top, plain, words = _tables(newest, set(found))
+    paths = {**_paths(plain), **{name: path for name, (_, path) in found.items()}}
+    reads: Reads = watched_reads({(), *paths.values()})
+    for path, noted in signature_reads().items():
+        reads[path] = {**reads.get(path, {}), **noted}
+    blocks = {model.__name__: name for name, (model, _) in found.items()}
+    inner = {
+        name: model_block(name, model, blocks, ".".join(path) + ".", newest) for name, (model, path) in found.items()
+    }
+    for name, keys in plain.items():
+        inner[name] = _plain_block(name, _plain_properties(keys, reads.get(paths[name], {}), package))
+    properties = _plain_properties(top, reads[()], package)
+    missing = _gone(top, plain, properties, inner) if newest else []
+    inner = {name: block for name, block in inner.items() if block["properties"] and paths[name][0] in reads[()]}
+    problems = missing + _audit(top, {name: plain[name] for name in plain if name in inner}, paths, reads, inner)
+    if problems:
+        raise KeyError("; ".join(problems))
+    narrow(inner, paths)
+    for name in (name for name in inner if len(paths[name]) == 1):
+        default = None if name in NO_BLOCK else {}
+        properties[name] = {"$ref": f"#/$defs/{name}", "default": default, "description": words[name]}
+    old_name = {"default": {}, "deprecated": True, "description": "Old name of bf16."}
+    properties["bfloat16"] = {"$ref": "#/$defs/bf16", **old_name}
+    _examples(inner)
+    used = str(inner)
+    scalars = {name: part for name, part in variants().items() if f"#/$defs/{name}'" in used}
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "$id": f"https://dsconf.invalid/schemas/ds_config-{deepspeed.__version__}.schema.json",
-        "title": f"ds_config of DeepSpeed {deepspeed.__version__}",
+        "$id": f"https://dsconf.invalid/schemas/ds_config-{version}.schema.json",
+        "title": f"ds_config of DeepSpeed {version}",
         "type": "object",
         "properties": properties,
         "patternProperties": {"^_": {}},
         "additionalProperties": False,
-        "$defs": defs,
+        "$defs": {**scalars, **inner},
     }
+
+
+def _examples(defs: dict[str, Any]) -> None:
+    """The optimizers and schedules that this DeepSpeed brings."""
+    from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
+    from deepspeed.runtime.lr_schedules import VALID_LR_SCHEDULES
+
+    defs["optimizer"]["properties"]["type"]["examples"] = sorted(DEEPSPEED_OPTIMIZERS)
+    defs["scheduler"]["properties"]["type"]["examples"] = sorted(VALID_LR_SCHEDULES)
 
 
 def _compact(text: str) -> str:
@@ -283,23 +196,33 @@ def _compact(text: str) -> str:
     def join(match: re.Match[str]) -> str:
         line = re.sub(r"\s*\n\s*", " ", match[0])
         line = re.sub(r"([\[{]) ", r"\1", re.sub(r" ([\]}])", r"\1", line))
-        return line if len(line) < 150 else match[0]
+        return line if len(line) < LINE else match[0]
 
     for pattern in (r"\[[^\[\]{}]*\]", r"\{[^{}]*\}"):
         text = re.sub(pattern, join, text)
     return text
 
 
+def _compare(target: Path, text: str) -> int:
+    """Says how the file differs from ``text``; 1 if it does."""
+    there = target.read_text(encoding="utf-8") if target.exists() else ""
+    if there == text:
+        print(f"{target.name} is what DeepSpeed reads")
+        return 0
+    print(f"{target.name} is stale; run tools/generate_ds_config_schema.py without --check. The first differences:")
+    lines = unified_diff(there.splitlines(), text.splitlines(), "shipped", "DeepSpeed", n=0, lineterm="")
+    print("\n".join(islice(lines, 40)))
+    return 1
+
+
 def main() -> int:
     """Writes the schema, or compares it with ``--check``."""
+    logging.disable(logging.CRITICAL)  # DeepSpeed's words about the probes
     schema = build()
-    version = schema["title"].rpartition(" ")[2]
-    target = ROOT / "schemas" / f"ds_config-{version}.schema.json"
+    target = ROOT / "schemas" / schema["$id"].rpartition("/")[2]
     text = _compact(json.dumps(schema, indent=2, ensure_ascii=False)) + "\n"
     if "--check" in sys.argv[1:]:
-        same = target.exists() and target.read_text(encoding="utf-8") == text
-        print(f"{target.name} is {'up to date' if same else 'stale: run this without --check'}")
-        return 0 if same else 1
+        return _compare(target, text)
     target.write_text(text, encoding="utf-8")
     print(f"wrote {target.name}")
     return 0

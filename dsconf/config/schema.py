@@ -1,4 +1,4 @@
-"""Checks a config against the JSON Schema of DeepSpeed 0.19.8's ds_config and says it in a person's words."""
+"""Checks a config against the JSON Schema of a DeepSpeed release's ds_config and says it in a person's words."""
 
 from __future__ import annotations
 
@@ -7,85 +7,94 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
-from dsconf.config.finding import Path, Problem, dotted
-from dsconf.config.removed import REMOVED
-from dsconf.errors import nearest
-from dsconf.resources import text
+from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, dotted
+from dsconf.config.releases import NEWEST, history, known_places, known_release, load_schema, property_at
+from dsconf.config.removed import INSTEAD
+from dsconf.errors import closest, nearest
 
 if TYPE_CHECKING:
-    from jsonschema import ValidationError
+    from jsonschema import Draft202012Validator, ValidationError
 
-SCHEMA = "ds_config-0.19.8.schema.json"
+__all__ = ["load_schema", "property_at", "schema_problems"]
+
 _SUGGESTIONS = 50
 """Unknown keys of one object that get a did-you-mean; a file with more is no ds_config."""
+_LISTED = 500
+"""Unknown keys of one object that are named one by one."""
+_LONGEST = 80
+"""Characters of a key that may be a misspelling."""
 _PLACES = 3
 """A key known in more places than this (``enabled``) says nothing about where it belongs."""
+_CERTAIN = 0.85
+"""From this likeness on a misspelling has one answer: ``zero_optimisation``, but not ``stage2`` for ``stage``."""
 
 
-@cache
-def load_schema() -> dict[str, Any]:
-    """The schema as shipped."""
-    schema: dict[str, Any] = json.loads(text("schemas", SCHEMA))
-    return schema
-
-
-def _follow(part: Mapping[str, Any]) -> Mapping[str, Any]:
-    """``part`` with its reference into $defs replaced by what it names."""
-    name = part.get("$ref", "").rpartition("/")[2]
-    return {**load_schema()["$defs"][name], **part} if name else part
-
-
-def _properties(part: Mapping[str, Any], path: Path = ()) -> Iterator[tuple[Path, Mapping[str, Any]]]:
-    for key, inner in part.get("properties", {}).items():
-        followed = _follow(inner)
-        yield (*path, key), followed
-        yield from _properties(followed, (*path, key))
-
-
-@cache
-def _known_places() -> dict[str, list[Path]]:
-    """Every key of the schema with the blocks it stands in."""
-    places: dict[str, list[Path]] = {}
-    for path, _ in _properties(load_schema()):
-        places.setdefault(str(path[-1]), []).append(path[:-1])
-    return places
-
-
-def property_at(path: Path) -> Mapping[str, Any] | None:
-    """The schema of the key at ``path``, or None where the schema knows none."""
-    part: Mapping[str, Any] = load_schema()
+def _at(config: Any, path: Path) -> Any:
     for key in path:
-        if key not in part.get("properties", {}):
-            return None
-        part = _follow(part["properties"][key])
-    return part
+        config = config.get(key) if isinstance(config, Mapping) else None
+    return config
 
 
-def _unknown(path: Path, known: list[str], suggest: bool) -> Problem:
+def _move(config: Mapping[str, Any], path: Path, to: Path) -> tuple[Edit, ...]:
+    """Moves the key at ``path`` if its place is free and can be made."""
+    holders = [_at(config, to[:length]) for length in range(1, len(to))]
+    free = _at(config, to) is None and all(holder is None or isinstance(holder, dict) for holder in holders)
+    return (Move(path, to),) if free else ()
+
+
+def _renamed(config: Mapping[str, Any], path: Path, meant: str) -> tuple[Edit, ...]:
+    """Renames the key at ``path`` if it is surely ``meant``, which is not there."""
+    from difflib import SequenceMatcher
+
+    alike = SequenceMatcher(None, str(path[-1]).strip().lower(), meant.lower()).ratio()
+    there = meant in (_at(config, path[:-1]) if path[:-1] else config)
+    return (Rename(path, meant),) if alike >= _CERTAIN and not there else ()
+
+
+def _of_another_release(path: Path, release: str) -> Problem | None:
+    """A key that another release reads, or that was removed long ago."""
+    instead = INSTEAD.get(dotted(path))
+    found = history(path, release)
+    if found is None and instead is None:
+        return None
+    if found is not None and found.came is not None:
+        return Problem("DS101", "error", path, f"not known to DeepSpeed {release}; it came in {found.came}")
+    removed = found.removed if found is not None else NEWEST if release == NEWEST else None
+    message = f"removed in DeepSpeed {removed}" if removed else f"DeepSpeed {release} does not read it any more"
+    return Problem("DS105", "error", path, message, instead or "leave it out", (Remove(path),))
+
+
+def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: bool, release: str) -> Problem:
     key = str(path[-1])
-    if dotted(path) in REMOVED:
-        return Problem("DS105", "error", path, "removed in DeepSpeed 0.19.8", REMOVED[dotted(path)])
-    places = _known_places().get(key, [])
+    other = _of_another_release(path, release)
+    if other is not None:
+        return other
+    places = known_places(release).get(key, [])
     if 0 < len(places) <= _PLACES:
         names = " or ".join(dotted(place) or "the top level" for place in places)
-        return Problem("DS106", "error", path, "unknown key here", f"it belongs under {names}")
-    hint = nearest(key.strip(), known).removeprefix("; ") if suggest else ""
-    return Problem("DS101", "error", path, "unknown key", hint or None)
+        fix = _move(config, path, (*places[0], key)) if len(places) == 1 else ()
+        return Problem("DS106", "error", path, "unknown key here", f"it belongs under {names}", fix)
+    meant = closest(key.strip(), known) if suggest and len(key) <= _LONGEST else None
+    if meant is None:
+        return Problem("DS101", "error", path, "unknown key")
+    return Problem("DS101", "error", path, "unknown key", f"did you mean {meant!r}?", _renamed(config, path, meant))
 
 
-def _unknown_keys(error: ValidationError) -> Iterator[Problem]:
+def _unknown_keys(config: Mapping[str, Any], error: ValidationError, release: str) -> Iterator[Problem]:
     schema, instance = cast(Mapping[str, Any], error.schema), cast(Mapping[str, Any], error.instance)
-    known = list(schema["properties"])
+    known, place = schema["properties"], tuple(error.absolute_path)
     comments = "patternProperties" in schema
     extra = [key for key in instance if key not in known and not (comments and key.startswith("_"))]
-    for number, key in enumerate(extra):
-        yield _unknown((*error.absolute_path, key), known, number < _SUGGESTIONS)
+    for number, key in enumerate(extra[:_LISTED]):
+        yield _unknown(config, (*place, key), list(known), number < _SUGGESTIONS, release)
+    if len(extra) > _LISTED:
+        yield Problem("DS101", "error", place, f"{len(extra) - _LISTED} more unknown keys; this is no ds_config")
 
 
 def _shown(value: Any) -> str:
     if isinstance(value, (dict, list)):
         return "an object" if isinstance(value, dict) else "a list"
-    shown = json.dumps(value, ensure_ascii=False)
+    shown = json.dumps(value[:60] if isinstance(value, str) else value, ensure_ascii=False)
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
@@ -108,7 +117,7 @@ def _described(error: ValidationError) -> Problem:
     path, value, schema = tuple(error.absolute_path), _shown(error.instance), cast(Mapping[str, Any], error.schema)
     if error.validator == "enum":
         choices = [choice for choice in cast(list[Any], error.validator_value) if choice not in (None, "auto")]
-        hint = nearest(str(error.instance), [str(c) for c in choices]).removeprefix("; ")
+        hint = nearest(str(error.instance)[:_LONGEST], [str(c) for c in choices]).removeprefix("; ")
         listed = ", ".join(dict.fromkeys(str(choice) for choice in choices))
         return Problem("DS103", "error", path, f"{value} is not one of {listed}", hint or None)
     if error.validator in _RANGES and _wanted(schema) != "true or false":
@@ -117,14 +126,24 @@ def _described(error: ValidationError) -> Problem:
     return Problem("DS102", "error", path, f"{value} is not {_wanted(schema)}")
 
 
-def schema_problems(config: Mapping[str, Any]) -> list[Problem]:
-    """Every violation, one for each path. A wrong "auto" is left to the rule about "auto"."""
+@cache
+def _validator(release: str) -> Draft202012Validator:
     from jsonschema import Draft202012Validator
 
+    return Draft202012Validator(load_schema(release))
+
+
+def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Problem]:
+    """Every violation of what DeepSpeed ``version`` reads, one for each path; a wrong "auto" is the business of a rule.
+
+    Raises:
+        InputError: an unknown version.
+    """
+    release = known_release(version)
     found: dict[Path, Problem] = {}
-    for error in Draft202012Validator(load_schema()).iter_errors(config):
+    for error in _validator(release).iter_errors(config):
         if error.validator == "additionalProperties":
-            problems: list[Problem] = list(_unknown_keys(error))
+            problems: list[Problem] = list(_unknown_keys(config, error, release))
         else:
             problems = [] if error.instance == "auto" else [_described(error)]
         for problem in problems:
