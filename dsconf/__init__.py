@@ -10,9 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dsconf.config.validate import validate
     from dsconf.live.check import check
     from dsconf.memory.api import estimate
+    from dsconf.memory.fits import validate
     from dsconf.search.recommend import recommend
 
 __version__ = "0.1.0"
@@ -22,7 +22,7 @@ _HOMES = {
     "check": "dsconf.live.check",
     "estimate": "dsconf.memory.api",
     "recommend": "dsconf.search.recommend",
-    "validate": "dsconf.config.validate",
+    "validate": "dsconf.memory.fits",
 }
 
 

@@ -1,4 +1,4 @@
-"""Finds the shipped schemas/ and templates/ in a wheel, an editable install, a zip and a bare checkout."""
+"""Finds the shipped schemas/, templates/ and docs/rules/ however dsconf is installed."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ from importlib import import_module
 from importlib.resources import files
 from pathlib import Path
 
+_CHECKOUT = {"rules": "docs/rules"}
+"""Where a folder stands in a checkout, if not at the top under its own name."""
+
 
 def text(folder: str, name: str) -> str:
-    """The text of ``schemas/<name>`` or ``templates/<name>``.
+    """The text of ``schemas/<name>``, ``templates/<name>`` or ``docs/rules/<name>``.
 
     A bare checkout that is first on ``sys.path`` has no ``dsconf.schemas`` package, so the folder beside
     ``dsconf/`` is the second place to look.
@@ -19,5 +22,6 @@ def text(folder: str, name: str) -> str:
     try:
         import_module(f"dsconf.{folder}")
     except ModuleNotFoundError:
-        return (Path(__file__).resolve().parent.parent / folder / name).read_text(encoding="utf-8")
+        home = Path(__file__).resolve().parent.parent
+        return (home / _CHECKOUT.get(folder, folder) / name).read_text(encoding="utf-8")
     return files(f"dsconf.{folder}").joinpath(name).read_text(encoding="utf-8")

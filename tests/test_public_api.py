@@ -11,7 +11,7 @@ import dsconf
 
 FUNCTIONS = ["check", "estimate", "recommend", "validate"]
 # Options about where and how an answer is shown, which a caller in Python decides for itself.
-SHOWING = {"output", "output_format", "explain", "force", "check", "fix"}
+SHOWING = {"output", "output_format", "explain", "force", "check", "fix", "diff"}
 RENAMED = {"file": "config"}
 # Words without an option: what a caller may put in the place of a real part.
 SEAMS = {"progress", "runner", "tools"}

@@ -74,12 +74,15 @@ model_options = combine(
         "--model", metavar="PATH_OR_NAME", help="A Hugging Face config.json (or its folder), or a known name."
     ),
 )
-cluster_options = combine(
-    click.option("--gpus", type=WHOLE, required=True, help="Total number of GPUs: the world size."),
+gpu_options = combine(
     click.option("--gpu", metavar="NAME", help="Kind of GPU, e.g. h100-80gb."),
     click.option("--gpu-memory", type=BYTES, metavar="SIZE", help="Memory of one GPU, e.g. 80GiB, instead of --gpu."),
     click.option("--gpus-per-node", type=WHOLE, default=8, show_default=True, help="GPUs in one node."),
     click.option("--host-memory", type=BYTES, metavar="SIZE", help="Memory of one node, e.g. 1TiB."),
+)
+cluster_options = combine(
+    click.option("--gpus", type=WHOLE, required=True, help="Total number of GPUs: the world size."),
+    gpu_options,
     click.option("--nvme", metavar="PATH", help="Path on a fast local disk, for NVMe offload."),
 )
 workload_options = combine(

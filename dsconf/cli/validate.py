@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsconf.cli.options import WHOLE, format_option
+from dsconf.cli.options import WHOLE, combine, format_option, gpu_options, model_options, workload_options
+from dsconf.config.names import RELEASES
+from dsconf.errors import InputError
+
+if TYPE_CHECKING:
+    from dsconf.config.finding import FileReport, Report
+    from dsconf.config.validate import Asked
+
+_loader_options = combine(
+    click.option("--gpus", type=WHOLE, help="World size: checks that the batch sizes fit it."),
+    click.option(
+        "--for",
+        "target",
+        type=click.Choice(["deepspeed", "hf", "accelerate"]),
+        help='Who loads the files [default: hf for a file that holds "auto", else deepspeed].',
+    ),
+    click.option(
+        "--deepspeed-version",
+        metavar="RELEASE",
+        default=RELEASES[-1],
+        show_default=True,
+        help=f"The DeepSpeed that will run: {', '.join(release.rpartition('.')[0] for release in RELEASES[:-1])}.",
+    ),
+    click.option("--resume-gpus", type=WHOLE, help="World size that wrote the checkpoint to go on from."),
+)
 
 
 @click.command(
@@ -15,26 +40,73 @@ from dsconf.cli.options import WHOLE, format_option
     "Example: dsconf validate ds_config.json --gpus 8",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--gpus", type=WHOLE, help="World size: checks that the batch sizes fit it.")
-@click.option(
-    "--for",
-    "target",
-    type=click.Choice(["deepspeed", "hf", "accelerate"]),
-    help='Who loads the files [default: hf for a file that holds "auto", else deepspeed].',
-)
-@format_option("text", "json")
-@click.pass_context
+@_loader_options
+@click.option("--fix", is_flag=True, help="Repair what has one safe answer, after showing the change.")
+@click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
+@model_options
+@gpu_options
+@workload_options
+@format_option("text", "json", "sarif")
 def command(
-    ctx: click.Context, files: tuple[str, ...], gpus: int | None, target: str | None, output_format: str
-) -> None:
+    files: tuple[str, ...], fix: bool, diff: bool, output_format: str, **words: Any
+) -> int:
     """Check ds_config files against DeepSpeed's own rules; - reads standard input.
 
-    An error is what DeepSpeed rejects, silently ignores or silently turns into something else.
+    An error is what DeepSpeed rejects, silently ignores or silently turns into something else. With --model or
+    --params and --gpus, one more finding says whether the job fits.
     """
-    from dsconf.config.validate import validate
-    from dsconf.report.findings import findings_json, findings_text
+    from dsconf.config.validate import listed, validate
+    from dsconf.memory.fits import read_asked
 
-    report = validate(files, gpus, target)
-    text = json.dumps(findings_json(report), indent=2) if output_format == "json" else findings_text(report)
-    click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"))
-    ctx.exit(0 if report.valid else 1 if report.readable else 2)
+    asked = read_asked(**words)
+    if fix or diff:
+        report = _repair([str(file) for file in listed(files)], asked, output_format, writes=fix and not diff)
+    else:
+        report = validate(files, asked=asked)
+    if not (fix and "-" in files):
+        _print(_shown(report, output_format))
+    return 0 if report.valid else 1 if report.readable else 2
+
+
+def _shown(report: Report, output_format: str) -> str:
+    if output_format == "text":
+        from dsconf.report.findings import findings_text
+
+        return findings_text(report)
+    if output_format == "json":
+        from dsconf.report.findings import findings_json
+
+        return json.dumps(findings_json(report), indent=2)
+    from dsconf import __version__
+    from dsconf.report.sarif import sarif
+
+    return json.dumps(sarif(report, __version__), indent=2)
+
+
+def _print(text: str, err: bool = False, nl: bool = True) -> None:
+    """A name or a key may hold what no terminal can show."""
+    click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"), err=err, nl=nl)
+
+
+def _repair(files: list[str], asked: Asked, output_format: str, writes: bool) -> Report:
+    """Shows every change and, if it ``writes``, makes it; the report is of the files as they are then."""
+    from dsconf.config.finding import Report
+    from dsconf.report.repair import after, repairs, write
+
+    piped = writes and "-" in files
+    if piped and (len(files) > 1 or output_format != "text"):
+        raise InputError("--fix -: prints the repaired file; name no other file and no --format")
+    reports: list[FileReport] = []
+    for one in repairs(files, asked):
+        _print(one.diff, err=piped or output_format != "text", nl=False)
+        if writes and one.repair is not None and one.source != "-":
+            write(one)
+        reports.append(after(one, asked) if writes else one.report)
+        if writes and one.repair is not None and one.repair.repaired:
+            click.echo(f"dsconf: repaired {', '.join(one.repair.repaired)}", err=True)
+        if piped and one.repair is not None:
+            _print(one.repair.after, nl=False)
+    report = Report(tuple(reports))
+    if piped:
+        _print(_shown(report, "text"), err=True)
+    return report

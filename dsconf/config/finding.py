@@ -101,3 +101,24 @@ class Report(NamedTuple):
 def dotted(path: Path) -> str:
     """``("optimizer", "params", "betas", 0)`` as ``optimizer.params.betas.0``."""
     return ".".join(str(part) for part in path)
+
+
+def edit_json(edit: Edit) -> dict[str, Any]:
+    """``edit`` as the JSON of the outside contract."""
+    path = dotted(edit.path)
+    if isinstance(edit, Rename):
+        return {"edit": "rename", "path": path, "to": dotted((*edit.path[:-1], edit.key))}
+    if isinstance(edit, Move):
+        return {"edit": "move", "path": path, "to": dotted(edit.to)}
+    return (
+        {"edit": "remove", "path": path}
+        if isinstance(edit, Remove)
+        else {"edit": "set", "path": path, "value": edit.value}
+    )
+
+
+def finding_json(finding: Finding) -> dict[str, Any]:
+    """``finding`` as the JSON of the outside contract; ``fix`` is there when ``--fix`` would do something about it."""
+    names = ("code", "severity", "path", "line", "column", "message", "suggestion")
+    shown = {name: getattr(finding, name) for name in names}
+    return {**shown, "fix": [edit_json(edit) for edit in finding.fix]} if finding.fix else shown

@@ -28,7 +28,7 @@ class Repair(NamedTuple):
     def diff(self, name: str) -> str:
         """The change as a unified diff, or nothing."""
         before, after = (text.splitlines(keepends=True) for text in (self.before, self.after))
-        shown = unified_diff(before, after, name, f"{name} (fixed)")
+        shown = unified_diff(before, after, name, name)
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in shown)
 
 

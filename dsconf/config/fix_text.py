@@ -92,6 +92,8 @@ def _made(before: _Text, edit: Edit) -> str:
         return _removed(before, edit.path)
     if isinstance(edit, Move):
         span = before.span(edit.path)
+        if before.text[span.key_end : span.value].strip() != ":":
+            raise CannotFixError("a comment between key and value would be lost")
         source = before.text[span.value : span.value_end]
         moved = _inserted(before, edit.to, source, before.indent(span.key))
         return _removed(_read(moved), edit.path)

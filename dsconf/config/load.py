@@ -75,7 +75,7 @@ def read_text(source: str | FilePath) -> str:
     Raises:
         LoadError: missing, a folder, not permitted, larger than MAX_BYTES, not UTF-8.
     """
-    name = _name(source)
+    name = name_of(source)
     data = _read_bytes(source)
     if len(data) > MAX_BYTES:
         raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB: no ds_config is", 1, 1)
@@ -88,7 +88,8 @@ def read_text(source: str | FilePath) -> str:
         raise LoadError(name, f"{kind}; save it as UTF-8", line, column) from None
 
 
-def _name(source: str | FilePath) -> str:
+def name_of(source: str | FilePath) -> str:
+    """What messages call ``source``."""
     return "<stdin>" if str(source) == "-" else str(source)
 
 
@@ -105,7 +106,7 @@ def _read_bytes(source: str | FilePath) -> bytes:
         raise LoadError(str(source), "is a folder; name the ds_config file in it") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise LoadError(_name(source), f"cannot be read: {reason}") from None
+        raise LoadError(name_of(source), f"cannot be read: {reason}") from None
 
 
 class _Json(NamedTuple):
@@ -178,7 +179,7 @@ def parse(name: str, text: str, target: str | None = None) -> Loaded:
     try:
         strict = _as_json(text)
     except json.JSONDecodeError as error:
-        not_json = not_json or NotJson(error.msg, error.lineno, error.colno)
+        not_json = not_json or NotJson(_why_not_json(error), error.lineno, error.colno)
         value, twice = _from_hjson(name, text, error)
         _check(name, value)
         return Loaded(value, text, target or _loader(value), not_json, twice)
@@ -192,6 +193,15 @@ def parse(name: str, text: str, target: str | None = None) -> Loaded:
         return Loaded(strict.value, text, target, not_json, strict.twice, tuple(_not_finite(strict.value)))
     value = _as_deepspeed(name, text, strict.constants)
     return Loaded(value, text, target, not_json, strict.twice)
+
+
+def _why_not_json(error: json.JSONDecodeError) -> str:
+    rest = error.doc[error.pos : error.pos + 2]
+    if rest[:1] == "#" or rest in ("//", "/*"):
+        return "a comment"
+    if "property name" in error.msg and rest[:1].isalpha():
+        return "a key without quotes"
+    return error.msg[:1].lower() + error.msg[1:]
 
 
 def _loader(config: Mapping[str, Any]) -> str:
@@ -269,7 +279,7 @@ def read(source: str | FilePath, target: str | None = None) -> Loaded:
     Raises:
         LoadError: what ``read_text`` and ``parse`` raise.
     """
-    return parse(_name(source), read_text(source), target)
+    return parse(name_of(source), read_text(source), target)
 
 
 def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
@@ -285,8 +295,8 @@ def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
     if loaded.twice:
         path, offset = loaded.places().twice[0]
         message = f"key {path[-1]!r} stands twice in one object"
-        raise DuplicateKeyError(_name(source), message, *lines.place(offset), code="DS003")
+        raise DuplicateKeyError(name_of(source), message, *lines.place(offset), code="DS003")
     if loaded.not_finite:
         path = loaded.not_finite[0]
-        raise LoadError(_name(source), f"{'.'.join(map(str, path))} is not a finite number", code="DS005")
+        raise LoadError(name_of(source), f"{'.'.join(map(str, path))} is not a finite number", code="DS005")
     return loaded.config

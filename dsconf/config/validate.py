@@ -8,8 +8,8 @@ from pathlib import Path as FilePath
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.config.finding import FileReport, Finding, Path, Problem, Report, dotted
-from dsconf.config.load import Loaded, LoadError, parse, read_text
-from dsconf.config.names import TARGETS
+from dsconf.config.load import Loaded, LoadError, name_of, parse, read_text
+from dsconf.config.names import RELEASES, TARGETS
 from dsconf.config.positions import Lines
 from dsconf.errors import InputError, nearest
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Source = str | FilePath | Mapping[str, Any]
 Rule = Callable[["Case"], Iterator[Problem]]
-DEEPSPEED_VERSION = "0.19.8"
+DEEPSPEED_VERSION = RELEASES[-1]
 """The release whose ds_config is checked unless another is named."""
 MAX_FINDINGS = 500
 """Of one file; one with more is something else, and nobody reads them."""
@@ -31,8 +31,12 @@ class Asked(NamedTuple):
     target: str | None = None
     gpus: int | None = None
     version: str = DEEPSPEED_VERSION
+    resume_gpus: int | None = None
+    """World size that wrote the checkpoint to go on from."""
+    model_params: int | None = None
+    """Parameters of the model, in elements."""
     rules: tuple[Rule, ...] = ()
-    """Further rules, such as whether the job fits, looked at when no other finds an error."""
+    """Further rules, such as whether the job fits."""
 
 
 def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> list[Problem]:
@@ -41,11 +45,9 @@ def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> lis
     from dsconf.config.rules.case import Case
     from dsconf.config.schema import schema_problems
 
-    case = Case(config, target, asked.gpus)
-    found = _one_for_each_path([*schema_problems(config), *(problem for rule in RULES for problem in rule(case))])
-    if asked.rules and all(problem.severity != "error" for problem in found):
-        found += [problem for rule in asked.rules for problem in rule(case)]
-    return found
+    case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus)
+    rules = (*RULES, *asked.rules)
+    return _one_for_each_path([*schema_problems(config, asked.version), *(problem for rule in rules for problem in rule(case))])
 
 
 def _one_for_each_path(problems: Sequence[Problem]) -> list[Problem]:
@@ -105,15 +107,15 @@ def _not_json(loaded: Loaded) -> Iterator[Finding]:
     if loaded.not_json is None:
         return
     reason = loaded.not_json.problem
-    reason = reason[:1].lower() + reason[1:]
     reader = _READERS.get(loaded.target)
     severity = "error" if reader else "note"
     says = f"{reader} cannot read it" if reader else "DeepSpeed reads it, HF Trainer and Accelerate do not"
     yield Finding("DS004", severity, "", f"not strict JSON ({reason}): {says}", *loaded.not_json[1:])
 
 
-def report_of(name: str, loaded: Loaded, problems: Sequence[Problem]) -> FileReport:
+def _report_of(name: str, loaded: Loaded, asked: Asked) -> FileReport:
     """The findings of a file that could be read, in the order they stand in it."""
+    problems = config_problems(loaded.config, loaded.target, asked)
     found = [*_not_json(loaded), *islice(_placed(loaded, problems), MAX_FINDINGS)]
     findings = sorted(found, key=lambda f: (f.line or 0, f.column or 0, f.path, f.code))
     return FileReport(
@@ -127,40 +129,55 @@ def unreadable(name: str, error: LoadError, target: str | None) -> FileReport:
     return FileReport(name, False, (finding,), target or "deepspeed", readable=False)
 
 
+def check_text(name: str, text: str, asked: Asked) -> FileReport:
+    """The report of ``text``; ``name`` is what it is called."""
+    try:
+        loaded = parse(name, text, asked.target)
+    except LoadError as error:
+        return unreadable(name, error, asked.target)
+    return _report_of(name, loaded, asked)
+
+
 def _check(source: Source, asked: Asked) -> FileReport:
     if isinstance(source, Mapping):
-        loaded, name = of_mapping(source, asked.target), "<config>"
-    else:
-        name = "<stdin>" if str(source) == "-" else str(source)
-        try:
-            loaded = parse(name, read_text(source), asked.target)
-        except LoadError as error:
-            return unreadable(name, error, asked.target)
-    return report_of(name, loaded, config_problems(loaded.config, loaded.target, asked))
+        return _report_of("<config>", _of_mapping(source, asked.target), asked)
+    try:
+        return check_text(name_of(source), read_text(source), asked)
+    except LoadError as error:
+        return unreadable(name_of(source), error, asked.target)
 
 
-def of_mapping(config: Mapping[str, Any], target: str | None) -> Loaded:
-    """``config`` as if it had been read, by ``target`` or by whom its "auto" values tell."""
+def _of_mapping(config: Mapping[str, Any], target: str | None) -> Loaded:
     from dsconf.config.rules.auto import autos
 
     return Loaded(dict(config), "", target or ("hf" if any(autos(config)) else "deepspeed"))
 
 
-def checked(gpus: int | None, target: str | None, version: str, rules: tuple[Rule, ...] = ()) -> Asked:
-    """The words of a caller as one value.
+def check_asked(asked: Asked) -> Asked:
+    """``asked``, if it can be answered.
 
     Raises:
-        InputError: an unknown target, or a number of GPUs below 1.
+        InputError: an unknown target or release, or a number of GPUs below 1.
     """
-    if target is not None and target not in TARGETS:
-        raise InputError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}{nearest(target, TARGETS)}")
-    if gpus is not None and gpus < 1:
-        raise InputError(f"gpus: {gpus} is not a positive number")
-    return Asked(target, gpus, version, rules)
+    if asked.version != DEEPSPEED_VERSION:
+        from dsconf.config.releases import known_release
+
+        known_release(asked.version)
+    if asked.target is not None and asked.target not in TARGETS:
+        near = nearest(asked.target, TARGETS)
+        raise InputError(f"unknown target {asked.target!r}; use one of {', '.join(TARGETS)}{near}")
+    for word, gpus in (("gpus", asked.gpus), ("resume_gpus", asked.resume_gpus)):
+        if gpus is not None and gpus < 1:
+            raise InputError(f"{word}: {gpus} is not a positive number")
+    return asked
 
 
 def listed(files: Source | Sequence[Source]) -> Sequence[Source]:
-    """``files`` as a sequence, in which standard input, which can be read once, stands once."""
+    """``files`` as a sequence.
+
+    Raises:
+        InputError: standard input, which can be read once, stands in it twice.
+    """
     sources = [files] if isinstance(files, (str, FilePath, Mapping)) else files
     if sum(not isinstance(source, Mapping) and str(source) == "-" for source in sources) > 1:
         raise InputError("-: standard input can be read once; name it once")
@@ -168,20 +185,16 @@ def listed(files: Source | Sequence[Source]) -> Sequence[Source]:
 
 
 def validate(
-    files: Source | Sequence[Source],
-    gpus: int | None = None,
-    target: str | None = None,
-    deepspeed_version: str = DEEPSPEED_VERSION,
-    rules: tuple[Rule, ...] = (),
+    files: Source | Sequence[Source], gpus: int | None = None, target: str | None = None, asked: Asked | None = None
 ) -> Report:
     """Checks one file or several: paths, ``-`` for standard input, or mappings.
 
     ``gpus`` is the world size for the batch-size rule. ``target`` is who loads the files (``deepspeed``, ``hf``,
-    ``accelerate``); by default ``hf`` for a file that holds "auto" and ``deepspeed`` for the others. A file that
-    cannot be read is a finding, not an exception.
+    ``accelerate``); by default ``hf`` for a file that holds "auto" and ``deepspeed`` for the others. ``asked`` says
+    all that and more in their place. A file that cannot be read is a finding, not an exception.
 
     Raises:
-        InputError: an unknown target or release, or a number of GPUs below 1.
+        InputError: an unknown target, or a number of GPUs below 1.
     """
-    asked = checked(gpus, target, deepspeed_version, rules)
+    asked = check_asked(asked or Asked(target, gpus))
     return Report(tuple(_check(source, asked) for source in listed(files)))

@@ -32,6 +32,7 @@ def precheck(
     With ``batch_given`` options replace the batch sizes, so the config's own are not judged. A warning does not
     keep a config from being launched.
     """
+    from dsconf.config.finding import finding_json
     from dsconf.config.validate import validate
 
     standard_input = str(source) == "-"
@@ -47,7 +48,7 @@ def precheck(
     name = "<stdin>" if standard_input else report.file
     more = f" (and {len(errors) - 1} more: dsconf validate)" if len(errors) > 1 else ""
     failure = Failure("invalid", f"{_line(name, errors[0])}{more}", "validate")
-    return Precheck(failure, tuple(finding._asdict() for finding in errors))
+    return Precheck(failure, tuple(finding_json(finding) for finding in errors))
 
 
 def _about_batch(finding: Finding) -> bool:

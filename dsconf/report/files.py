@@ -41,14 +41,19 @@ def refuse_other(path: Path, text: str | None, force: bool) -> None:
 def write_whole(path: Path, text: str) -> None:
     """Write ``text`` beside ``path`` and rename it, so that nobody ever reads half of it.
 
+    A file that is replaced keeps its permissions; a link stays and what it leads to is replaced.
+
     Raises:
         InputError: the folder cannot be created or written.
     """
+    path = path.resolve() if path.is_symlink() else path
     # The process's number keeps two runs apart; tempfile would cost 4 ms of a 0.2 s command to import.
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", newline="")
+        if path.exists():
+            beside.chmod(path.stat().st_mode & 0o7777)
         os.replace(beside, path)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror}") from None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsconf.config.finding import FileReport, Finding, Report
+from dsconf.config.finding import FileReport, Finding, Report, finding_json
 
 
 def _line(file: str, finding: Finding) -> str:
@@ -32,9 +32,9 @@ def findings_text(report: Report) -> str:
 
 
 def _file(file: FileReport) -> dict[str, Any]:
-    return {"file": file.file, "valid": file.valid, "findings": [finding._asdict() for finding in file.findings]}
+    return {"file": file.file, "valid": file.valid, "findings": [finding_json(finding) for finding in file.findings]}
 
 
 def findings_json(report: Report) -> dict[str, Any]:
-    """``{"files": [{file, valid, findings: [{code, severity, path, message, line, column, suggestion}]}]}``."""
+    """The JSON of schemas/validate.schema.json."""
     return {"files": [_file(file) for file in report.files]}

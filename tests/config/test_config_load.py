@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import sys
-
 from time import perf_counter
 
 import hjson
