@@ -1,28 +1,109 @@
-"""One rule, one function: each yields the problems it finds in a config and cites the DeepSpeed line behind it."""
+"""One rule, one function: each yields the problems it finds in a config and cites the DeepSpeed line behind it.
+
+docs/rules has a page for each code.
+"""
 
 from __future__ import annotations
 
-from dsconf.config.rules import auto, batch, keys, offload, optimizer, precision, zero
+from collections.abc import Callable, Iterator
 
-RULES = (
+from dsconf.config.finding import Problem
+from dsconf.config.rules import (
+    auto,
+    batch,
+    checkpoint,
+    inert,
+    keys,
+    loaders,
+    offload,
+    optimizer,
+    precision,
+    scheduler,
+    size,
+    zero,
+    zero_conflicts,
+)
+from dsconf.config.rules.case import Case
+
+Rule = Callable[[Case], Iterator[Problem]]
+
+RULES: tuple[Rule, ...] = (
     keys.deprecated,
     keys.old_and_new,
     keys.never_read,
     auto.unfilled,
     batch.missing,
     batch.indivisible,
+    batch.uneven_groups,
+    batch.accumulation_left_out,
     zero.needed_by_accelerate,
     zero.twice,
     zero.stage3_key_below_stage3,
+    zero.zero_plus_plus_below_stage3,
+    zero.uneven_second_shard,
+    zero.unused_at_the_stage,
+    zero.quantized_gradients_on_one_node,
+    zero_conflicts.legacy_stage1,
+    zero_conflicts.elastic_checkpoint,
+    zero_conflicts.norm_left_out,
+    zero_conflicts.scaled_before_reduce_scatter,
+    zero_conflicts.odd_allgather_bucket,
+    zero_conflicts.summed_gradients,
+    zero_conflicts.unmanaged_accumulation,
+    zero_conflicts.quantized_weights_and_autocast,
+    zero_conflicts.quantized_gradients_without_reduce_scatter,
+    checkpoint.saved_in_shards,
+    checkpoint.other_world_size,
     offload.param_below_stage3,
     offload.optimizer_at_stage0,
     offload.nvme_path_missing,
     offload.nvme_below_stage3,
     offload.ratio_below_stage3,
+    offload.super_offload,
+    offload.zenflow,
+    offload.accumulation_of_zenflow,
+    offload.contiguous_under_offload,
+    offload.own_optimizer,
+    offload.nvme_keys_without_nvme,
+    offload.pinned_anyway,
     precision.bf16_and_fp16,
     precision.bfloat16_ignored,
     precision.master_without_zero,
+    precision.states_without_master,
+    precision.master_without_offload,
+    precision.autocast_and_16_bit,
+    precision.auto_cast_of_fp16_off,
+    precision.other_param_dtype,
+    precision.other_accumulation_at_stage0,
+    precision.dynamic_loss_scale,
     optimizer.unknown_optimizer,
-    optimizer.unknown_scheduler,
     optimizer.unknown_parameters,
+    optimizer.impossible_value,
+    optimizer.amsgrad,
+    optimizer.legacy_fusion,
+    optimizer.untested,
+    optimizer.muon_with_reduce_scatter,
+    optimizer.lamb_with_fixed_scale,
+    optimizer.cpu_adam_needed,
+    scheduler.unknown_scheduler,
+    scheduler.unknown_parameters,
+    scheduler.missing_parameters,
+    scheduler.impossible_steps,
+    scheduler.torch_scheduler_under_a_wrapper,
+    scheduler.unknown_warmup_type,
+    scheduler.over_before_warm,
+    loaders.clipping_by_default,
+    loaders.activation_checkpointing,
+    loaders.must_match,
+    loaders.printing,
+    inert.compiled_by_the_script,
+    inert.switched_off,
+    inert.every_operation,
+    inert.missing_package,
+    inert.data_efficiency,
+    inert.tensor_parallel_twice,
+    inert.vocabulary,
+    size.bucket_larger_than_model,
+    size.sub_group_larger_than_model,
+    size.ratio_of_one_sub_group,
 )

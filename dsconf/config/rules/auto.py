@@ -25,20 +25,16 @@ _OWN_AUTO = (
 """Where "auto" means something to DeepSpeed itself."""
 
 
-def autos(value: Mapping[str, Any], path: Path = ()) -> Iterator[Path]:
-    """The paths whose value is an "auto" that somebody has to fill in before DeepSpeed."""
+def autos(value: Mapping[str, Any], path: Path = (), own: bool = False) -> Iterator[Path]:
+    """The paths whose value is an "auto" that somebody has to fill in; with ``own`` also DeepSpeed's own ones."""
     for key, inner in value.items():
         here = (*path, key)
-        if key.startswith("_") or here in _OWN_AUTO:
+        if key.startswith("_") or (here in _OWN_AUTO and not own):
             continue
         if inner == "auto":
             yield here
         elif isinstance(inner, dict):
-            yield from autos(inner, here)
-
-
-def _severity(case: Case, path: Path) -> str:
-    return "warning" if case.target == "hf" and path[0] in _PYDANTIC else "error"
+            yield from autos(inner, here, own)
 
 
 def _default(path: Path) -> str:
@@ -50,18 +46,23 @@ def _default(path: Path) -> str:
 
 
 def unfilled(case: Case) -> Iterator[Problem]:
-    """An "auto" that nobody fills: dropped for the default, or taken as a string, or refused by Accelerate."""
-    for path in autos(case.config):
+    """An "auto" that nobody fills: dropped for the default, or taken as a string; Accelerate refuses all of them.
+
+    The HF Trainer builds its engine through Accelerate, which raises for every "auto" that is left (accelerate
+    utils/dataclasses.py: DeepSpeedPlugin.fill_match), those of DeepSpeed's own words included.
+    """
+    for path in autos(case.config, own=case.target != "deepspeed"):
         if dotted(path) in FILLED[case.target]:
             continue
+        advice = "write the value"
         if case.target == "deepspeed":
-            message, advice = '"auto" is filled in by HF Trainer and Accelerate only', "write the value"
+            message = '"auto" is filled in by HF Trainer and Accelerate only'
             if dotted(path) in FILLED["hf"]:
                 advice = "write the value, or say --for hf"
         elif case.target == "accelerate":
-            message, advice = 'Accelerate does not fill in this "auto" and refuses it', "write the value"
+            message = 'Accelerate does not fill in this "auto" and refuses it'
         else:
-            message, advice = 'HF Trainer does not fill in this "auto"', "write the value"
+            message = 'HF Trainer does not fill in this "auto", and Accelerate below it refuses it'
         if path[0] in _PYDANTIC and case.target != "accelerate":
-            message += f"; DeepSpeed drops it and takes {_default(path)}"
-        yield Problem("DS110", _severity(case, path), path, message, advice)
+            message += f"; DeepSpeed itself drops it and takes {_default(path)}"
+        yield Problem("DS110", "error", path, message, advice)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.config.batch import Batch, data_parallel_ranks, problem
-from dsconf.config.finding import Problem
-from dsconf.config.rules.case import Case, whole
+from dsconf.config.finding import Edit, Problem, SetValue
+from dsconf.config.rules.case import Case, block, whole
 
 TRAIN, MICRO, ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps"
 
@@ -41,6 +41,31 @@ def indivisible(case: Case) -> Iterator[Problem]:
         wrong = problem(batch, ranks)
         if wrong is not None:
             advice = f"{TRAIN} may be any multiple of {unit * ranks}"
+            fix: tuple[Edit, ...] = ()
             if batch.micro and batch.accumulation:
                 advice = f"write {unit * ranks}, or leave {TRAIN} out"
-            yield Problem("DS202", "error", (TRAIN,), wrong, advice)
+                fix = (SetValue((TRAIN,), unit * ranks),)
+            yield Problem("DS202", "error", (TRAIN,), wrong, advice, fix)
+
+
+def uneven_groups(case: Case) -> Iterator[Problem]:
+    """Ranks that share a sequence, a layer or experts must divide the world (utils/groups.py:202-226)."""
+    if case.gpus is None:
+        return
+    experts = block(case.config, "expert_parallel")
+    sizes = {
+        ("sequence_parallel_size",): whole(case.config.get("sequence_parallel_size")),
+        ("tensor_parallel", "autotp_size"): whole(block(case.config, "tensor_parallel").get("autotp_size")),
+        ("expert_parallel", "autoep_size"): whole(experts.get("autoep_size")) if experts.get("enabled") is True else 1,
+    }
+    for path, size in sizes.items():
+        if size is not None and size > 1 and case.gpus % size:
+            message = f"{case.gpus} GPUs cannot be split into groups of {size}"
+            yield Problem("DS203", "error", path, message, f"use a number that divides {case.gpus}")
+
+
+def accumulation_left_out(case: Case) -> Iterator[Problem]:
+    """Accelerate, under the HF Trainer too, puts 1 for a missing key (DeepSpeedPlugin.__post_init__)."""
+    if case.target != "deepspeed" and ACCUMULATION not in case.config and "zero_optimization" in case.config:
+        message = f"without {ACCUMULATION} Accelerate takes 1, whatever the script or the command line says"
+        yield Problem("DS204", "note", (), message, f'add "{ACCUMULATION}": "auto"')

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from dsconf.config.finding import Path, Problem
-from dsconf.config.rules.case import Case, block
+from dsconf.config.finding import Edit, Path, Problem, Remove, Rename, SetValue
+from dsconf.config.rules.case import Case, block, flag
 
 _DEPRECATED: Mapping[Path, str] = {
     ("bfloat16",): "use bf16",
@@ -31,6 +31,8 @@ _NEVER_READ: tuple[Path, ...] = (
     ("pipeline", "stages"),
     ("pipeline", "partition"),
     ("pipeline", "seed_layers"),
+    ("tensor_parallel", "dtype"),
+    ("data_efficiency", "enabled"),
 )
 
 
@@ -38,14 +40,39 @@ def _there(case: Case, path: Path) -> bool:
     return path[-1] in block(case.config, *(str(part) for part in path[:-1]))
 
 
+def _modern(case: Case, path: Path) -> tuple[Edit, ...]:
+    """The edits that say the same in today's words; none where the new name is there already."""
+    key = path[-1]
+    if key == "cpu_offload_use_pin_memory":
+        return (Remove(path),)
+    new: Path = {
+        "bfloat16": ("bf16",),
+        "cpu_offload": (*path[:-1], "offload_optimizer"),
+        "cpu_offload_param": (*path[:-1], "offload_param"),
+    }.get(str(key), (*path[:-1], "stage3_gather_16bit_weights_on_model_save"))
+    if _there(case, new):
+        return ()
+    if new[-1] not in ("offload_optimizer", "offload_param"):
+        return (Rename(path, str(new[-1])),)
+    wanted = flag(case.zero.get(str(key)))
+    return (SetValue(new, {"device": "cpu"}), Remove(path)) if wanted else (Remove(path),) if wanted is False else ()
+
+
 def deprecated(case: Case) -> Iterator[Problem]:
     """Old names still work and log a warning (runtime/config_utils.py:60-103, zero/config.py:60-78)."""
-    if isinstance(case.config.get("zero_optimization"), bool):
-        new = f'use {{"stage": {int(case.config["zero_optimization"])}}}'
-        yield Problem("DS107", "warning", ("zero_optimization",), "old form", new)
+    old = case.config.get("zero_optimization")
+    if isinstance(old, bool):
+        value = {"stage": int(old)}
+        fix = (SetValue(("zero_optimization",), value),)
+        advice = f'use {{"stage": {int(old)}}}'
+        if case.target == "accelerate":
+            message = "old form, which Accelerate cannot read"
+            yield Problem("DS107", "error", ("zero_optimization",), message, advice, fix)
+        else:
+            yield Problem("DS107", "warning", ("zero_optimization",), "old form", advice, fix)
     for path, advice in _DEPRECATED.items():
         if _there(case, path):
-            yield Problem("DS107", "warning", path, "deprecated", advice)
+            yield Problem("DS107", "warning", path, "deprecated", advice, _modern(case, path))
 
 
 def old_and_new(case: Case) -> Iterator[Problem]:

@@ -4,25 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.config.finding import Problem
-from dsconf.config.rules.case import Case, block, stage
+from dsconf.config.finding import Path, Problem, Remove, SetValue
+from dsconf.config.rules.case import Case, block, device, flag, number, offloads_optimizer, whole
 
-
-def _device(case: Case, name: str) -> object:
-    return block(case.config, "zero_optimization", name).get("device", "none")
+_OPTIMIZER_NVME_KEYS = ("buffer_count", "fast_init", "nvme_path", "pipeline_read", "pipeline_write")
+_PARAM_NVME_KEYS = ("buffer_count", "buffer_size", "max_in_cpu", "nvme_path")
 
 
 def param_below_stage3(case: Case) -> Iterator[Problem]:
-    """Parameters are only offloaded where they are sharded; below stage 3 the block is ignored."""
-    at = stage(case.config)
-    if at is not None and at < 3 and _device(case, "offload_param") in ("cpu", "nvme"):
-        message = f"parameters stay on the GPU at ZeRO stage {at}: the block has no effect"
-        yield Problem("DS401", "warning", ("zero_optimization", "offload_param"), message, "use stage 3")
+    """Parameters are only offloaded where they are sharded (runtime/engine.py:2668-2707 hands them to no one)."""
+    at = case.stage
+    if at is not None and at < 3 and device(case, "offload_param") in ("cpu", "nvme"):
+        message = f"ignored at ZeRO stage {at}: parameters stay on the GPU"
+        yield Problem("DS401", "error", ("zero_optimization", "offload_param"), message, "use stage 3, or leave it out")
 
 
 def optimizer_at_stage0(case: Case) -> Iterator[Problem]:
     """DeepSpeed builds its CPU Adam over GPU parameters, which then refuses (ops/adam/cpu_adam.py:148)."""
-    if stage(case.config) == 0 and _device(case, "offload_optimizer") in ("cpu", "nvme"):
+    if case.stage == 0 and offloads_optimizer(case):
         message = "optimizer offload needs a ZeRO stage: the CPU optimizer refuses parameters on the GPU"
         yield Problem("DS402", "error", ("zero_optimization", "offload_optimizer"), message, "use stage 1, 2 or 3")
 
@@ -30,24 +29,106 @@ def optimizer_at_stage0(case: Case) -> Iterator[Problem]:
 def nvme_path_missing(case: Case) -> Iterator[Problem]:
     """At stage 3 the engine fails without a path (zero/stage3.py:840, partition_parameters.py:1225-1230)."""
     for name in ("offload_optimizer", "offload_param"):
-        offload = block(case.config, "zero_optimization", name)
-        if offload.get("device") == "nvme" and stage(case.config) == 3 and offload.get("nvme_path") is None:
+        offload = block(case.zero, name)
+        if offload.get("device") == "nvme" and case.stage == 3 and offload.get("nvme_path") is None:
             path = ("zero_optimization", name, "device")
             yield Problem("DS403", "error", path, "nvme needs a folder on that disk", "set nvme_path beside it")
 
 
 def nvme_below_stage3(case: Case) -> Iterator[Problem]:
     """Stages 1 and 2 keep the states in host memory whatever the device says (zero/stage_1_and_2.py:220-222)."""
-    if stage(case.config) in (1, 2) and _device(case, "offload_optimizer") == "nvme":
+    if case.stage in (1, 2) and device(case, "offload_optimizer") == "nvme":
         path = ("zero_optimization", "offload_optimizer", "device")
         message = "below ZeRO stage 3 DeepSpeed keeps the states in host memory, not on NVMe"
-        yield Problem("DS404", "warning", path, message, 'use stage 3, or write "cpu"')
+        yield Problem("DS404", "error", path, message, 'use stage 3, or write "cpu"')
 
 
 def ratio_below_stage3(case: Case) -> Iterator[Problem]:
     """Partial offload is refused below stage 3 (zero/config.py:395-400)."""
-    ratio = block(case.config, "zero_optimization", "offload_optimizer").get("ratio", 1.0)
-    at = stage(case.config)
-    if isinstance(ratio, (int, float)) and 0 <= ratio < 1 and at is not None and at < 3:
+    ratio = number(block(case.zero, "offload_optimizer").get("ratio", 1.0))
+    at = case.stage
+    if ratio is not None and 0 <= ratio < 1 and at is not None and at < 3:
         path = ("zero_optimization", "offload_optimizer", "ratio")
         yield Problem("DS405", "error", path, "partial offload needs ZeRO stage 3", "write 1.0, or use stage 3")
+
+
+def super_offload(case: Case) -> Iterator[Problem]:
+    """Only stage 3 has it (runtime/engine.py:2747-2750)."""
+    at = case.stage
+    if at is not None and at < 3 and flag(block(case.zero, "offload_optimizer").get("super_offload", False)):
+        path = ("zero_optimization", "offload_optimizer", "super_offload")
+        message = f"SuperOffload needs stage 3; at stage {at} DeepSpeed ignores it"
+        yield Problem("DS406", "error", path, message, "leave it out, or use stage 3", (Remove(path),))
+
+
+def zenflow(case: Case) -> Iterator[Problem]:
+    """ZenFlow wants CPU offload, a stage and matching intervals (runtime/zenflow/engine.py:24-63)."""
+    flow = case.zero.get("zenflow")
+    if not isinstance(flow, dict):
+        return
+    path = ("zero_optimization", "zenflow")
+    strategy = flow.get("select_strategy", "auto")
+    select, update = (whole(flow.get(f"{key}_interval", "auto")) for key in ("select", "update"))
+    if case.stage == 0 or (case.stage is not None and not offloads_optimizer(case)):
+        message = "ZenFlow needs ZeRO stage 1, 2 or 3 and offload_optimizer"
+        yield Problem("DS407", "error", path, message, "offload the optimizer to cpu")
+    elif strategy == "auto" and select is not None:
+        message = 'select_interval must be "auto" with select_strategy "auto"'
+        yield Problem("DS407", "error", (*path, "select_interval"), message, 'write "step" as the strategy')
+    elif strategy in ("step", "epoch") and select is None:
+        message = f'select_strategy "{strategy}" needs a whole number as select_interval'
+        yield Problem("DS407", "error", (*path, "select_strategy"), message, "set select_interval")
+    elif strategy == "step" and select is not None and update is not None and 0 < select < update:
+        message = f"select_interval {select} is less than update_interval {update}"
+        yield Problem("DS407", "error", (*path, "select_interval"), message, f"write at least {update}")
+
+
+def accumulation_of_zenflow(case: Case) -> Iterator[Problem]:
+    """ZenFlow puts its update_interval in place of the accumulation (runtime/zenflow/engine.py:69)."""
+    given, flow = case.config.get("gradient_accumulation_steps"), case.zero.get("zenflow")
+    if isinstance(flow, dict) and given not in (None, 1) and flow.get("update_interval", "auto") != given:
+        message = "ZenFlow replaces it by zenflow.update_interval"
+        yield Problem("DS408", "warning", ("gradient_accumulation_steps",), message, "set update_interval instead")
+
+
+def contiguous_under_offload(case: Case) -> Iterator[Problem]:
+    """Offload switches contiguous gradients on (zero/stage_1_and_2.py:299-300)."""
+    off = flag(case.zero.get("contiguous_gradients", True)) is False
+    if off and case.stage in (1, 2) and offloads_optimizer(case):
+        path = ("zero_optimization", "contiguous_gradients")
+        message = "optimizer offload keeps gradients contiguous all the same"
+        yield Problem("DS409", "warning", path, message, "leave it out", (SetValue(path, True),))
+
+
+def own_optimizer(case: Case) -> Iterator[Problem]:
+    """A script's own optimizer must be a CPU one (runtime/engine.py:2338-2346)."""
+    brings = case.target == "deepspeed" and "optimizer" not in case.config and case.stage != 0
+    if brings and offloads_optimizer(case) and case.config.get("zero_force_ds_cpu_optimizer", True):
+        path = ("zero_optimization", "offload_optimizer")
+        message = "the script's own optimizer must be DeepSpeedCPUAdam or DeepSpeedCPULion"
+        yield Problem("DS410", "note", path, message, "or add an optimizer block")
+
+
+def nvme_keys_without_nvme(case: Case) -> Iterator[Problem]:
+    """Settings of the swapper, which only runs for nvme at stage 3 (zero/stage3.py:830-911)."""
+    swaps = False
+    for name, keys in (("offload_optimizer", _OPTIMIZER_NVME_KEYS), ("offload_param", _PARAM_NVME_KEYS)):
+        if device(case, name) in ("nvme", "auto"):
+            swaps = True
+            continue
+        offload = block(case.zero, name)
+        for key in keys:
+            if offload.get(key) not in (None, False):
+                path: Path = ("zero_optimization", name, key)
+                yield Problem("DS411", "note", path, "only used with device nvme")
+    writer = "writer" in block(case.config, "checkpoint")
+    if not swaps and not writer and isinstance(case.config.get("aio"), dict):
+        yield Problem("DS411", "note", ("aio",), "only used with device nvme")
+
+
+def pinned_anyway(case: Case) -> Iterator[Problem]:
+    """Stage 3 pins offloaded parameters whatever the key says (zero/stage3.py:888-911)."""
+    param = block(case.zero, "offload_param")
+    if case.stage == 3 and param.get("device") == "cpu" and flag(param.get("pin_memory", True)) is False:
+        path = ("zero_optimization", "offload_param", "pin_memory")
+        yield Problem("DS412", "note", path, "offloaded parameters are page-locked all the same")

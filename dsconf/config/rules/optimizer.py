@@ -1,103 +1,166 @@
-"""Names and arguments of optimizers and learning-rate schedulers.
-
-Arguments are those of the constructors in DeepSpeed 0.19.8: ops/{adam,lion,lamb,adagrad}, runtime/lr_schedules.py,
-runtime/engine.py:2377-2550; those of torch's own classes are left to torch.
-"""
+"""Names and arguments of optimizers, as DeepSpeed 0.19.8 builds them (runtime/engine.py:2476-2550)."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 
-from dsconf.config.finding import Problem
+from dsconf.config.finding import Path, Problem, Remove
 from dsconf.config.removed import REMOVED_OPTIMIZERS
-from dsconf.config.rules.case import Case, block
+from dsconf.config.rules.arguments import (
+    CPU_ADAGRAD,
+    CPU_ADAM,
+    CPU_LION,
+    FUSED_ADAM,
+    OWN,
+    TORCH_ADAM,
+    TORCH_OPTIMIZERS,
+)
+from dsconf.config.rules.case import Case, bf16_name, block, flag, number, offloads_optimizer, precision
 from dsconf.errors import nearest
 
-_ADAM: tuple[str, ...] = (
-    *("lr", "betas", "eps", "weight_decay", "bias_correction", "amsgrad", "adam_w_mode", "torch_adam"),
-    *("fp32_optimizer_states", "foreach", "fused", "maximize", "capturable", "differentiable", "set_grad_none"),
-)
-_OPTIMIZERS: Mapping[str, tuple[str, ...] | None] = {
-    "adam": _ADAM,
-    "adamw": _ADAM,
-    "adagrad": None,
-    "lamb": (
-        *("lr", "bias_correction", "betas", "eps", "eps_inside_sqrt", "weight_decay", "max_coeff", "min_coeff"),
-        "amsgrad",
-    ),
-    "lion": ("lr", "betas", "weight_decay", "set_grad_none", "fp32_optimizer_states"),
-    "muadam": None,
-    "muadamw": None,
-    "musgd": None,
-    "muon": (*_ADAM, "momentum", "ns_method", "muon_lr", "adam_lr"),
-}
-"""Lower-case name: arguments, or None where another library defines them."""
-_TORCH_OPTIMIZERS = (
-    *("Adadelta", "Adafactor", "Adamax", "ASGD", "LBFGS", "NAdam", "RAdam", "RMSprop", "Rprop", "SGD"),
-    "SparseAdam",
-)
-_WARMUP = ("warmup_min_lr", "warmup_max_lr", "warmup_num_steps", "warmup_type", "last_batch_iteration")
-_SCHEDULERS: Mapping[str, tuple[str, ...]] = {
-    "WarmupLR": _WARMUP,
-    "WarmupDecayLR": (*_WARMUP, "total_num_steps"),
-    "WarmupCosineLR": (
-        *("total_num_steps", "warmup_min_ratio", "warmup_num_steps", "cos_min_ratio", "warmup_type"),
-        "last_batch_iteration",
-    ),
-    "LRRangeTest": (
-        *("lr_range_test_min_lr", "lr_range_test_step_size", "lr_range_test_step_rate", "lr_range_test_staircase"),
-        "last_batch_iteration",
-    ),
-    "OneCycle": (
-        *("cycle_min_lr", "cycle_max_lr", "decay_lr_rate", "cycle_first_step_size", "cycle_second_step_size"),
-        *("cycle_first_stair_count", "cycle_second_stair_count", "decay_step_size", "cycle_momentum"),
-        *("cycle_min_mom", "cycle_max_mom", "decay_mom_rate", "last_batch_iteration"),
-    ),
-}
-_TORCH_SCHEDULERS = (
-    *("LambdaLR", "MultiplicativeLR", "StepLR", "MultiStepLR", "ConstantLR", "LinearLR", "ExponentialLR"),
-    *("SequentialLR", "CosineAnnealingLR", "ChainedScheduler", "ReduceLROnPlateau", "CyclicLR", "OneCycleLR"),
-    *("CosineAnnealingWarmRestarts", "PolynomialLR"),
-)
 _NICE = ("Adam", "AdamW", "Adagrad", "Lamb", "Lion", "Muon", "MuAdam", "MuAdamW", "MuSGD")
+_UNTESTED = ("lamb", "musgd", *TORCH_OPTIMIZERS)
+"""What runtime/zero/utils.py:45-77 does not list, under the names DeepSpeed builds it by."""
+
+
+def _name(case: Case) -> str | None:
+    """The optimizer's name as DeepSpeed compares it: its own in lower case (runtime/config.py:526-528)."""
+    name = block(case.config, "optimizer").get("type")
+    if not isinstance(name, str):
+        return None
+    return name.lower() if name.lower() in OWN else name
+
+
+def _params(case: Case) -> Mapping[str, object]:
+    return block(case.config, "optimizer", "params")
+
+
+def _cpu_adam(case: Case) -> bool:
+    return _name(case) in ("adam", "adamw") and offloads_optimizer(case) and not _params(case).get("torch_adam")
+
+
+def _arguments(case: Case) -> tuple[str, ...] | None:
+    """What the class that DeepSpeed will build takes."""
+    name = _name(case) or ""
+    if name in ("adam", "adamw"):
+        if _params(case).get("torch_adam"):
+            return TORCH_ADAM
+        return CPU_ADAM if offloads_optimizer(case) else FUSED_ADAM
+    on_cpu = {"adagrad": CPU_ADAGRAD, "lion": CPU_LION}
+    if name in on_cpu and offloads_optimizer(case):
+        return on_cpu[name]
+    return OWN.get(name) or TORCH_OPTIMIZERS.get(name)
 
 
 def unknown_optimizer(case: Case) -> Iterator[Problem]:
     """DeepSpeed's own in any case, torch.optim's as torch spells them (runtime/engine.py:1985-1986)."""
     name = block(case.config, "optimizer").get("type")
-    if not isinstance(name, str) or name.lower() in _OPTIMIZERS or name in _TORCH_OPTIMIZERS:
+    if not isinstance(name, str) or name.lower() in OWN or name in TORCH_OPTIMIZERS:
         return
     path = ("optimizer", "type")
     if name.lower() in REMOVED_OPTIMIZERS:
         advice = "use Lamb" if "lamb" in name.lower() else "use AdamW"
         yield Problem("DS105", "error", path, f"{name} was removed in DeepSpeed 0.19.8", advice)
     else:
-        hint = nearest(name, [*_NICE, *_TORCH_OPTIMIZERS]).removeprefix("; ")
+        hint = nearest(name, [*_NICE, *TORCH_OPTIMIZERS]).removeprefix("; ")
         yield Problem("DS511", "error", path, f"DeepSpeed knows no optimizer {name!r}", hint or None)
 
 
-def unknown_scheduler(case: Case) -> Iterator[Problem]:
-    """DeepSpeed's schedulers and torch's, as they are spelled (runtime/engine.py:1923-1936)."""
-    name = block(case.config, "scheduler").get("type")
-    if isinstance(name, str) and name not in _SCHEDULERS and name not in _TORCH_SCHEDULERS:
-        hint = nearest(name, [*_SCHEDULERS, *_TORCH_SCHEDULERS]).removeprefix("; ")
-        message = f"DeepSpeed knows no scheduler {name!r}"
-        yield Problem("DS512", "error", ("scheduler", "type"), message, hint or None)
-
-
 def unknown_parameters(case: Case) -> Iterator[Problem]:
-    """A comment or a typo among the arguments stops the engine with a TypeError (runtime/engine.py:2476-2550)."""
-    optimizer, scheduler = (block(case.config, name).get("type") for name in ("optimizer", "scheduler"))
-    known = {
-        "optimizer": _OPTIMIZERS.get(optimizer.lower()) if isinstance(optimizer, str) else None,
-        "scheduler": _SCHEDULERS.get(scheduler) if isinstance(scheduler, str) else None,
-    }
-    for name, words in known.items():
-        for key in block(case.config, name, "params"):
-            if words is None or key in words:
-                continue
+    """A comment or a typo among the arguments is a TypeError when the engine is built; Muon drops it silently."""
+    words = _arguments(case)
+    for key in _params(case):
+        path = ("optimizer", "params", key)
+        name = case.config["optimizer"].get("type")
+        if key == "max_grad_norm" and name is not None:
+            advice = "use gradient_clipping at the top level"
+            yield Problem("DS513", "error", path, "DeepSpeed refuses it", advice)
+        elif words is not None and key not in words:
             hint = nearest(key, list(words)).removeprefix("; ") or None
-            if key == "max_grad_norm":
-                hint = "use gradient_clipping at the top level"
-            message = f"{case.config[name]['type']} has no such parameter"
-            yield Problem("DS513", "error", (name, "params", key), message, hint)
+            kind = " on the CPU" if offloads_optimizer(case) else ""
+            yield Problem("DS513", "error", path, f"{name}{kind} has no such parameter", hint)
+
+
+def impossible_value(case: Case) -> Iterator[Problem]:
+    """Torch refuses them; DeepSpeed's own kernels take them and diverge or climb (ops/adam/fused_adam.py:76-96)."""
+    params = _params(case)
+    for key in ("lr", "eps", "weight_decay", "momentum", "muon_lr", "adam_lr"):
+        value = number(params.get(key))
+        if value is not None and value < 0:
+            yield Problem("DS514", "error", ("optimizer", "params", key), f"{value} is negative")
+    betas = params.get("betas")
+    if not isinstance(betas, list):
+        return
+    if len(betas) != 2 and _name(case) != "Adafactor":
+        yield Problem("DS514", "error", ("optimizer", "params", "betas"), f"{len(betas)} numbers; it takes two")
+    for index, beta in enumerate(betas):
+        value = number(beta)
+        if value is not None and not 0 <= value < 1:
+            path = ("optimizer", "params", "betas", index)
+            yield Problem("DS514", "error", path, f"{value} is not at least 0 and less than 1")
+
+
+def amsgrad(case: Case) -> Iterator[Problem]:
+    """DeepSpeed's kernels have no AMSGrad (ops/adam/fused_adam.py:87-88, ops/lamb/fused_lamb.py:55-56)."""
+    own = _name(case) in ("adam", "adamw", "lamb") and not _params(case).get("torch_adam")
+    if own and _params(case).get("amsgrad") is True:
+        advice = "leave it out" if _name(case) == "lamb" else "leave it out, or set torch_adam"
+        yield Problem("DS515", "error", ("optimizer", "params", "amsgrad"), "DeepSpeed's kernel has no AMSGrad", advice)
+
+
+def legacy_fusion(case: Case) -> Iterator[Problem]:
+    """Fails in the first step of FP16_Optimizer; nothing reads it elsewhere (runtime/fp16/fused_optimizer.py:261)."""
+    wrapped = case.stage == 0 and precision(case) in ("bf16", "fp16") and _name(case) in ("adam", "adamw")
+    fused = not _params(case).get("torch_adam") and not offloads_optimizer(case)
+    if wrapped and fused and block(case.config, "optimizer").get("legacy_fusion") is True:
+        path = ("optimizer", "legacy_fusion")
+        yield Problem("DS516", "error", path, "the first step fails with it", "leave it out", (Remove(path),))
+
+
+def untested(case: Case) -> Iterator[Problem]:
+    """ZeRO wraps what it was tested with, unless told otherwise (runtime/engine.py:2298-2301)."""
+    if (
+        case.stage in (0, None)
+        or case.config.get("zero_allow_untested_optimizer", False)
+        or _name(case) not in _UNTESTED
+    ):
+        return
+    message = f"ZeRO was not tested with {case.config['optimizer']['type']} and refuses it"
+    advice = 'add "zero_allow_untested_optimizer": true at the top level'
+    yield Problem("DS517", "error", ("optimizer", "type"), message, advice)
+
+
+def muon_with_reduce_scatter(case: Case) -> Iterator[Problem]:
+    """Muon needs whole gradients at stage 3 (zero/stage3.py:360-361)."""
+    if case.stage == 3 and _name(case) == "muon" and flag(case.zero.get("reduce_scatter", True)):
+        message = "Muon at stage 3 does not work with reduce_scatter, which is on by default"
+        yield Problem("DS518", "error", ("optimizer", "type"), message, "set zero_optimization.reduce_scatter to false")
+
+
+def lamb_with_fixed_scale(case: Case) -> Iterator[Problem]:
+    """Lamb needs dynamic loss scaling, with fp16 on or off (runtime/engine.py:1781, 2021-2023)."""
+    scale = number(block(case.config, "fp16").get("loss_scale", 0))
+    if _name(case) == "lamb" and scale:
+        yield Problem("DS519", "error", ("fp16", "loss_scale"), "Lamb needs dynamic loss scaling", "write 0")
+
+
+def cpu_adam_needed(case: Case) -> Iterator[Problem]:
+    """16-bit masters and partial offload want DeepSpeedCPUAdam (zero/stage3.py:299-313, stage_1_and_2.py:331)."""
+    if case.stage in (0, None) or not offloads_optimizer(case) or _name(case) is None or _cpu_adam(case):
+        return
+    bf16 = bf16_name(case.config)
+    wants: list[Path] = (
+        [("zero_optimization", "offload_optimizer", "ratio")] if case.stage == 3 and _partial(case) else []
+    )
+    for name, key in (("fp16", "fp16_master_weights_and_grads"), (bf16, "bf16_master_weights_and_grads")):
+        states = name == bf16 and flag(block(case.config, bf16).get("bf16_optimizer_states", False))
+        if flag(block(case.config, name).get(key, False)) and not states:
+            wants.append((name, key))
+    for path in wants:
+        advice = "use Adam or AdamW without torch_adam"
+        yield Problem("DS520", "error", path, "only works with DeepSpeed's CPU Adam", advice)
+
+
+def _partial(case: Case) -> bool:
+    ratio = number(block(case.zero, "offload_optimizer").get("ratio", 1.0))
+    return ratio is not None and 0 <= ratio < 1

@@ -1,12 +1,26 @@
-"""ZeRO stages."""
+"""ZeRO: what its keys do at the stage chosen."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.config.finding import Problem
+from dsconf.config.finding import Problem, Remove
 from dsconf.config.names import STAGE3_ALIASED
-from dsconf.config.rules.case import Case, block, stage
+from dsconf.config.rules.case import Case, flag, whole
+
+_STAGES_1_AND_2 = (
+    *("allgather_bucket_size", "ignore_unused_parameters", "parameter_alignment", "round_robin_gradients"),
+    "use_multi_rank_bucket_allreduce",
+)
+_STAGE_3 = (
+    *(*STAGE3_ALIASED, "enable_sanity_checks", "leaf_module", "log_trace_cache_warnings", "memory_efficient_linear"),
+    *("override_module_apply", "save_muon_momentum_buffer_in_memory", "sub_group_size"),
+)
+_ANY_STAGE = (
+    *("contiguous_gradients", "elastic_checkpoint", "load_from_fp32_weights", "overlap_comm", "reduce_bucket_size"),
+    "reduce_scatter",
+)
+_ZERO_PLUS_PLUS = ("zero_quantized_weights", "zero_quantized_nontrainable_weights", "zero_quantized_gradients")
 
 
 def needed_by_accelerate(case: Case) -> Iterator[Problem]:
@@ -18,19 +32,58 @@ def needed_by_accelerate(case: Case) -> Iterator[Problem]:
 
 def twice(case: Case) -> Iterator[Problem]:
     """A key with and without stage3_ given twice is forbidden (zero/config.py:240-292)."""
-    zero = block(case.config, "zero_optimization")
     for name in STAGE3_ALIASED:
-        if name in zero and f"stage3_{name}" in zero and "auto" not in (zero[name], zero[f"stage3_{name}"]):
+        both = (case.zero.get(name, "auto"), case.zero.get(f"stage3_{name}", "auto"))
+        if "auto" not in both:
             message = f"the same setting as stage3_{name}, which is given too"
-            yield Problem("DS302", "error", ("zero_optimization", name), message, "leave one of them out")
+            fix = (Remove(("zero_optimization", name)),) if both[0] == both[1] else ()
+            yield Problem("DS302", "error", ("zero_optimization", name), message, "leave one of them out", fix)
 
 
 def stage3_key_below_stage3(case: Case) -> Iterator[Problem]:
     """``stage3_`` keys are read and ignored below stage 3."""
-    at = stage(case.config)
+    at = case.stage
     if at is None or at >= 3:
         return
-    for key in block(case.config, "zero_optimization"):
+    for key in case.zero:
         if key.removeprefix("stage3_") in STAGE3_ALIASED and key.startswith("stage3_"):
             message = f"has no effect at ZeRO stage {at}"
             yield Problem("DS303", "warning", ("zero_optimization", key), message, "leave it out, or use stage 3")
+
+
+def zero_plus_plus_below_stage3(case: Case) -> Iterator[Problem]:
+    """Quantized weights and gradients and a second shard only exist at stage 3 (runtime/engine.py:2747-2795)."""
+    at = case.stage
+    if at is None or at >= 3:
+        return
+    wanted = [key for key in _ZERO_PLUS_PLUS if flag(case.zero.get(key, False))]
+    if (whole(case.zero.get("zero_hpz_partition_size", 1)) or 0) > 1:
+        wanted.append("zero_hpz_partition_size")
+    for key in wanted:
+        message = f"ZeRO++ needs stage 3; at stage {at} DeepSpeed ignores it"
+        yield Problem("DS304", "error", ("zero_optimization", key), message, "leave it out, or use stage 3")
+
+
+def uneven_second_shard(case: Case) -> Iterator[Problem]:
+    """hpZ groups must divide the world (utils/groups.py:942-943)."""
+    size = whole(case.zero.get("zero_hpz_partition_size", 1)) or 0
+    if case.stage == 3 and case.gpus is not None and size > 1 and case.gpus % min(size, case.gpus):
+        message = f"{case.gpus} GPUs cannot be split into groups of {size}"
+        advice = "use the number of GPUs of one node"
+        yield Problem("DS305", "error", ("zero_optimization", "zero_hpz_partition_size"), message, advice)
+
+
+def unused_at_the_stage(case: Case) -> Iterator[Problem]:
+    """Keys that only another stage reads (runtime/engine.py:2668-2795: what each stage's optimizer is given)."""
+    at = case.stage
+    unused = {0: (*_ANY_STAGE, *_STAGES_1_AND_2, *_STAGE_3), 1: _STAGE_3, 2: _STAGE_3, 3: _STAGES_1_AND_2}
+    for key in case.zero:
+        if at is not None and key in unused.get(at, ()):
+            yield Problem("DS306", "note", ("zero_optimization", key), f"not used at ZeRO stage {at}")
+
+
+def quantized_gradients_on_one_node(case: Case) -> Iterator[Problem]:
+    """The quantized reduction only runs between nodes (zero/stage3.py:1925-1931)."""
+    if case.stage == 3 and flag(case.zero.get("zero_quantized_gradients", False)):
+        message = "gradients are only quantized on two nodes or more; on one node nothing changes"
+        yield Problem("DS307", "note", ("zero_optimization", "zero_quantized_gradients"), message)

@@ -1,0 +1,31 @@
+"""Saving and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsconf.config.finding import Problem
+from dsconf.config.rules.case import Case, block, flag
+
+_GATHER = (
+    *("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save"),
+    "stage3_gather_fp16_weights_on_model_save",
+)
+
+
+def saved_in_shards(case: Case) -> Iterator[Problem]:
+    """save_16bit_model writes nothing at stage 3 unless told to gather (runtime/engine.py:5730-5740)."""
+    if case.stage == 3 and not any(case.zero.get(key) == "auto" or flag(case.zero.get(key, False)) for key in _GATHER):
+        message = "save_16bit_model saves nothing at stage 3: the weights stay in shards"
+        advice = "set stage3_gather_16bit_weights_on_model_save to true, or convert with zero_to_fp32.py"
+        yield Problem("DS321", "note", ("zero_optimization", "stage"), message, advice)
+
+
+def other_world_size(case: Case) -> Iterator[Problem]:
+    """Optimizer shards only load on as many ranks as wrote them (runtime/engine.py:4743-4752)."""
+    if case.gpus is None or case.resume_gpus in (None, case.gpus) or case.stage == 0:
+        return
+    if block(case.config, "checkpoint").get("load_universal", False) is not True:
+        message = f"a checkpoint of {case.resume_gpus} GPUs does not load on {case.gpus}"
+        advice = "convert it with ds_to_universal.py and set checkpoint.load_universal to true"
+        yield Problem("DS322", "error", (), message, advice)

@@ -1,0 +1,67 @@
+"""What HF Trainer and Accelerate do with a file before, or instead of, DeepSpeed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from dsconf.config.finding import Problem
+from dsconf.config.rules.case import Case, block
+
+_TRAINER_ARGUMENTS = {
+    ("train_micro_batch_size_per_gpu",): "per_device_train_batch_size",
+    ("gradient_accumulation_steps",): "gradient_accumulation_steps",
+    ("gradient_clipping",): "max_grad_norm",
+    ("optimizer", "params", "lr"): "learning_rate",
+    ("optimizer", "params", "betas"): "adam_beta1 and adam_beta2",
+    ("optimizer", "params", "eps"): "adam_epsilon",
+    ("optimizer", "params", "weight_decay"): "weight_decay",
+    ("scheduler", "params", "warmup_max_lr"): "learning_rate",
+    ("scheduler", "params", "warmup_num_steps"): "warmup_steps",
+    ("scheduler", "params", "total_num_steps"): "max_steps",
+    ("fp16", "enabled"): "fp16",
+    ("bf16", "enabled"): "bf16",
+}
+"""Keys that the Trainer compares with its own arguments (transformers integrations/deepspeed.py:136-263)."""
+
+
+def clipping_by_default(case: Case) -> Iterator[Problem]:
+    """Gradients are clipped at a norm of 1.0 unless the file says otherwise (runtime/constants.py:202-203)."""
+    if "gradient_clipping" not in case.config:
+        message = "gradients are clipped at a norm of 1.0, DeepSpeed's default"
+        if case.target == "hf":
+            message += ", whatever max_grad_norm says"
+        advice = 'add "gradient_clipping": ' + ("1.0, or 0 for none" if case.target == "deepspeed" else '"auto"')
+        yield Problem("DS601", "note", (), message, advice)
+
+
+def must_match(case: Case) -> Iterator[Problem]:
+    """The Trainer refuses to start where a number of the file is not its own."""
+    if case.target != "hf":
+        return
+    literal = []
+    for path, argument in _TRAINER_ARGUMENTS.items():
+        value = block(case.config, *path[:-1]).get(path[-1])
+        if value not in (None, "auto"):
+            literal.append(f"{path[-1]} ({argument})" if path[-1] != argument else argument)
+    if literal:
+        message = f"HF Trainer does not start unless its own arguments equal {', '.join(literal)}"
+        yield Problem("DS603", "note", (), message, 'write "auto" to take them from the Trainer')
+
+
+def activation_checkpointing(case: Case) -> Iterator[Problem]:
+    """Only deepspeed.checkpointing.configure() reads the block (activation_checkpointing/checkpointing.py:1121)."""
+    if not block(case.config, "activation_checkpointing"):
+        return
+    path = ("activation_checkpointing",)
+    if case.target == "hf":
+        message = "HF Trainer and its models never read this block: it saves no memory"
+        yield Problem("DS602", "warning", path, message, "use gradient_checkpointing of the Trainer")
+    else:
+        message = "only scripts that call deepspeed.checkpointing.configure() read this block"
+        yield Problem("DS602", "note", path, message)
+
+
+def printing(case: Case) -> Iterator[Problem]:
+    """Accelerate puts infinity in its place (accelerate utils/dataclasses.py: DeepSpeedPlugin.__post_init__)."""
+    if case.target != "deepspeed" and case.config.get("steps_per_print") is not None:
+        yield Problem("DS604", "note", ("steps_per_print",), "Accelerate replaces it: DeepSpeed prints nothing")
