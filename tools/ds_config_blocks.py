@@ -19,6 +19,7 @@ from ds_config_types import (
     DTYPE,
     DTYPE_TORCH,
     EDITORS,
+    FOLDER,
     LIST,
     LTD_LAYER,
     LTD_SCHEDULER,
@@ -188,8 +189,8 @@ BLOCKS: dict[str, dict[str, Key]] = {
     "autotuning": {
         "enabled": Key(BOOL, "Set by the launcher's --autotuning."),
         "fast": Key(BOOL, "Tunes micro-batches only."),
-        "results_dir": Key(TEXT, "Where results go."),
-        "exps_dir": Key(TEXT, "Where experiments go."),
+        "results_dir": Key(FOLDER, "Where results go."),
+        "exps_dir": Key(FOLDER, "Where experiments go."),
         "overwrite": Key(BOOL, "Replaces earlier results."),
         "start_profile_step": Key(WHOLE, "First step measured."),
         "end_profile_step": Key(WHOLE, "Last step measured."),

@@ -6,6 +6,7 @@ from ds_config_types import BOOL, COUNT, OBJECT, REAL, TEXT, TEXT_OR_NULL, WHOLE
 
 BOOL_AUTO = {"title": "true or false", "type": ["boolean", "string"], "pattern": "^auto$"}
 SCHEDULER = ("runtime/data_pipeline/curriculum_scheduler.py", "CURRICULUM_LEARNING_SCHEDULE_CONFIG]")
+TECHNIQUE = {"type": "object", "required": ["different_groups"]}
 COUNTS = {"type": "array", "items": COUNT}
 WHOLES = {"type": "array", "items": WHOLE}
 
@@ -37,12 +38,12 @@ OLD_BLOCKS: dict[str, dict[str, Key]] = {
     "compression_training": {
         "shared_parameters": Key(OBJECT, "Without effect here: it belongs inside a technique."),
         "layer_reduction": Key(OBJECT, "Trains a student with fewer layers."),
-        "weight_quantization": Key(OBJECT, "Quantizes weights: shared_parameters and different_groups."),
-        "activation_quantization": Key(OBJECT, "Quantizes activations: shared_parameters and different_groups."),
-        "sparse_pruning": Key(OBJECT, "Prunes single weights: shared_parameters and different_groups."),
-        "row_pruning": Key(OBJECT, "Prunes rows: shared_parameters and different_groups."),
-        "head_pruning": Key(OBJECT, "Prunes attention heads: shared_parameters and different_groups."),
-        "channel_pruning": Key(OBJECT, "Prunes channels: shared_parameters and different_groups."),
+        "weight_quantization": Key(TECHNIQUE, "Quantizes weights: shared_parameters and different_groups."),
+        "activation_quantization": Key(TECHNIQUE, "Quantizes activations: shared_parameters and different_groups."),
+        "sparse_pruning": Key(TECHNIQUE, "Prunes single weights: shared_parameters and different_groups."),
+        "row_pruning": Key(TECHNIQUE, "Prunes rows: shared_parameters and different_groups."),
+        "head_pruning": Key(TECHNIQUE, "Prunes attention heads: shared_parameters and different_groups."),
+        "channel_pruning": Key(TECHNIQUE, "Prunes channels: shared_parameters and different_groups."),
     },
     "curriculum_learning": {
         "enabled": Key(BOOL, "Trains on short sequences first."),

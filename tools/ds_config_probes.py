@@ -62,6 +62,8 @@ def narrow(blocks: dict[str, Any], paths: dict[str, Path]) -> None:
         if kinds:
             block["type"] = ["object", *kinds]
         if "patternProperties" in block:
+            if not takes(_nested(path, {})) and takes(_nested(path, {"enabled": False})):
+                block["required"] = ["enabled"]
             continue
         for key, part, whole in _numbers(block):
             _limit((*path, key), part, whole)

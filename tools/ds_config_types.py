@@ -20,6 +20,7 @@ class Key(NamedTuple):
 
 BOOL = {"type": "boolean"}
 TEXT = {"type": "string"}
+FOLDER = {"title": "the name of a folder", "type": "string", "pattern": "."}
 TEXT_OR_NULL = {"type": ["string", "null"]}
 OBJECT = {"type": "object"}
 COUNT = {"type": "integer", "minimum": 1}

@@ -25,8 +25,8 @@ from ds_config_blocks import BLOCKS, TOP  # noqa: E402
 from ds_config_models import model_block, models, variants  # noqa: E402
 from ds_config_old import OLD_BLOCK_WORDS, OLD_BLOCKS, OLD_TOP  # noqa: E402
 from ds_config_probes import narrow  # noqa: E402
-from ds_config_reads import UNSET, Reads, signature_reads, watched_reads  # noqa: E402
-from ds_config_types import OBJECT, Key  # noqa: E402
+from ds_config_reads import UNSET, Reads, signature_reads, takes, watched_reads  # noqa: E402
+from ds_config_types import Key  # noqa: E402
 from ds_config_words import BLOCK_WORDS  # noqa: E402
 
 from dsconf.config.names import RELEASES  # noqa: E402
@@ -68,15 +68,24 @@ def _is_read(key: Key, package: Path) -> bool:
     return file.exists() and key.seen[1] in file.read_text(encoding="utf-8")
 
 
-def _plain_property(key: Key, default: Any) -> dict[str, Any]:
-    name = _inner(key.kind)
+def _or_null(kind: dict[str, Any]) -> dict[str, Any]:
+    """``kind`` or null: where the parser itself puts None for a key left out, null is the same."""
+    kinds = kind.get("type", "null")
+    kinds = [kinds] if isinstance(kinds, str) else kinds
+    return kind if "null" in kinds else {**kind, "type": [*kinds, "null"]}
+
+
+def _plain_property(key: Key, noted: Any) -> dict[str, Any]:
+    """One hand-read key; ``noted`` is the default given with its look-up."""
+    name, default = _inner(key.kind), noted
     if name:
         default = None if name in NO_BLOCK else {}
     elif default is UNSET:
-        default = {} if key.default is UNSET and key.kind == OBJECT else key.default
+        default = {} if key.default is UNSET and key.kind.get("type") == "object" else key.default
     if default is UNSET:
         raise KeyError(f"{key.words!r}: DeepSpeed gives no default with its look-up; give one in the tables")
-    return {**key.kind, "default": list(default) if isinstance(default, tuple) else default, "description": key.words}
+    kind = _or_null(key.kind) if noted is None else key.kind
+    return {**kind, "default": list(default) if isinstance(default, tuple) else default, "description": key.words}
 
 
 def _plain_properties(keys: dict[str, Key], noted: dict[str, Any], package: Path) -> dict[str, Any]:
@@ -164,8 +173,7 @@ def build() -> dict[str, Any]:
     for name in (name for name in inner if len(paths[name]) == 1):
         default = None if name in NO_BLOCK else {}
         properties[name] = {"$ref": f"#/$defs/{name}", "default": default, "description": words[name]}
-    old_name = {"default": {}, "deprecated": True, "description": "Old name of bf16."}
-    properties["bfloat16"] = {"$ref": "#/$defs/bf16", **old_name}
+    properties["bfloat16"] = _old_bf16()
     _examples(inner)
     used = str(inner)
     scalars = {name: part for name, part in variants().items() if f"#/$defs/{name}'" in used}
@@ -179,6 +187,13 @@ def build() -> dict[str, Any]:
         "additionalProperties": False,
         "$defs": {**scalars, **inner},
     }
+
+
+def _old_bf16() -> dict[str, Any]:
+    """The other name of bf16; what it may hold instead of an object is its own affair."""
+    kinds = ["object", "null"] if takes({"bfloat16": None}) else "object"
+    about = {"default": {}, "deprecated": True, "description": "Old name of bf16."}
+    return {"$ref": "#/$defs/bf16", "type": kinds, **about}
 
 
 def _examples(defs: dict[str, Any]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, dotted
@@ -13,7 +14,8 @@ from dsconf.config.removed import INSTEAD
 from dsconf.errors import closest, nearest
 
 if TYPE_CHECKING:
-    from jsonschema import Draft202012Validator, ValidationError
+    from jsonschema import ValidationError
+    from jsonschema.protocols import Validator
 
 __all__ = ["load_schema", "property_at", "schema_problems"]
 
@@ -23,6 +25,9 @@ _LISTED = 500
 """Unknown keys of one object that are named one by one."""
 _LONGEST = 80
 """Characters of a key that may be a misspelling."""
+_LONGEST_TEXT = 4096
+_VIOLATIONS = 2000
+"""After so many nobody reads on; a list of a million wrong numbers would take half a minute."""
 _PLACES = 3
 """A key known in more places than this (``enabled``) says nothing about where it belongs."""
 _CERTAIN = 0.85
@@ -120,17 +125,49 @@ def _described(error: ValidationError) -> Problem:
         hint = nearest(str(error.instance)[:_LONGEST], [str(c) for c in choices]).removeprefix("; ")
         listed = ", ".join(dict.fromkeys(str(choice) for choice in choices))
         return Problem("DS103", "error", path, f"{value} is not one of {listed}", hint or None)
+    if error.validator == "required":
+        missing = next(key for key in cast(list[str], error.validator_value) if key not in cast(Any, error.instance))
+        return Problem("DS102", "error", path, f"lacks {missing!r}, which DeepSpeed insists on")
     if error.validator in _RANGES and _wanted(schema) != "true or false":
         limit = f"{_RANGES[error.validator]} {error.validator_value}"
         return Problem("DS104", "error", path, f"{value} is out of range; it must be {limit}")
     return Problem("DS102", "error", path, f"{value} is not {_wanted(schema)}")
 
 
-@cache
-def _validator(release: str) -> Draft202012Validator:
+def _of_numbers_in_text(keyword: str) -> Any:
+    """``keyword`` for text that DeepSpeed reads as a number, too: it holds ``"12"`` against a limit like ``12``."""
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(load_schema(release))
+    plain = Draft202012Validator.VALIDATORS[keyword]
+
+    def check(validator: Any, limit: Any, instance: Any, schema: Any) -> Any:
+        if isinstance(instance, str):
+            try:
+                instance = float(instance[:_LONGEST])
+            except ValueError:
+                return ()
+        return plain(validator, limit, instance, schema) or ()
+
+    return check
+
+
+def _short_pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Any:
+    """``pattern``, but text longer than any path fits none: matching would take seconds."""
+    from jsonschema import Draft202012Validator, ValidationError
+
+    if isinstance(instance, str) and len(instance) > _LONGEST_TEXT:
+        return (ValidationError("too long"),)
+    return Draft202012Validator.VALIDATORS["pattern"](validator, pattern, instance, schema) or ()
+
+
+@cache
+def _validator(release: str) -> Validator:
+    from jsonschema import Draft202012Validator, validators
+
+    extend: Any = validators.extend
+    changed: dict[str, Any] = {word: _of_numbers_in_text(word) for word in _RANGES}
+    kind: type[Validator] = extend(Draft202012Validator, changed | {"pattern": _short_pattern})
+    return kind(load_schema(release))
 
 
 def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Problem]:
@@ -141,7 +178,7 @@ def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Pr
     """
     release = known_release(version)
     found: dict[Path, Problem] = {}
-    for error in _validator(release).iter_errors(config):
+    for error in islice(_validator(release).iter_errors(config), _VIOLATIONS):
         if error.validator == "additionalProperties":
             problems: list[Problem] = list(_unknown_keys(config, error, release))
         else:
