@@ -68,6 +68,11 @@ def _is_read(key: Key, package: Path) -> bool:
     return file.exists() and key.seen[1] in file.read_text(encoding="utf-8")
 
 
+def _left_out(kind: dict[str, Any]) -> dict[str, Any] | None:
+    """What leaving an object out means: an empty one, or nothing where an empty one is refused."""
+    return None if "required" in kind else {}
+
+
 def _or_null(kind: dict[str, Any]) -> dict[str, Any]:
     """``kind`` or null: where the parser itself puts None for a key left out, null is the same."""
     kinds = kind.get("type", "null")
@@ -81,7 +86,7 @@ def _plain_property(key: Key, noted: Any) -> dict[str, Any]:
     if name:
         default = None if name in NO_BLOCK else {}
     elif default is UNSET:
-        default = {} if key.default is UNSET and key.kind.get("type") == "object" else key.default
+        default = _left_out(key.kind) if key.default is UNSET and key.kind.get("type") == "object" else key.default
     if default is UNSET:
         raise KeyError(f"{key.words!r}: DeepSpeed gives no default with its look-up; give one in the tables")
     kind = _or_null(key.kind) if noted is None else key.kind
@@ -171,7 +176,7 @@ def build() -> dict[str, Any]:
         raise KeyError("; ".join(problems))
     narrow(inner, paths)
     for name in (name for name in inner if len(paths[name]) == 1):
-        default = None if name in NO_BLOCK else {}
+        default = None if name in NO_BLOCK else _left_out(inner[name])
         properties[name] = {"$ref": f"#/$defs/{name}", "default": default, "description": words[name]}
     properties["bfloat16"] = _old_bf16()
     _examples(inner)

@@ -25,6 +25,7 @@ WRAPPERS = {
     "zero12": "stages 1, 2",
     "zero3": "stage 3",
     "fp16": "stage 0 in 16 bit",
+    "unfused": "stage 0 in 16 bit, not FusedAdam",
     "bf16": "stage 1 with fp32 accumulation",
     "none": "stage 0 in fp32",
     "ddp": "DDP",

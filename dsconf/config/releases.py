@@ -31,7 +31,9 @@ def known_release(version: str) -> str:
     Raises:
         InputError: no release of that minor has a schema, or ``version`` is none.
     """
-    match = re.fullmatch(r"v?([0-9]+\.[0-9]+)(?:\.([0-9]+))?(?:[.+-].*)?", version.strip(), re.ASCII)
+    match = re.fullmatch(
+        r"v?([0-9]+\.[0-9]+)(?:\.([0-9]+))?(?:\.?(?:dev|post|rc|a|b)[0-9]+)?(?:\+.*)?", version.strip(), re.ASCII
+    )
     patches = [release for release in RELEASES if match and _minor(release) == match[1]]
     if match is None or not patches or len(version) > 40:
         minors = ", ".join(dict.fromkeys(_minor(release) for release in RELEASES))
