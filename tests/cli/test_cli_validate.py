@@ -8,14 +8,16 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jsonschema
 import pytest
 from click.testing import CliRunner
 
 from dsconf.cli import group
+from dsconf.resources import text
 
 ROOT = Path(__file__).resolve().parents[2]
-GOOD = '{"train_batch_size": 8, "zero_optimization": {"stage": 2}}\n'
-BAD = '{\n  "train_batch_size": 8,\n  "zero_optimization": {"stagee": 2}\n}\n'
+GOOD = '{"train_batch_size": 8, "gradient_clipping": 1.0, "zero_optimization": {"stage": 2}}\n'
+BAD = '{\n  "train_batch_size": 8, "gradient_clipping": 1.0,\n  "zero_optimization": {"stagee": 2}\n}\n'
 
 
 @pytest.fixture
@@ -75,7 +77,23 @@ def test_json_has_the_keys_of_the_contract(files):
         "line": 3,
         "column": 25,
         "suggestion": "did you mean 'stage'?",
+        "fix": [{"edit": "rename", "path": "zero_optimization.stagee", "to": "zero_optimization.stage"}],
     }
+
+
+def test_json_is_what_its_schema_says(files):
+    schema = json.loads(text("schemas", "validate.schema.json"))
+    (files / "cut.json").write_text(BAD[:50])
+    (files / "odd.json").write_text(
+        '{"zero_optimization": {"stage": 9, "cpu_offload": true}, "amp": {}, "bf16": {"auto": 1}}'
+    )
+    names = [files / name for name in ("good.json", "bad.json", "cut.json", "odd.json", "none.json")]
+    document = json.loads(run(*names, "--gpus", 4, "--params", "7B", "--format", "json").stdout)
+    jsonschema.Draft202012Validator(schema).validate(document)
+    codes = [{finding["code"] for finding in file["findings"]} for file in document["files"]]
+    assert codes[:3] == [{"DS901"}, {"DS101", "DS901"}, {"DS002"}]
+    assert codes[3] >= {"DS103", "DS105", "DS107", "DS201", "DS901"}
+    assert codes[4] == {"DS001"}
 
 
 def test_standard_input():
@@ -91,9 +109,77 @@ def test_gpus_and_for_reach_the_rules(files):
     assert run(files / "auto.json", "--for", "deepspeed").exit_code == 1
 
 
+def test_standard_input_can_be_named_once(files):
+    result = run("-", files / "good.json", "-", input=GOOD)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "name it once" in result.stderr
+
+
+def test_the_same_file_twice_and_a_folder(files):
+    result = run(files / "good.json", files, files / "good.json")
+    assert result.exit_code == 2
+    assert f"{files}: error DS001: is a folder; name the ds_config file in it" in result.stdout
+    assert "3 files: 1 error," in result.stdout
+
+
+def test_who_loads_it_is_said_and_decides(files):
+    (files / "nan.json").write_text('{"train_batch_size": "auto", "gradient_clipping": NaN}')
+    result = run(files / "nan.json")
+    assert f"{files / 'nan.json'}:1:30: error DS005 gradient_clipping: HF Trainer reads nan" in result.stdout
+    assert result.stdout.endswith("(read as hf)\n")
+    result = run(files / "nan.json", "--for", "deepspeed")
+    assert f"{files / 'nan.json'}:1:51: error DS002: NaN is not a number in JSON or HJSON" in result.stdout
+    assert result.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    ("target", "severity", "says"),
+    [("deepspeed", "error", "DeepSpeed refuses the file"), ("hf", "error", "HF Trainer keeps the last value")],
+)
+def test_a_key_that_stands_twice(files, target, severity, says):
+    (files / "twice.json").write_text(
+        '{"train_batch_size": 8, "gradient_clipping": 1,\n "zero_optimization": {"stage": 1, "stage": 2}}'
+    )
+    result = run(files / "twice.json", "--for", target)
+    assert result.exit_code == 1
+    assert (
+        f":2:36: {severity} DS003 zero_optimization.stage: the key stands twice in one object; {says}" in result.stdout
+    )
+
+
+def test_comments_are_a_note_for_deepspeed_and_an_error_for_the_others(files):
+    (files / "why.json").write_text('{\n  // two\n  "train_batch_size": 8, "zero_optimization": {"stage": 2}\n}')
+    assert ":2:3: note DS004: not strict JSON (a comment): DeepSpeed reads it" in run(files / "why.json").stdout
+    result = run(files / "why.json", "--for", "accelerate")
+    assert result.exit_code == 1
+    assert ":2:3: error DS004: not strict JSON (a comment): Accelerate cannot read it" in result.stdout
+
+
+def test_another_release_reads_other_keys(files):
+    (files / "old.json").write_text('{"train_batch_size": 8, "amp": {"enabled": false}}')
+    assert "DS105 amp" in run(files / "old.json").stdout
+    assert "DS105" not in run(files / "old.json", "--deepspeed-version", "0.16").stdout
+
+
+def test_whether_it_fits_is_a_finding(files):
+    words = ["--gpus", 8, "--gpu", "h100", "--seq-len", 4096]
+    result = run(files / "good.json", "--params", "1B", *words)
+    assert result.exit_code == 0
+    assert "good.json:1:1: note DS901: fits: a GPU needs " in result.stdout
+    result = run(files / "good.json", "--params", "70B", *words)
+    assert result.exit_code == 1
+    assert "good.json:1:1: error DS901: does not fit: a GPU needs " in result.stdout
+
+
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
+        (["--params", "7B"], "--gpus: give the total number of GPUs"),
+        (["--params", "7B", "--gpus", "8", "--gpu", "h1000"], "h1000"),
+        (["--gpu", "h100"], "--gpu: says whether the job fits; name the model too"),
+        (["--model", "no/such", "--gpus", "8"], "no/such"),
+        (["--deepspeed-version", "0.9"], "'0.9' is not known"),
+        (["--resume-gpus", "0"], "--resume-gpus: 0 is not a positive number"),
         (["--gpus", "0"], "--gpus: 0 is not a positive number"),
         (["--gpus", "-1"], "--gpus: -1 is not a positive number"),
         (["--gpus", "many"], "--gpus: 'many' is not a whole number"),
