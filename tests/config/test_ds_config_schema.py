@@ -1,4 +1,4 @@
-"""The newest schema is what the generator writes, refuses what DeepSpeed refuses, accepts only what resolve can read."""
+"""The newest schema is what the generator writes, refuses what DeepSpeed refuses, takes only what resolve can read."""
 
 from __future__ import annotations
 
@@ -221,7 +221,7 @@ def deepspeed_takes(monkeypatch):
 
 
 def test_deepspeed_and_the_schema_agree_on_every_value_at_every_key(deepspeed_takes):
-    """All that DeepSpeed refuses is an error; in pydantic blocks, where nothing is dropped silently, also the reverse."""
+    """All that DeepSpeed refuses is an error; in pydantic blocks, which drop nothing silently, also the reverse."""
     missed, false_alarms, compared = [], [], 0
     for path, value, pydantic, config in cases():
         compared += 1
