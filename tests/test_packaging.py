@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 REPO = Path(__file__).resolve().parent.parent
-DATA = {"dsconf.schemas": "schemas", "dsconf.templates": "templates"}
+DATA = {"dsconf.rules": "docs/rules", "dsconf.schemas": "schemas", "dsconf.templates": "templates"}
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "numpy")
 JOB = ["--params", "1B", "--gpus", "1", "--gpu-memory", "80GiB"]
 PROBE = """
@@ -26,6 +26,7 @@ json.dump({
     "home": dsconf.__file__,
     "schemas": {n: json.loads(resources.text("schemas", n)).get("$schema") for n in sys.argv[1].split(",")},
     "templates": [len(resources.text("templates", n)) for n in sys.argv[2].split(",")],
+    "rules": [len(resources.text("rules", n)) for n in sys.argv[3].split(",")],
 }, sys.stdout)
 """
 
@@ -146,6 +147,7 @@ def test_the_wheel_holds_the_package_and_its_data_alone(wheel: Path) -> None:
     data = {str(path.relative_to(REPO)) for path in (REPO / "dsconf").rglob("*.json")}
     data |= {f"dsconf/schemas/{name}" for name in _shipped("schemas", ".json")}
     data |= {f"dsconf/templates/{name}" for name in _shipped("templates", ".j2")}
+    data |= {f"dsconf/rules/{name}" for name in _shipped("docs/rules", ".md")}
     assert code | data | {"dsconf/py.typed"} <= names
     assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == {"dsconf"}
 
@@ -170,15 +172,21 @@ def test_the_wheel_asks_for_five_small_libraries(wheel: Path) -> None:
 
 
 def test_resources_load_from(home: Home) -> None:
-    schemas, templates = _shipped("schemas", ".json"), _shipped("templates", ".j2")
+    schemas, templates, rules = (
+        _shipped("schemas", ".json"),
+        _shipped("templates", ".j2"),
+        _shipped("docs/rules", ".md"),
+    )
     assert schemas
     assert templates
-    done = home.run("-c", PROBE, ",".join(schemas), ",".join(templates))
+    assert rules
+    done = home.run("-c", PROBE, ",".join(schemas), ",".join(templates), ",".join(rules))
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert Path(seen["home"]).is_relative_to(home.package)
     assert set(seen["schemas"].values()) == {"https://json-schema.org/draft/2020-12/schema"}
     assert min(seen["templates"]) > 0
+    assert min(seen["rules"]) > 0
 
 
 def test_the_commands_work_from(home: Home, tmp_path: Path) -> None:

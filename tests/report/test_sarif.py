@@ -88,5 +88,12 @@ def test_no_finding_is_no_result(run):
     assert results(run, "good.json") == []
 
 
+def test_a_rule_carries_its_page(run):
+    (rule,) = (rule for rule in run["tool"]["driver"]["rules"] if rule["id"] == "DS101")
+    page = (Path(__file__).parents[2] / "docs" / "rules" / "DS101.md").read_text()
+    assert rule["shortDescription"]["text"] == "unknown key"
+    assert rule["help"] == {"text": page, "markdown": page}
+
+
 def test_a_code_without_a_page_is_its_own_title():
     assert rule_page("DS000") == ("DS000", "DS000", "")
