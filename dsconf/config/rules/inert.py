@@ -6,11 +6,14 @@ from collections.abc import Iterator
 
 from dsconf.config.finding import Problem, Remove
 from dsconf.config.rules.case import Case, block, flag, whole
+from dsconf.errors import nearest
 
 _SWITCHED = (
     *("comms_logger", "flops_profiler", "tensorboard", "wandb", "csv_monitor", "comet", "hybrid_engine"),
     *("torch_autocast", "autotuning"),
 )
+_RANDOM_LTD = ("total_layer_num", "random_ltd_layer_num", "random_ltd_schedule")
+_LEVELS = ("debug", "info", "warning", "error", "critical")
 _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"}
 
 
@@ -45,12 +48,22 @@ def missing_package(case: Case) -> Iterator[Problem]:
 
 
 def data_efficiency(case: Case) -> Iterator[Problem]:
-    """Checked when the file is read, even with the blocks around them off (data_pipeline/config.py)."""
+    """Checked when the file is read, even with the blocks around them off; random-LTD when the engine is built.
+
+    Source: runtime/data_pipeline/config.py, runtime/data_pipeline/data_routing/scheduler.py.
+    """
     path = ("data_efficiency", "data_sampling")
     for name, key in (("curriculum_learning", "curriculum_metrics"), ("dynamic_batching", "max_tokens")):
         inner = block(case.config, *path, name)
         if inner.get("enabled", False) is True and key not in inner:
             yield Problem("DS609", "error", (*path, name, "enabled"), f"needs {key} beside it", f"add {key}")
+    path = ("data_efficiency", "data_routing")
+    dropping = block(case.config, *path, "random_ltd")
+    if block(case.config, *path).get("enabled") is True and dropping.get("enabled", False) is True:
+        missing = [key for key in _RANDOM_LTD if key not in dropping]
+        if missing:
+            message = f"needs {', '.join(missing)} beside it"
+            yield Problem("DS609", "error", (*path, "random_ltd", "enabled"), message, f"add {missing[0]}")
 
 
 def tensor_parallel_twice(case: Case) -> Iterator[Problem]:
@@ -73,3 +86,11 @@ def vocabulary(case: Case) -> Iterator[Problem]:
     if size is not None and size % 8:
         message = f"{size} is no multiple of 8, which costs speed; DeepSpeed does nothing but warn"
         yield Problem("DS612", "note", ("vocabulary_size",), message, f"pad the vocabulary to {size + -size % 8}")
+
+
+def log_level(case: Case) -> Iterator[Problem]:
+    """Python's levels by their long names, in any case (utils/logging.py)."""
+    level = case.config.get("log_level")
+    if isinstance(level, str) and level.lower() not in _LEVELS and level != "auto":
+        message = f"{level!r} is not one of {', '.join(_LEVELS)}"
+        yield Problem("DS613", "error", ("log_level",), message, nearest(level.lower(), _LEVELS).removeprefix("; "))

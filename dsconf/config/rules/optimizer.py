@@ -100,6 +100,19 @@ def impossible_value(case: Case) -> Iterator[Problem]:
             yield Problem("DS514", "error", path, f"{value} is not at least 0 and less than 1")
 
 
+def impossible_choice(case: Case) -> Iterator[Problem]:
+    """Muon's two methods (zero/muon/original_muon.py), and torch's Nesterov without momentum (torch/optim/sgd.py)."""
+    params = _params(case)
+    method = params.get("ns_method", "gram")
+    if _name(case) == "muon" and method not in ("standard", "gram"):
+        message = f"{method!r} is neither standard nor gram"
+        yield Problem("DS525", "error", ("optimizer", "params", "ns_method"), message)
+    momentum = (number(params.get("momentum", 0)) or 0) > 0 and not params.get("dampening")
+    if _name(case) == "SGD" and params.get("nesterov") is True and not momentum:
+        message = "Nesterov needs a momentum above 0 and no dampening"
+        yield Problem("DS525", "error", ("optimizer", "params", "nesterov"), message, "set momentum")
+
+
 def amsgrad(case: Case) -> Iterator[Problem]:
     """DeepSpeed's kernels have no AMSGrad (ops/adam/fused_adam.py:87-88, ops/lamb/fused_lamb.py:55-56)."""
     own = _name(case) in ("adam", "adamw", "lamb") and not _params(case).get("torch_adam")

@@ -9,8 +9,6 @@ from dsconf.config.rules.arguments import PYTHON_SCHEDULERS, REQUIRED, SCHEDULER
 from dsconf.config.rules.case import Case, block, number, precision
 from dsconf.errors import nearest
 
-_STEPS = ("warmup_num_steps", "lr_range_test_step_size", "cycle_first_step_size")
-
 
 def _type(case: Case) -> str | None:
     name = block(case.config, "scheduler").get("type")
@@ -57,35 +55,13 @@ def missing_parameters(case: Case) -> Iterator[Problem]:
         yield Problem("DS522", "error", ("scheduler", "type"), message, 'add "params": {}')
 
 
-def impossible_steps(case: Case) -> Iterator[Problem]:
-    """Steps must be positive (lr_schedules.py:734, 875 and the constructors of LRRangeTest and OneCycle)."""
-    name = _type(case)
-    for key in _STEPS:
-        value = number(_params(case).get(key))
-        if value is not None and value <= 0 and key in SCHEDULERS.get(name or "", ()):
-            path = ("scheduler", "params", key)
-            yield Problem("DS523", "error", path, f"{value} is not a positive number of steps")
-    second = number(_params(case).get("cycle_second_step_size"))
-    if name == "OneCycle" and second is not None and second < 0:
-        path = ("scheduler", "params", "cycle_second_step_size")
-        yield Problem("DS523", "error", path, f"{second} is a negative number of steps")
-
-
 def torch_scheduler_under_a_wrapper(case: Case) -> Iterator[Problem]:
     """Torch's schedulers want a torch optimizer, and get ZeRO's or the 16-bit wrapper (runtime/engine.py:1934)."""
     wrapped = case.stage in (1, 2, 3) or precision(case) in ("bf16", "fp16")
     if wrapped and _type(case) in TORCH_SCHEDULERS:
         message = "torch's schedulers refuse DeepSpeed's optimizer wrapper (ZeRO, bf16, fp16)"
         advice = f"use one of {', '.join(SCHEDULERS)}, or build it in the script"
-        yield Problem("DS524", "error", ("scheduler", "type"), message, advice)
-
-
-def unknown_warmup_type(case: Case) -> Iterator[Problem]:
-    """Anything but log and linear becomes log, with a line in the log (lr_schedules.py: WarmupLR.__init__)."""
-    kind = _params(case).get("warmup_type", "log")
-    if "warmup_type" in SCHEDULERS.get(_type(case) or "", ()) and kind not in ("log", "linear", "auto"):
-        path = ("scheduler", "params", "warmup_type")
-        yield Problem("DS525", "warning", path, f"{kind!r} is neither log nor linear: DeepSpeed takes log")
+        yield Problem("DS523", "error", ("scheduler", "type"), message, advice)
 
 
 def over_before_warm(case: Case) -> Iterator[Problem]:
@@ -95,4 +71,4 @@ def over_before_warm(case: Case) -> Iterator[Problem]:
     if decays and total is not None and (warmup if warmup is not None else 1000) > total:
         given = f"{warmup}" if warmup is not None else "1000, the default"
         message = f"training ends before the warmup of {given} steps does"
-        yield Problem("DS526", "warning", ("scheduler", "params", "total_num_steps"), message, "set warmup_num_steps")
+        yield Problem("DS524", "warning", ("scheduler", "params", "total_num_steps"), message, "set warmup_num_steps")
