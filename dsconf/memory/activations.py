@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.memory.ends import TIED, record_embedding, record_head, shared_bytes
-from dsconf.memory.layers import record_layer
+from dsconf.memory.layers import record_layer, windowed_layers
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.memory.tape import Heights, Played, Tape
 from dsconf.model.spec import Model
@@ -53,35 +53,31 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
         from dsconf.memory.traced import traced_activations
 
         return traced_activations(model, shape, replay)
-    played = _play(model, shape, replay == "reentrant")
-    layer, head, embedding = played.layer, played.head, played.embedding
+    layer, (head, embedding) = _layer(model, shape, replay), _ends(model, shape)
     kept, forward_only = shared_bytes(model, shape)
     width = shape.tokens * model.hidden * shape.width
-    saved, inside = (width, _replayed(layer, width, replay)) if replay else (layer.saved, layer.backward)
-    own = width - layer.saved_input if replay else 0
-    held = own + (width if replay == "reentrant" else 0)
-    variables = embedding.held + (width if embedding.output_held and not (replay or layer.saved_input) else 0)
+    variables = embedding.held + (width if embedding.output_held and not (replay or layer.saves_input) else 0)
     twice = {g.param.removeprefix(TIED): g.num_bytes for g in head.grads if g.param.startswith(TIED)}
     tied = sum(twice.values())
-    gone = kept + (forward_only if replay else 0)  # what layers share goes with the first one's backward
+    shared = kept + (forward_only if replay else 0)
+    # What layers share goes with the first one's backward; the tied gradient stays until the embedding's own arrives.
+    live = (g.live - shared + (0 if g.param in twice else tied) for g in embedding.grads)
     return Activations(
-        bottom=embedding.saved + kept + (forward_only if replay else 0),
+        bottom=embedding.saved + shared + layer.saved % model.layers,
         forward_only=variables + (0 if replay else forward_only),
-        layer=saved,
+        layer=layer.saved // model.layers,
         layers=model.layers,
         head=head.saved,
-        logits=shape.tokens * model.vocab * shape.width,
-        layer_forward=layer.dry_peak if replay else layer.forward_peak,
+        logits=shape.tokens * model.vocab * shape.low,
+        layer_forward=layer.forward,
         head_forward=head.forward_peak,
-        layer_backward=inside,
+        layer_backward=layer.backward,
         head_backward=head.backward,
-        layer_live=tuple(g.live + held for g in layer.grads),
+        layer_live=layer.live,
         head_live=_head_live(head, tied),
-        embedding_live=tuple(
-            max(0, g.live + tied - gone) if g.param not in twice else max(0, g.live - gone) for g in embedding.grads
-        ),
+        embedding_live=tuple(max(0, one) for one in live),
         tied=tied,
-        before_backward=max(embedding.backward.reduced - gone, 2 * tied),
+        before_backward=max(embedding.backward.reduced - shared, 2 * tied),
     )
 
 
@@ -97,29 +93,78 @@ def _head_live(head: Played, tied: int) -> tuple[int, ...]:
     return tuple(found)
 
 
-class _Parts(NamedTuple):
-    layer: Played
-    head: Played
-    embedding: Played
+class _Layer(NamedTuple):
+    """The layers of a model. Of two kinds, with a sliding window and without, each figure is the higher one: that of
+    the last layer of its kind, over what as many layers of the mean keep."""
+
+    saved: int
+    """By all layers together."""
+    saves_input: bool
+    forward: int
+    backward: Heights
+    live: tuple[int, ...]
+
+
+def _layer(model: Model, shape: Shape, replay: str) -> _Layer:
+    windows, width = windowed_layers(model), shape.tokens * model.hidden * shape.width
+    kinds = {windowed: _play(model, shape._replace(windowed=windowed), replay) for windowed in set(windows)}
+    saved = {windowed: width if replay else one.saved for windowed, one in kinds.items()}
+    total = sum(saved[windowed] for windowed in windows)
+    found: list[_Layer] = []
+    for windowed, one in kinds.items():
+        last = max(i for i, other in enumerate(windows) if other == windowed)
+        over = sum(saved[other] for other in windows[:last]) - (model.layers - 1) * (total // model.layers)
+        inside = _replayed(one, width, replay) if replay else one.backward
+        held = over + (width - one.saved_input if replay else 0) + (width if replay == "reentrant" else 0)
+        found.append(
+            _Layer(
+                total,
+                one.saved_input > 0,
+                over + (one.dry_peak if replay else one.forward_peak),
+                Heights(over + inside.reduced, over + inside.hoarded),
+                tuple(held + g.live for g in one.grads),
+            )
+        )
+    return found[0] if len(found) == 1 else _higher(*found)
+
+
+def _higher(one: _Layer, other: _Layer) -> _Layer:
+    backward = (max(pair) for pair in zip(one.backward, other.backward, strict=True))
+    return _Layer(
+        one.saved,
+        one.saves_input and other.saves_input,
+        max(one.forward, other.forward),
+        Heights(*backward),
+        tuple(map(max, one.live, other.live)),
+    )
+
+
+def _play(model: Model, shape: Shape, replay: str) -> Played:
+    tape, x = _record_layer(model, shape)
+    return tape.play([x], held=True, nested=replay == "reentrant")
 
 
 @lru_cache(maxsize=4096)
-def _play(model: Model, shape: Shape, reentrant: bool) -> _Parts:
-    (layer, x), (head, y), (embedding, ids) = _record(model, shape)
-    return _Parts(layer.play([x], held=True, nested=reentrant), head.play([y]), embedding.play([ids]))
+def _ends(model: Model, shape: Shape) -> tuple[Played, Played]:
+    (head, y), (embedding, ids) = _record_ends(model, shape)
+    return head.play([y]), embedding.play([ids])
 
 
-def _record(model: Model, shape: Shape) -> tuple[tuple[Tape, int], ...]:
-    """Layer, head and embedding, each with the tensor it is given."""
+def _record_layer(model: Model, shape: Shape) -> tuple[Tape, int]:
+    """A layer and the tensor it is given."""
+    r = Recorder(model, shape, model.parameters.layer)
+    record_layer(r, x := r.tape.tensor(shape.tokens * model.hidden * shape.width))
+    return r.tape, x
+
+
+def _record_ends(model: Model, shape: Shape) -> tuple[tuple[Tape, int], tuple[Tape, int]]:
+    """Head and embedding, each with the tensor it is given."""
     ends = (*model.parameters.before, *model.parameters.after)
-    width = shape.tokens * model.hidden * shape.width
-    layer = Recorder(model, shape, model.parameters.layer)
-    record_layer(layer, x := layer.tape.tensor(width))
     head = Recorder(model, shape, ends)
-    record_head(head, y := head.tape.tensor(width))
+    record_head(head, y := head.tape.tensor(shape.tokens * model.hidden * shape.width))
     embedding = Recorder(model, shape, ends)
     record_embedding(embedding, ids := embedding.tape.tensor(8 * shape.tokens, differentiable=False))
-    return (layer.tape, x), (head.tape, y), (embedding.tape, ids)
+    return (head.tape, y), (embedding.tape, ids)
 
 
 class Recorded(NamedTuple):
@@ -131,13 +176,20 @@ class Recorded(NamedTuple):
 
 def recorded(model: Model, shape: Shape) -> Recorded:
     """The operations of one layer, and of final norm, output projection and loss."""
-    (layer, _), (head, _), _ = _record(model, shape)
+    layer, _ = _record_layer(model, shape._replace(windowed=any(windowed_layers(model))))
+    (head, _), _ = _record_ends(model, shape)
     return Recorded(layer.keeps(), head.keeps())
 
 
 def _replayed(layer: Played, width: int, replay: str) -> Heights:
-    """Backward of a checkpointed layer: its input stays, and the re-entrant kind also holds the second output."""
+    """Second forward and backward of a checkpointed layer, beside its input and the incoming gradient.
+
+    The re-entrant kind also holds the second output.
+    """
     own = width - layer.saved_input
+    again = layer.forward_peak + width
     if replay == "reentrant":
-        return Heights(layer.backward.reduced + own + width, layer.backward.hoarded + own + width)
-    return Heights(layer.replay.reduced + own, layer.replay.hoarded + own)
+        found = Heights(layer.backward.reduced + own + width, layer.backward.hoarded + own + width)
+    else:
+        found = Heights(layer.replay.reduced + own, layer.replay.hoarded + own)
+    return Heights(max(found.reduced, again), max(found.hoarded, again))

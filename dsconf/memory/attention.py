@@ -71,7 +71,8 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     query, key = x.query, x.key
     if r.shape.low == 2:
         query, key = op("attention query fp32", [query], full), op("attention keys fp32", [key], full)
-    query, key = op("attention query copy", [query], full), op("attention keys copy", [key], full)
+    if r.shape.batch > 1:
+        query, key = op("attention query copy", [query], full), op("attention keys copy", [key], full)
     raw = op("attention scores", [query, key], scores, saves=[query, key])
     raw = op("attention scale" if r.model.family == "gptj" else "attention window", [raw], scores)
     raw = op("attention mask", [raw], scores, passes=True)
@@ -81,7 +82,7 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     r.visits.append("attn.attn_dropout" if r.model.family == "gptj" else "attn.attention.attn_dropout")
     if r.model.attention_dropout:
         weights = op("attention dropout", [weights], elements * r.shape.low, extra=elements)
-    value = op("attention values copy", [x.value], size)
+    value = _by_head(r, x.value, "values")
     out = op("attention product", [weights, value], size, saves=[weights, value])
     return op("attention output copy", [out], size)
 
@@ -99,9 +100,25 @@ def _scores(r: Recorder) -> int:
     return r.shape.batch * r.model.heads * r.shape.seq * r.shape.seq
 
 
+def _by_head(r: Recorder, x: int, name: str) -> int:
+    """Each head's rows for a batched product: a copy, unless there is one sequence, whose heads are views."""
+    return x if r.shape.batch == 1 else r.tape.op(f"attention {name} copy", [x], _size(r))
+
+
+def _at_all_heads(r: Recorder, x: Heads, tensor: int, name: str) -> int:
+    """Keys or values of every head: repeated; or the one there is expanded, which for one sequence is a view."""
+    if x.kv_heads == r.model.heads:
+        return _by_head(r, tensor, name)
+    if (x.repeats and x.kv_heads > 1) or r.shape.batch > 1:
+        return r.tape.op(f"repeat {name}", [tensor], _size(r))
+    return r.tape.part(f"{name} of every head", tensor, _size(r))
+
+
 def _repeated(r: Recorder, x: Heads) -> Heads:
-    key = r.tape.op("repeat keys", [x.key], _size(r))
-    value = r.tape.op("repeat values", [x.value], _size(r))
+    if x.kv_heads == 1:  # one head for all is expanded, which is a view
+        key, value = r.tape.part("all keys", x.key, _size(r)), r.tape.part("all values", x.value, _size(r))
+    else:
+        key, value = r.tape.op("repeat keys", [x.key], _size(r)), r.tape.op("repeat values", [x.value], _size(r))
     return x._replace(key=key, value=value, kv_heads=r.model.heads)
 
 
@@ -126,12 +143,16 @@ def _fused(r: Recorder, x: Heads) -> int:
 
 def _plain(r: Recorder, x: Heads) -> int:
     """torch's ``_scaled_dot_product_attention_math``: everything in fp32 and at all heads; the weights are kept."""
-    full = 2 * _size(r) if r.shape.low == 2 else _size(r)
+    shape, op = r.shape, r.tape.op
+    full = 2 * _size(r) if shape.low == 2 else _size(r)
     scores = 4 * _scores(r)
-    op = r.tape.op
     query = op("attention query fp32", [x.query], full)
-    key = op("attention keys fp32", [x.key], full)
-    value = op("attention values fp32", [x.value], full)
+    if x.repeats or shape.batch > 1:
+        key, value = op("attention keys fp32", [x.key], full), op("attention values fp32", [x.value], full)
+    else:
+        some = full * x.kv_heads // r.model.heads
+        key, value = op("attention keys fp32", [x.key], some), op("attention values fp32", [x.value], some)
+        key, value = r.tape.part("keys of every head", key, full), r.tape.part("values of every head", value, full)
     raw = op("attention scores", [query, key], scores, saves=[query, key])
     raw = op("attention mask", [raw], scores, passes=True)
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
@@ -144,35 +165,51 @@ def _eager(r: Recorder, x: Heads) -> int:
     shape, size, elements = r.shape, _size(r), _scores(r)
     scores = elements * shape.low
     op, save_output = r.tape.op, r.tape.save_output
-    query = op("attention query copy", [x.query], size)
-    key = op("attention keys copy", [x.key], size)
+    query = x.query if x.head_major else _by_head(r, x.query, "query")
+    key = x.key if x.head_major and x.kv_heads == r.model.heads else _at_all_heads(r, x, x.key, "keys")
     raw = op("attention scores", [query, key], scores, saves=[query, key])
-    raw = op("attention scale", [raw], scores)
-    if r.model.attention_softcap:
-        raw = save_output(op("attention softcap", [raw], scores))
-        raw = op("attention softcap scale", [raw], scores)
-    masked = raw = op("attention mask", [raw], scores, passes=True)
-    if x.adds_in_fp32 and shape.low == 2:
-        raw = op("attention scores fp32", [raw], 2 * scores)
-        raw = op("attention alibi", [raw], 2 * scores, passes=True)
-        raw = op("attention scale", [raw], 2 * scores, reads=[raw])
-        raw = op("attention mask", [raw], 2 * scores, passes=True)
-        raw = op("attention softmax input", [raw], scores)
-        weights = save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
-    elif x.softmax_fp32 and shape.low == 2:
-        full = 4 * elements
-        if not shape.half:
-            raw = op("attention softmax input", [raw], full)
-        weights = save_output(op("attention softmax", [raw], full, reads=[masked], backward_workspace=full))
-        weights = op("attention softmax downcast", [weights], scores, reads=[masked])
+    variables = [x.query, x.key, x.value]
+    if x.adds_in_fp32:
+        weights, more = _softmax_of_fp32_sum(r, raw)
+        variables += more
     else:
-        weights = save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
+        raw = op("attention scale", [raw], scores)
+        if r.model.attention_softcap:
+            raw = save_output(op("attention softcap", [raw], scores))
+            raw = op("attention softcap scale", [raw], scores)
+        weights = _softmax(r, op("attention mask", [raw], scores, passes=True), x.softmax_fp32 and shape.low == 2)
     if x.dropout_module:
         r.visits.append(x.dropout_module)
     if r.model.attention_dropout and not x.never_drops:
         weights = op("attention dropout", [weights], scores, extra=elements)
     if x.returned:
         r.tape.give_back(weights)
-    value = op("attention values copy", [x.value], size)
+    value = _at_all_heads(r, x, x.value, "values")
     out = op("attention product", [weights, value], size, saves=[weights, value])
-    return op("attention output copy", [out], size)
+    return op("attention output copy", [out], size, reads=variables)
+
+
+def _softmax(r: Recorder, masked: int, upcasts: bool) -> int:
+    """Softmax of the masked scores, which a variable refers to meanwhile; in fp32 with ``upcasts``."""
+    op, elements = r.tape.op, _scores(r)
+    scores = elements * r.shape.low
+    if not upcasts:
+        return r.tape.save_output(op("attention softmax", [masked], scores, backward_workspace=scores))
+    full = 4 * elements
+    raw = masked if r.shape.half else op("attention softmax input", [masked], full)
+    weights = op("attention softmax", [raw], full, reads=[masked], backward_workspace=full)
+    r.tape.save_output(weights)
+    return op("attention softmax downcast", [weights], scores, reads=[masked])
+
+
+def _softmax_of_fp32_sum(r: Recorder, raw: int) -> tuple[int, list[int]]:
+    """Falcon's softmax with ALiBi, in the activations' type, and what variables refer to until attention is over."""
+    op, elements = r.tape.op, _scores(r)
+    scores = elements * r.shape.low
+    cast = raw if r.shape.low == 4 else op("attention scores fp32", [raw], 4 * elements)
+    biased = op("attention alibi", [cast], 4 * elements, passes=True)
+    logits = r.tape.part("attention scale", biased, 4 * elements)  # in place
+    masked = op("attention mask", [logits], 4 * elements, passes=True)
+    given = masked if r.shape.low == 4 else op("attention softmax input", [masked], scores, reads=[masked])
+    weights = op("attention softmax", [given], scores, reads=[masked], backward_workspace=scores)
+    return r.tape.save_output(weights), [raw, cast, logits]

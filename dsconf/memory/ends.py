@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dsconf.memory.attention import runs_eager
+from dsconf.memory.layers import windowed_layers
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.model.spec import Model
 
@@ -16,6 +17,9 @@ FINAL_NORMS = (
     "gpt_neox.final_layer_norm",
     "model.final_layernorm",
 )
+
+BOTH_MASKS = ("gemma2", "gemma3_text", "qwen2", "qwen3", "qwen2_moe")
+"""Families that make a mask for each kind of layer: with a window and without."""
 
 _EMBEDDINGS = (
     "model.embed_tokens",
@@ -128,11 +132,13 @@ def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
     shared = model.rotary_dim and model.family != "gptj"
     rotary = 2 * shape.seq * model.rotary_dim * rotary_width if shared else 0
     square = shape.batch * shape.seq * shape.seq
+    windows = any(windowed_layers(model))
     if runs_eager(model.family, shape.attention) and (not model.alibi or model.family == "bloom"):
-        kinds = 2 if model.family in ("gemma2", "gemma3_text") else 1  # a mask for each kind of layer, windowed or not
+        kinds = 2 if windows and model.family in BOTH_MASKS else 1
         return rotary, kinds * square * shape.width
     if model.alibi:
         mask = square * model.heads * shape.width
         return (rotary + mask, 0) if shape.attention != "eager" else (rotary, mask)
-    windowed = model.sliding_window and shape.seq >= model.sliding_window
-    return rotary, square if windowed or model.family == "falcon" else 0
+    # The mask is expanded to the batch's rows, a view.
+    needed = model.family == "falcon" or (windows and shape.seq >= model.sliding_window)
+    return rotary, shape.seq**2 if needed else 0

@@ -14,23 +14,36 @@ def experts(r: Recorder, x: int) -> int:
     shared = r.gated_mlp(x, "mlp.shared_expert") if model.shared_mlp else x
     r.visits += ["mlp.gate", "mlp.experts.act_fn"]
     rows = shape.tokens * model.experts_per_token
-    logits = op("router", [x], shape.tokens * model.experts * shape.width, saves=[x], params=r.own("mlp.gate"))
+    own = r.own("mlp.gate")
+    logits = op("router", [x], shape.tokens * model.experts * shape.width, saves=[x], params=own, params_first=True)
+    if shape.width == 2:
+        logits = op("router upcast", [logits], 4 * shape.tokens * model.experts)
     weights = op("router softmax", [logits], 4 * shape.tokens * model.experts)
     r.tape.save_output(weights)
     chosen = op("router top k", [weights], 4 * rows, extra=8 * rows)
-    r.tape.save_output(chosen)
+    single = 4 if model.family == "mixtral" else shape.width  # Qwen casts the chosen weights down
+    if model.family == "mixtral" or model.hf_config.get("norm_topk_prob"):
+        chosen = op("router normalise", [chosen], 4 * rows, saves=[chosen], extra=4 * shape.tokens)
+    if single == 2:
+        chosen = op("router downcast", [chosen], 2 * rows)
+    weights = r.tape.save_output(op("gather weights", [chosen], single * rows))
     wide, deep = rows * model.mlp * shape.width, rows * model.hidden * shape.width
-    gathered = op("gather tokens", [x], deep, extra=16 * rows)
+    gathered = op("gather tokens", [x], deep, extra=17 * rows)
+    gathered = r.tape.part("gather mask", gathered, deep)
     own = r.own_tensor("mlp.experts.gate_up_proj")
     fused = op("experts gate and up", [gathered], 2 * wide, saves=[gathered], params=own)
     fused = op("experts mask", [fused], 2 * wide)
-    active = op("experts activation", [fused], wide, saves=[fused])
-    product = op("experts product", [active, fused], wide, saves=[active, fused])
+    gate, up = r.tape.split("experts gate, up", fused, (wide, wide))
+    active = op("experts activation", [gate], wide, saves=[gate])
+    product = op("experts product", [active, up], wide, saves=[active, up])
     down = op("experts down", [product], deep, saves=[product], params=r.own_tensor("mlp.experts.down_proj"))
     down = op("experts mask", [down], deep)
-    weighted = op("experts weighting", [down, chosen], deep, saves=[down, chosen])
-    ordered = op("restore order", [weighted], deep, extra=8 * rows)
-    y = op("sum of experts", [ordered], r.hidden(model.hidden))
+    full = single * rows * model.hidden
+    weighted = op("experts weighting", [down, weights], full, saves=[down, weights], backward_workspace=2 * full)
+    ordered = op("restore order", [weighted], full, extra=8 * rows)
+    y = op("sum of experts", [ordered], single * shape.tokens * model.hidden)
+    if single > shape.width:
+        y = op("sum of experts downcast", [y], r.hidden(model.hidden))
     return _weighted(r, x, y, shared) if model.shared_mlp else y
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dsconf.memory.attention import Heads, attend, attend_in_fp32
 from dsconf.memory.experts import experts
-from dsconf.memory.recorder import Recorder
+from dsconf.memory.recorder import JOINS_ROTATED, Recorder
+from dsconf.model.spec import Model
 
 
 def record_layer(r: Recorder, x: int) -> int:
@@ -18,8 +19,26 @@ def _mask(r: Recorder) -> str:
         return "float"
     if r.model.family == "falcon":
         return "bool"
-    window = r.model.sliding_window
-    return "bool" if window and r.shape.seq >= window else ""
+    return "bool" if r.shape.windowed and r.shape.seq >= r.model.sliding_window > 0 else ""
+
+
+def windowed_layers(model: Model) -> tuple[bool, ...]:
+    """Whether each layer's attention sees a sliding window (``layer_types`` of configuration_<family>.py)."""
+    config, layers = model.hf_config, range(model.layers)
+    if not model.sliding_window:
+        return (False,) * model.layers
+    if config.get("layer_types"):
+        return tuple(kind == "sliding_attention" for kind in config["layer_types"])
+    first = int(config.get("max_window_layers", 28))
+    if model.family == "gemma2":
+        return tuple(i % 2 == 0 for i in layers)
+    if model.family == "gemma3_text":
+        return tuple((i + 1) % int(config.get("sliding_window_pattern", 6)) > 0 for i in layers)
+    if model.family in ("qwen2", "qwen3"):
+        return tuple(i >= first for i in layers)
+    if model.family == "qwen2_moe":
+        return tuple(i % 2 == 0 and i < first for i in layers)
+    return (True,) * model.layers
 
 
 def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
@@ -35,7 +54,7 @@ def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
         q, k = _normed(r, q, "q", model.heads), _normed(r, k, "k", model.kv_heads)
     if model.rotary_dim:
         q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
-    partial = bool(model.rotary_dim) and model.rotary_dim != model.head_dim
+    partial = bool(model.rotary_dim) and (model.rotary_dim != model.head_dim or model.family in JOINS_ROTATED)
     out = attend(r, Heads(q, k, v, model.kv_heads, head_major=partial, mask=_mask(r)))
     return r.linear(out, output)
 
@@ -82,12 +101,12 @@ def _phi3(r: Recorder, x: int) -> int:
     fused = r.linear(r.norm(x, "input_layernorm", h), "self_attn.qkv_proj")
     q, k, v = _split(r, fused, model.heads, model.kv_heads)
     q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.kv_heads)
-    # torch.cat joins rotated and other elements, also where there are no others, and its result lies head by head.
+    # What torch.cat makes lies head by head.
     out = attend(r, Heads(q, k, v, model.kv_heads, head_major=True, mask=_mask(r)))
     x = r.add(x, r.dropout(r.linear(out, "self_attn.o_proj"), model.hidden_dropout, h, "resid_attn_dropout"))
     fused = r.linear(r.norm(x, "post_attention_layernorm", h), "mlp.gate_up_proj")
     size = r.size(fused, model.mlp)
-    gate, up = r.tape.part("gate", fused, size), r.tape.part("up", fused, size)
+    gate, up = r.tape.split("gate, up", fused, (size, size))
     active = r.tape.op("silu", [gate], size, saves=[gate])
     product = r.low(r.tape.op("gate product", [r.low(active), up], size, saves=[active, up]))
     return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h, "resid_mlp_dropout"))
@@ -101,9 +120,15 @@ def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int
     return q, k, v
 
 
+def _split_at_once(r: Recorder, fused: int) -> list[int]:
+    """Query, key and value of all heads by ``torch.split`` or ``chunk``."""
+    size = r.size(fused, r.model.heads * r.model.head_dim)
+    return [r.low(piece) for piece in r.tape.split("q, k, v", fused, (size, size, size))]
+
+
 def _gpt2(r: Recorder, x: int) -> int:
     model, h = r.model, r.model.hidden
-    q, k, v = _split(r, r.linear(r.norm(x, "ln_1", h), "attn.c_attn"), model.heads, model.heads)
+    q, k, v = _split_at_once(r, r.linear(r.norm(x, "ln_1", h), "attn.c_attn"))
     out = attend(r, Heads(q, k, v, model.heads, softmax_fp32=False))
     x = r.add(x, r.dropout(r.linear(out, "attn.c_proj"), model.hidden_dropout, h, "attn.resid_dropout"))
     y = r.plain_mlp(r.norm(x, "ln_2", h), "mlp.c_fc", "mlp.c_proj")
@@ -128,8 +153,7 @@ def _opt(r: Recorder, x: int) -> int:
 
 def _gpt_neox(r: Recorder, x: int) -> int:
     model, h = r.model, r.model.hidden
-    fused = r.linear(r.norm(x, "input_layernorm", h), "attention.query_key_value")
-    q, k, v = _split(r, fused, model.heads, model.heads)
+    q, k, v = _split_at_once(r, r.linear(r.norm(x, "input_layernorm", h), "attention.query_key_value"))
     q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.heads)
     out = attend(r, Heads(q, k, v, model.heads, head_major=True))
     out = r.dropout(r.linear(out, "attention.dense"), model.hidden_dropout, h, "post_attention_dropout")
@@ -154,7 +178,7 @@ def _falcon(r: Recorder, x: int) -> int:
     two = r.has("ln_attn.weight")
     first = r.norm(x, "ln_attn" if two else "input_layernorm", h)
     second = r.norm(x, "ln_mlp", h) if two else first
-    out = r.linear(_falcon_attention(r, first, two), "self_attention.dense")
+    out = r.linear(_falcon_attention(r, first), "self_attention.dense")
     if not model.parallel_residual:
         x = r.add(x, r.dropout(out, model.attention_dropout, h))
         second = r.norm(x, "post_attention_layernorm", h)
@@ -163,17 +187,22 @@ def _falcon(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h))
 
 
-def _falcon_attention(r: Recorder, x: int, grouped: bool) -> int:
+def _falcon_attention(r: Recorder, x: int) -> int:
     """Falcon-40B repeats grouped keys and values itself; Falcon-7B hands one head to a kernel that cannot take it."""
     model = r.model
     fused = r.linear(x, "self_attention.query_key_value")
-    heads, kv_heads = model.heads, model.heads if grouped else model.kv_heads
-    if model.kv_heads == model.heads:
+    new = bool(model.hf_config.get("new_decoder_architecture"))
+    heads, kv_heads = model.heads, model.heads if new else model.kv_heads
+    if model.kv_heads == heads and not new:
         q, k, v = _split(r, fused, heads, heads)
     else:
-        q = r.low(r.tape.part("q", fused, r.size(fused, heads * model.head_dim)))
-        k = r.low(r.tape.op("keys", [fused], r.size(fused, kv_heads * model.head_dim)))
-        v = r.low(r.tape.op("values", [fused], r.size(fused, kv_heads * model.head_dim)))
+        size, some = r.size(fused, heads * model.head_dim), r.size(fused, model.kv_heads * model.head_dim)
+        q = r.low(r.tape.part("q", fused, size))
+        k, v = r.low(r.tape.op("keys", [fused], some)), r.low(r.tape.op("values", [fused], some))
+        if new and 1 < model.kv_heads < heads:
+            q = r.low(r.tape.op("queries of a group", [q], size))
+        if new and model.kv_heads < heads:
+            k, v = r.low(r.tape.op("repeat keys", [k], size)), r.low(r.tape.op("repeat values", [v], size))
     if model.rotary_dim:
         q, k = r.rotary(q, "q", heads), r.rotary(k, "k", kv_heads)
     kind = Heads(q, k, v, kv_heads, mask=_mask(r), repeats=False, softmax_fp32=False, returned=True)

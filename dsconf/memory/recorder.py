@@ -28,6 +28,9 @@ def column_sum_scratch(rows: int, columns: int) -> int:
     return 4 * columns * blocks * 4 * width if blocks > 1 else 0
 
 
+JOINS_ROTATED = ("gpt_neox", "phi", "phi3", "stablelm")
+"""Families that join rotated and other elements of a head with torch.cat, also where there are no others."""
+
 _ADAPTED = ("base_layer", "lora_dropout.default", "lora_A.default", "lora_B.default")
 
 
@@ -44,6 +47,9 @@ class Shape(NamedTuple):
     """``sdpa``, ``eager`` or ``flash``."""
     autocast: bool = False
     """fp32 parameters under ``torch.autocast``: matrix products and attention run on 16-bit copies."""
+
+    windowed: bool = True
+    """Whether the layer is one of those that see a sliding window, in a model that has one."""
 
     @property
     def low(self) -> int:
@@ -118,6 +124,7 @@ class Recorder:
         own = self.own(f"{name}.base_layer" if adapted else name)
         self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
         scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
+        separate = biased and self.model.family == "falcon"  # FalconLinear adds its bias by itself
         # The bias's gradient comes first: the weight's has a transpose to pass (torch: derivatives.yaml, addmm).
         copy = 2 * weight.numel if self.shape.autocast else 0
         y = self.low(
@@ -126,13 +133,17 @@ class Recorder:
                 [x],
                 size,
                 saves=[x] if own else [],
-                params=own[::-1],
+                params=own[:1] if separate else own[::-1],
                 extra=copy,
                 backward_workspace=copy,
-                reduction=scratch,
-                params_first=biased and not flat,  # addmm takes a view of its input made before that of the weight
+                reduction=0 if separate else scratch,
+                params_first=biased
+                and not flat
+                and not separate,  # addmm takes a view of its input made before that of the weight
             )
         )
+        if separate:
+            y = self.low(self.tape.op(f"{name} bias", [y], size, params=own[1:], reduction=scratch, passes=True))
         return self._adapter(x, y, name, rows, size) if adapted else y
 
     def _adapter(self, x: int, y: int, name: str, rows: int, size: int) -> int:
@@ -237,7 +248,7 @@ class Recorder:
         part = self.hidden(heads * model.rotary_dim)
         scratch = part if model.family != "cohere" else 4 * part // self.shape.width  # it rotates in fp32
         y = self.tape.op(f"{name} rotary", [x], part, extra=keeps, workspace=2 * scratch, backward_workspace=scratch)
-        if model.rotary_dim == model.head_dim:
+        if model.rotary_dim == model.head_dim and model.family not in JOINS_ROTATED:
             return y
         return self.tape.op(f"{name} rotary cat", [y], self.hidden(heads * model.head_dim))
 

@@ -68,6 +68,8 @@ class _Op(NamedTuple):
     """The gradient goes through as it is: addition and views allocate none."""
     params_first: bool
     """Parameters' hooks run before the input's gradient is added to an earlier one: a view lies between."""
+    others: tuple[int, ...] = ()
+    """Further outputs, whose gradients it takes in together with that of ``output``."""
 
 
 class Tape:
@@ -147,7 +149,7 @@ class Tape:
         self._held.append(tensor)
 
     def give_back(self, tensor: int) -> None:
-        """The module returns ``tensor`` too: a re-entrant checkpoint makes a gradient of zeros for it and holds both."""
+        """The module returns ``tensor`` too: a re-entrant checkpoint makes it a gradient of zeros and holds both."""
         self._returned.append(tensor)
 
     def part(self, name: str, whole: int, num_bytes: int) -> int:
@@ -156,6 +158,15 @@ class Tape:
         self._differentiable[piece] = self._differentiable[whole]
         self._ops.append(_Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, False, False))
         return piece
+
+    def split(self, name: str, whole: int, sizes: tuple[int, ...]) -> list[int]:
+        """All of ``whole`` in slices that share its storage, by one operation: one gradient of the whole is made."""
+        pieces = [self.tensor(size, of=whole) for size in sizes]
+        for piece in pieces:
+            self._differentiable[piece] = self._differentiable[whole]
+        first, *others = pieces
+        self._ops.append(_Op(name, (whole,), first, (), (), (whole,), 0, 0, 0, False, False, tuple(others)))
+        return pieces
 
     def save_output(self, output: int) -> int:
         """Marks the output of the last operation as kept for its own backward; returns it."""
@@ -169,13 +180,13 @@ class Tape:
         Args:
             inputs: tensors from before; the peaks of forward count them.
             held: whoever runs it keeps ``inputs`` to the end of forward; else they go with their last reader.
-            nested: backward runs inside that of a checkpoint, whose node holds the incoming gradient to the end.
+            nested: backward runs inside a checkpoint's, whose node holds input and incoming gradient to the end.
         """
         outside = {self._root[i] for i in inputs}
         ends = self._ends(outside if held else set())
         saved, forward_peak = self._forward(outside, ends, keep=True)
         _, dry_peak = self._forward(outside, ends, keep=False)
-        played = self._backward(saved, nested)
+        played = self._backward(saved, outside, nested)
         variables, output = {self._root[t] for t in self._held}, self._root[self._ops[-1].output]
         return Played(
             saved=sum(saved.values()),
@@ -237,17 +248,17 @@ class Tape:
             ends.setdefault(step, []).append(tensor)
         return ends
 
-    def _backward(self, saved: dict[int, int], nested: bool) -> _Backward:
+    def _backward(self, saved: dict[int, int], outside: set[int], nested: bool) -> _Backward:
         users = self._users()
-        for tensor in self._returned if nested else ():
-            users[self._root[tensor]] = users.get(self._root[tensor], 0) + 1
+        for root in (*outside, *(self._root[tensor] for tensor in self._returned)) if nested else ():
+            users[root] = users.get(root, 0) + 1
         state = _Backward(self._bytes, saved, users)
         for tensor in (self._ops[-1].output, *(self._returned if nested else ())):
             buffer = state.receive(tensor)
             if nested:
                 state.share(buffer)
         for op in reversed(self._ops):
-            if op.output in state.pending:
+            if not state.pending.keys().isdisjoint((op.output, *op.others)):
                 state.run(op, {self._root[t] for t in op.saves})
         return state
 
@@ -284,7 +295,7 @@ class _Backward:
 
     def run(self, op: _Op, saves: set[int]) -> None:
         """One node: make the gradients, note the height, release what it used, add up, hand parameter gradients on."""
-        incoming = self.pending.pop(op.output)
+        incoming = [self.pending.pop(output) for output in (op.output, *op.others) if output in self.pending]
         new = sum(size for _, size in op.params)
         made = new if op.passes else new + sum(self._sizes[i] for i in op.inputs)
         used = sum(self._saved[root] for root in saves if self._users[root] == 1)
@@ -293,8 +304,9 @@ class _Backward:
         if height > self.backward[0]:
             self.top = op.name
         self._note(height, replayed)
-        buffers = [self.share(incoming) if op.passes else self._new(tensor) for tensor in op.inputs]
-        self._drop(incoming)
+        buffers = [self.share(incoming[0]) if op.passes else self._new(tensor) for tensor in op.inputs]
+        for buffer in incoming:
+            self._drop(buffer)
         for root in saves:
             self._users[root] -= 1
             if not self._users[root]:

@@ -33,24 +33,10 @@ class Known(NamedTuple):
     high: float
 
 
-FALCON = Known("alibi: backward is lower than the model says, not understood", 0.88, 1.0)
-ALIBI_MASK = Known("the second forward of an eager alibi layer is higher, not understood", 1.0, 1.76)
-SEGMENTS = Known("not understood; kept and height exceed the model by the same 14 MiB", 1.0, 1.06)
 OUTSIDE = {
     ("falcon-40b-eager-bf16-b2-s512-l3-v1024", "forward_end"): Known("blocks: 6 MiB in three layers", 1.0, 1.05),
     ("falcon-7b-sdpa-bf16-b2-s512-l3-v1024-ckpt", "backward_peak"): Known("not understood", 0.97, 1.0),
     ("falcon-7b-sdpa-bf16-b2-s512-l3-v1024-reentrant", "backward_peak"): Known("not understood", 0.97, 1.0),
-    ("falcon-alibi-sdpa-bf16-b2-s512-l2-v1024", "backward_peak"): FALCON,
-    ("falcon-alibi-sdpa-bf16-b2-s512-l3-v1024", "backward_peak"): FALCON,
-    ("falcon-alibi-sdpa-fp32-b2-s512-l2-v1024", "backward_peak"): FALCON,
-    ("falcon-alibi-sdpa-bf16-b2-s512-l3-v1024-ckpt", "backward_peak"): FALCON,
-    ("falcon-alibi-sdpa-bf16-b2-s512-l3-v1024-reentrant", "backward_peak"): FALCON,
-    ("falcon-alibi-eager-bf16-b2-s512-l2-v1024", "backward_peak"): FALCON,
-    ("falcon-alibi-eager-bf16-b2-s512-l3-v1024", "backward_peak"): FALCON,
-    ("falcon-alibi-eager-bf16-b2-s512-l3-v1024-ckpt", "backward_peak"): ALIBI_MASK,
-    ("bloom-eager-bf16-b3-s256-l2-v1024", "backward_peak"): Known("not understood; other batches agree", 1.0, 1.18),
-    ("gemma2-window256-sdpa-fp32-b2-s512-l2-v1024", "forward_end"): SEGMENTS,
-    ("gemma2-window256-sdpa-fp32-b2-s512-l2-v1024", "backward_peak"): SEGMENTS,
 }
 
 
@@ -103,6 +89,6 @@ def test_the_rows_have_names_of_their_own() -> None:
     assert {key for key, _ in OUTSIDE} <= set(names)
 
 
-@pytest.mark.parametrize(("what", "bound"), [("forward_end", 0.01), ("backward_peak", 0.0125)])
+@pytest.mark.parametrize(("what", "bound"), [("forward_end", 0.006), ("backward_peak", 0.01)])
 def test_in_the_median(what: str, bound: float) -> None:
     assert median(abs(predicted(row)[what] / row[what] - 1) for row in ROWS) < bound
