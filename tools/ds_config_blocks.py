@@ -8,6 +8,7 @@ data_pipeline; deepspeed/module_inject/auto_ep_config.py; runtime/pipe/engine.py
 from __future__ import annotations
 
 from ds_config_experts import EXPERT_PARALLEL
+from ds_config_parts import PARTS
 from ds_config_types import (
     ANY,
     BATCH,
@@ -231,7 +232,7 @@ BLOCKS: dict[str, dict[str, Key]] = {
     },
     "data_curriculum": {
         "enabled": Key(BOOL, "Uses the metrics below."),
-        "curriculum_metrics": Key(METRICS, "Name of a metric: its schedule.", None),
+        "curriculum_metrics": Key(METRICS, "Name of a metric: its schedule."),
         "data_cluster_path": Key(TEXT, "Folder for the sorted samples.", None, DATA_SAMPLER),
     },
     "dynamic_batching": {
@@ -263,7 +264,7 @@ BLOCKS: dict[str, dict[str, Key]] = {
             {"enum": ["batch_seq_dim", "seq_batch_dim"]}, "Order of the hidden states' axes.", None, LTD_LAYER
         ),
         "random_ltd_schedule": Key(
-            OBJECT, "min_value, max_value, schedule_type and schedule_config.", None, LTD_SCHEDULER
+            {"$ref": "#/$defs/random_ltd_schedule"}, "How many tokens are kept when.", None, LTD_SCHEDULER
         ),
         "layer_token_lr_schedule": Key(OBJECT, "Not implemented: leave it out.", None, LTD_SCHEDULER),
         "global_batch_size": Key(
@@ -318,4 +319,5 @@ BLOCKS: dict[str, dict[str, Key]] = {
         ),
     },
     "expert_parallel": EXPERT_PARALLEL,
+    **PARTS,
 }

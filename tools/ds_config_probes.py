@@ -57,6 +57,8 @@ def narrow(blocks: dict[str, Any], paths: dict[str, Path]) -> None:
     """Changes ``blocks`` to what DeepSpeed's parser takes: null or true for a block, limits and names of validators."""
     for name, block in blocks.items():
         path = paths[name]
+        if "*" in path:
+            continue
         kinds = ["null"] if name not in _ASK_THE_ENGINE and takes(_nested(path, None)) else []
         kinds += ["boolean"] if name == "zero_optimization" and takes(_nested(path, True)) else []
         if kinds:

@@ -56,7 +56,7 @@ BETAS = {
     "maxItems": 2,
     "pattern": "^auto$",
 }
-METRICS = {"type": "object", "additionalProperties": {"type": "object"}}
+METRICS = {"type": "object", "additionalProperties": {"$ref": "#/$defs/curriculum_metric"}}
 
 EDITORS = ("", "")
 DATA_SAMPLER = ("runtime/data_pipeline/data_sampling/data_sampler.py", "CURRICULUM_LEARNING_CLUSTER_PATH")

@@ -24,6 +24,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tools")]
 from ds_config_blocks import BLOCKS, TOP  # noqa: E402
 from ds_config_models import model_block, models, variants  # noqa: E402
 from ds_config_old import OLD_BLOCK_WORDS, OLD_BLOCKS, OLD_TOP  # noqa: E402
+from ds_config_parts import LINKS, part_reads  # noqa: E402
 from ds_config_probes import narrow  # noqa: E402
 from ds_config_reads import UNSET, Reads, signature_reads, takes, watched_reads  # noqa: E402
 from ds_config_types import Key  # noqa: E402
@@ -32,6 +33,7 @@ from ds_config_words import BLOCK_WORDS  # noqa: E402
 from dsconf.config.names import RELEASES  # noqa: E402
 
 Tables = dict[str, dict[str, Key]]
+Path_ = tuple[str, ...]
 OPEN = ("amp", "curriculum_learning", "optimizer_params", "scheduler_params")
 """Blocks whose other keys DeepSpeed passes on to whoever they are for."""
 NO_BLOCK = (
@@ -50,12 +52,25 @@ def _inner(kind: dict[str, Any]) -> str:
     return str(kind.get("$ref", "")).rpartition("/")[2]
 
 
-def _paths(tables: Tables) -> dict[str, tuple[str, ...]]:
-    """Where in a config each block of ``tables`` stands."""
-    inner = {_inner(key.kind): (name, word) for name, block in tables.items() for word, key in block.items()}
+def _held(kind: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
+    """The block that a key of ``kind`` is or holds many of, and the path to it from the key."""
+    for part in (kind.get("items"), kind.get("additionalProperties")):
+        if isinstance(part, dict) and "$ref" in part:
+            return _inner(part), ("*",)
+    return _inner(kind), ()
 
-    def path(name: str) -> tuple[str, ...]:
-        return (*path(inner[name][0]), inner[name][1]) if name in inner else (name,)
+
+def _paths(tables: Tables) -> dict[str, Path_]:
+    """Where in a config each block of ``tables`` stands; ``*`` is any name or number."""
+    above: dict[str, tuple[str, Path_]] = {}
+    for name, block in tables.items():
+        for word, key in block.items():
+            held, within = _held(key.kind)
+            above[held] = (name, (word, *within))
+    fixed = {block: path for path, block in LINKS.items()}
+
+    def path(name: str) -> Path_:
+        return fixed[name] if name in fixed else (*path(above[name][0]), *above[name][1]) if name in above else (name,)
 
     return {name: path(name) for name in tables}
 
@@ -160,7 +175,7 @@ def build() -> dict[str, Any]:
     top, plain, words = _tables(newest, set(found))
     paths = {**_paths(plain), **{name: path for name, (_, path) in found.items()}}
     reads: Reads = watched_reads({(), *paths.values()})
-    for path, noted in signature_reads().items():
+    for path, noted in (*signature_reads().items(), *part_reads().items()):
         reads[path] = {**reads.get(path, {}), **noted}
     blocks = {model.__name__: name for name, (model, _) in found.items()}
     inner = {
@@ -174,6 +189,12 @@ def build() -> dict[str, Any]:
     problems = missing + _audit(top, {name: plain[name] for name in plain if name in inner}, paths, reads, inner)
     if problems:
         raise KeyError("; ".join(problems))
+    for (model, key), name in LINKS.items():
+        if name in inner:
+            declared = inner[model]["properties"][key]
+            inner[model]["properties"][key] = {"$ref": f"#/$defs/{name}"} | {
+                k: declared[k] for k in declared if k != "type"
+            }
     narrow(inner, paths)
     for name in (name for name in inner if len(paths[name]) == 1):
         default = None if name in NO_BLOCK else _left_out(inner[name])

@@ -183,10 +183,11 @@ def merged(config, other):
 
 
 def leaves(part, path=()):
-    """Each key of the schema: its path, and whether DeepSpeed's pydantic reads its block."""
+    """Each key of the schema: its path, and whether pydantic reads its block and its value."""
     for key, inner in part.get("properties", {}).items():
-        yield (*path, key), "patternProperties" not in part
-        yield from leaves(follow(inner), (*path, key))
+        held = follow(inner)
+        yield (*path, key), "patternProperties" not in part and "patternProperties" not in held
+        yield from leaves(held, (*path, key))
 
 
 def cases():

@@ -155,6 +155,20 @@ def test_optimizers_that_went():
     assert removed_optimizers("0.16") == ()
 
 
+def test_what_later_readers_look_up_is_known_too():
+    metric = {"min_difficulty": 8, "schedule_config": {"total_step": 9}}
+    sampling = {"curriculum_learning": {"enabled": True, "curriculum_metrics": {"seqlen": metric}}}
+    specs = [{"patterns": ["x"], "partition_type": "Row"}, {"pattern": ["y"]}]
+    config = {"data_efficiency": {"data_sampling": sampling}}
+    config["tensor_parallel"] = {"autotp_size": 2, "partition_config": {"layer_specs": specs}}
+    found = {".".join(map(str, p.path)): p.suggestion for p in schema_problems(config)}
+    metrics = "data_efficiency.data_sampling.curriculum_learning.curriculum_metrics"
+    assert found == {
+        f"{metrics}.seqlen.schedule_config.total_step": "did you mean 'max_step'?",
+        "tensor_parallel.partition_config.layer_specs.1.pattern": "did you mean 'patterns'?",
+    }
+
+
 def seconds(config) -> float:
     start = time.perf_counter()
     problems = schema_problems(config)
