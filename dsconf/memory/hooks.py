@@ -288,10 +288,15 @@ class Slice(NamedTuple):
 def owned(model: Model, world_size: int, rank: int) -> Slice:
     """The slice of ``rank``."""
     known = hooks(model)
-    part = partition(known.total, world_size)
+    return pieces(known.registered, known.total, world_size, rank)
+
+
+def pieces(registered: tuple[tuple[int, int], ...], total: int, world_size: int, rank: int) -> Slice:
+    """The slice of ``rank`` of a flat buffer of ``total`` elements, filled as ``registered`` says."""
+    part = partition(total, world_size)
     start, stop = part * rank, part * (rank + 1)
     whole = largest = tensors = 0
-    for numel, offset in known.registered[max(0, bisect_right(known.registered, start, key=_offset) - 1) :]:
+    for numel, offset in registered[max(0, bisect_right(registered, start, key=_offset) - 1) :]:
         if offset >= stop:
             break
         piece = min(offset + numel, stop) - max(offset, start)

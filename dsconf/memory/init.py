@@ -5,6 +5,7 @@ from __future__ import annotations
 from dsconf.job import Job
 from dsconf.memory.allocator import CONTEXT_BYTES, block
 from dsconf.memory.hooks import hooks
+from dsconf.memory.optimizers import temporaries
 from dsconf.memory.states import resident, widths, wrapper
 from dsconf.memory.subgroups import largest_param, shards
 
@@ -27,16 +28,23 @@ def init_peak(job: Job, rank: int) -> int:
         return _zero3(job, bare, whole)
     if kind == "fp16":
         return bare + 4 * total  # a zero fp32 gradient while the moments are made (FO:125-135)
+    if kind == "unfused":
+        # Zero gradients in both types, and a first step of the optimizer (UO:412-430).
+        gradients = (width.model + 4) * total
+        return bare + gradients + temporaries(job.settings, 4 * total, 4 * hooks(job.model).largest)
     return max(bare, whole)
 
 
 def _zero3(job: Job, bare: int, whole: int) -> int:
     """Partitions grow while the whole model shrinks; masters are cast and cloned by sub-group (Z3:1170-1173, 1304)."""
     settings, width = job.settings, widths(job.settings)
-    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size)
+    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size, settings.optimizer)
     group = max((elements for elements, _ in shard.groups), default=0)
     largest = largest_param(job.model) * width.model
     zero_init = job.workload.zero_init is not False
     loading = largest + width.model * (shard.trained + shard.frozen) if zero_init else whole
+    # The zero gradient goes before the gradient buffer and the bucket are made (Z3:760-801, 1304).
+    sizes = dict(resident(job, 0).terms)
+    later = sum(sizes.get(name, 0) for name in ("gradients", "reduce bucket"))
     extra = width.master * group if settings.offload_optimizer == "none" else 0
-    return max(loading, bare + extra)
+    return max(loading, bare, bare - later + extra)

@@ -1,8 +1,8 @@
 """What stays on the card from step to step: parameters, master weights, optimizer states, permanent buffers.
 
 Ψ trained elements, F frozen elements, N ranks. Line references are to DeepSpeed 0.19.8: Z12
-runtime/zero/stage_1_and_2.py, Z3 runtime/zero/stage3.py, FO runtime/fp16/fused_optimizer.py, BF
-runtime/bf16_optimizer.py.
+runtime/zero/stage_1_and_2.py, Z3 runtime/zero/stage3.py, FO runtime/fp16/fused_optimizer.py, UO
+runtime/fp16/unfused_optimizer.py, BF runtime/bf16_optimizer.py.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from typing import NamedTuple
 from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.memory.allocator import block
-from dsconf.memory.hooks import hooks, owned, partition
+from dsconf.memory.hooks import hooks
+from dsconf.memory.muon import Part, gathers, halves, parts
+from dsconf.memory.optimizers import fused_adam, kept, whole_states
 from dsconf.memory.subgroups import shards
+from dsconf.model.spec import Model, Param
 
 Terms = tuple[tuple[str, int], ...]
 
+_ADAM_STATES = 2
+"""Moments of the Adam that trains what Muon leaves out."""
+
 _WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4, "autocast": 4}
-# Bytes of optimizer state for each element, in fp32 (facts from the optimizers' own step functions).
-_STATE_BYTES = {"adam": 8, "adamw": 8, "lamb": 8, "lion": 4, "adagrad": 4, "sgd": 0, "none": 0}
 
 
 class Widths(NamedTuple):
@@ -39,25 +43,27 @@ class Widths(NamedTuple):
 def widths(settings: Settings) -> Widths:
     """Element sizes under ``settings`` (runtime/engine.py:1717-1730, 1806-1810; runtime/base_optimizer.py:523)."""
     model = _WIDTHS[settings.precision]
-    state = _STATE_BYTES.get(settings.optimizer, 8)
-    if settings.optimizer == "sgd" and settings.momentum:
-        state = 4
     accumulate = {"fp32": 4, "fp16": 2, "bf16": 2}.get(settings.grad_accum_dtype or "", model)
     communicate = {"fp32": 4, "fp16": 2, "bf16": 2}.get(settings.communication_dtype or "", model)
-    master = 2 if settings.bf16_master else 4
-    if settings.bf16_optimizer_states:
-        state //= 2
+    low = settings.bf16_master if settings.precision == "bf16" else settings.fp16_master
+    master = 2 if low and model == 2 else 4
+    state = kept(settings).states * (2 if settings.bf16_optimizer_states else 4)
     return Widths(model, master, state, accumulate, communicate)
 
 
 def wrapper(settings: Settings) -> str:
-    """Optimizer wrapper: ``ddp``, ``none``, ``fp16``, ``bf16``, ``zero12`` or ``zero3`` (engine.py:2294-2366)."""
+    """Optimizer wrapper: ``ddp``, ``none``, ``fp16``, ``unfused``, ``bf16``, ``zero12`` or ``zero3``.
+
+    Source: engine.py:2294-2366 and, which of the 16-bit wrappers of stage 0, 2555-2609.
+    """
     if settings.engine == "ddp":
         return "ddp"
     if settings.stage == 3:
         return "zero3"
     if settings.stage == 0:
-        return "fp16" if _WIDTHS[settings.precision] == 2 else "none"
+        if _WIDTHS[settings.precision] != 2:
+            return "none"
+        return "fp16" if fused_adam(settings) else "unfused"
     explicit = settings.grad_accum_dtype == "fp32" and settings.precision == "bf16"
     if settings.stage == 1 and explicit and settings.offload_optimizer != "cpu":
         return "bf16"
@@ -73,6 +79,12 @@ def compact(settings: Settings) -> bool:
 def reduces_in_hooks(settings: Settings) -> bool:
     """Stages 1 and 2: whether buckets are reduced while backward runs, or after it (stage_1_and_2.py:958-980)."""
     return settings.stage == 2 or settings.overlap_comm
+
+
+@lru_cache(maxsize=256)
+def tensors(model: Model, width: int) -> int:
+    """Bytes of all trained parameters at ``width`` bytes an element, each tensor in a block of its own."""
+    return sum(block(width * numel) for numel, _ in hooks(model).registered)
 
 
 class Resident(NamedTuple):
@@ -112,47 +124,90 @@ def _frozen(job: Job) -> Terms:
 
 def _zero12(job: Job, rank: int) -> Resident:
     """Parameters in one flat buffer, replicated; master and states of the own slice (Z12:441, 534, 560)."""
-    settings, width = job.settings, widths(job.settings)
+    settings, width, ranks = job.settings, widths(job.settings), job.cluster.world_size
     known = hooks(job.model)
-    part = partition(known.total, job.cluster.world_size)
+    groups = parts(job.model, settings.optimizer, ranks, rank)
     terms: list[tuple[str, int]] = [
-        ("parameters", block(width.model * part * job.cluster.world_size)),
+        ("parameters", sum(block(width.model * one.slice.elements * ranks) for one in groups)),
         *_frozen(job),
     ]
     if settings.offload_optimizer != "none":
         return Resident((*terms, ("offload staging buffer", block(width.model * known.largest))), 0)
-    terms.append(("master weights", block(width.master * part)))
-    states = width.state * part
-    if settings.optimizer == "adagrad":
-        # torch's Adagrad makes its sums at construction: once for the model, once more for the slice (Z12:946).
-        terms += [("optimizer states", states), ("optimizer states of the whole model", width.model * known.total)]
-        return Resident(tuple(terms), 0)
+    terms.append(("master weights", sum(block(width.master * one.slice.elements) for one in groups)))
+    if settings.optimizer == "muon":
+        found = _muon_states(groups, width)
+        return Resident((*terms, *found), sum(size for _, size in found))
+    states = width.state * groups[0].slice.elements
     if states:
         terms.append(("optimizer states", states))
-    del rank
+    if kept(settings).at_start:
+        terms.append(_whole_sums(job))
+        return Resident(tuple(terms), 0)
     return Resident(tuple(terms), states)
+
+
+def _muon_states(groups: tuple[Part, ...], width: Widths) -> Terms:
+    """Momentum of whole matrices in the gradient's type, twice: a step may be discarded (Z12:2805-2836, 2989-3004)."""
+    momentum = sum(width.model * one.slice.whole for one in groups if one.muon)
+    adam = sum(_ADAM_STATES * width.master * one.slice.elements for one in groups if not one.muon)
+    return (("optimizer states", momentum + adam), ("Muon's staged momentum", momentum))
+
+
+def _whole_sums(job: Job) -> tuple[str, int]:
+    """torch's Adagrad makes its sums when it is built, from the model; it is built anew for the slices (Z12:946)."""
+    return ("optimizer states of the whole model", widths(job.settings).model * hooks(job.model).total)
 
 
 def _zero3(job: Job, rank: int) -> Resident:
     """Everything in slices; gradient buffer and reduce bucket are permanent (Z3:780-801, 966, 1170)."""
-    settings, width = job.settings, widths(job.settings)
-    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size)
+    settings, width, ranks = job.settings, widths(job.settings), job.cluster.world_size
+    shard = shards(job.model, ranks, settings.sub_group_size, settings.optimizer)
     terms: list[tuple[str, int]] = []
     if settings.offload_param == "none":
         terms.append(("parameters", block(width.model * shard.trained)))
         if shard.frozen:
             terms.append(("frozen parameters", width.model * shard.frozen))
-    states = 0
+    states = buffers = 0
     if settings.offload_optimizer == "none":
         terms.append(("master weights", block(width.master * shard.trained)))
         terms.append(("gradients", block(width.accumulate * shard.trained)))
-        states = width.state * shard.trained
-        if states:
-            terms.append(("optimizer states", states))
+        states = width.state * (shard.trained - shard.muon)
+        if settings.optimizer == "muon":
+            states = _ADAM_STATES * width.master * (shard.trained - shard.muon)
+            found = gathers(job.model, ranks, settings.sub_group_size, settings.reduce_bucket_size, width.communicate)
+            buffers = width.communicate * found.kept
+            terms.append(("Muon's gather buffers", buffers))
+        if states or shard.muon:
+            # Muon's momentum is made with the master weights, in the type of the collectives (Z3:1066-1079).
+            terms.append(("optimizer states", states + width.communicate * shard.muon))
+        if kept(settings).at_start:
+            states = 0
+            if job.workload.zero_init is False:
+                terms.append(_whole_sums(job))
     if settings.contiguous_gradients:
-        terms.append(("reduce bucket", block(width.communicate * settings.reduce_bucket_size)))
+        buckets = bucket_widths(settings, width, job.model)
+        terms.append(("reduce bucket", sum(block(one * settings.reduce_bucket_size) for one in buckets)))
     del rank
-    return Resident(tuple(terms), states)
+    return Resident(tuple(terms), states + buffers)
+
+
+def bucket_widths(settings: Settings, width: Widths, model: Model) -> tuple[int, ...]:
+    """Bytes of an element of each reduce bucket: one for each type that gradients are reduced in (Z3:470-477, Z12:610).
+
+    Under torch_autocast the weights of linear layers are reduced in 16 bit, the rest in fp32
+    (runtime/torch_autocast.py:32-57); stages 1 and 2 make both buckets in the model's type (Z12:3256).
+    """
+    three = settings.stage == 3
+    if settings.precision != "autocast":
+        return (width.communicate if three else width.model,)
+    params = model.parameters
+    low = {_reduced_low(p) for block in (params.before, params.layer, params.after) for p in block if p.trainable}
+    return tuple((2 if one else 4) if three else 4 for one in sorted(low))
+
+
+def _reduced_low(param: Param) -> bool:
+    """Whether torch_autocast marks ``param``: it belongs to a torch.nn.Linear, its bias included."""
+    return param.kind in ("linear", "head", "lora")
 
 
 def _fp16(job: Job, rank: int) -> Resident:
@@ -168,32 +223,76 @@ def _fp16(job: Job, rank: int) -> Resident:
     return Resident(terms, 0)
 
 
+def _unfused(job: Job, rank: int) -> Resident:
+    """Stage 0 in 16 bit with any other optimizer: the same, parameter by parameter (UO:71-88)."""
+    width, total = widths(job.settings), hooks(job.model).total
+    del rank
+    terms: list[tuple[str, int]] = [
+        ("parameters", tensors(job.model, width.model)),
+        *_frozen(job),
+        ("master weights", tensors(job.model, 4)),
+    ]
+    if states := _states_of_parameters(job):
+        # As many blocks again as the master weights took beyond their elements.
+        terms.append(("optimizer states", states + states // 4 // total * (tensors(job.model, 4) - 4 * total)))
+    if kept(job.settings).at_start:
+        terms.append(_whole_sums(job))
+    return Resident(tuple(terms), 0)
+
+
+def _states_of_parameters(job: Job) -> int:
+    """Bytes of fp32 states where the optimizer sees the parameters one by one."""
+    if job.settings.optimizer == "muon":
+        return sum((4 if half.muon else 4 * _ADAM_STATES) * half.total for half in halves(job.model))
+    return 4 * whole_states(job.settings, job.model, hooks(job.model).total)
+
+
 def _bf16(job: Job, rank: int) -> Resident:
     """Stage 1 with fp32 accumulation: a whole fp32 gradient buffer on every rank (BF:166-191)."""
-    width, total = widths(job.settings), hooks(job.model).total
-    part = owned(job.model, job.cluster.world_size, rank).elements
-    states = width.state * part
-    terms = (
+    width, ranks = widths(job.settings), job.cluster.world_size
+    groups = parts(job.model, job.settings.optimizer, ranks, rank)
+    total = sum(one.slice.elements for one in groups) * ranks
+    states = sum((4 * _ADAM_STATES if one.muon is False else 4) * one.slice.elements for one in groups)
+    if job.settings.optimizer != "muon":
+        states = width.state * groups[0].slice.elements
+    terms: list[tuple[str, int]] = [
         ("parameters", block(width.model * total)),
         *_frozen(job),
         ("gradients", block(width.accumulate * total)),
-        ("master weights", block(4 * part)),
-        ("optimizer states", states),
-    )
-    return Resident(terms, states)
+        ("master weights", sum(block(4 * one.slice.elements) for one in groups)),
+    ]
+    if states:
+        terms.append(("optimizer states", states))
+    if kept(job.settings).at_start:
+        terms.append(_whole_sums(job))
+    return Resident(tuple(terms), states)
 
 
 def _plain(job: Job, rank: int) -> Resident:
-    """fp32 at stage 0, or DDP: the optimizer works on the parameters themselves."""
+    """fp32 at stage 0, or DDP: the optimizer works on the parameters themselves.
+
+    Of several states the first finds the room that the gradients' flat copy left; the others take new blocks.
+    """
     width, total = widths(job.settings), hooks(job.model).total
-    states = width.state * total
+    parameters = tensors(job.model, width.model)
+    states = _states_of_parameters(job) * width.model // 4
+    copies = max(0, states // (width.model * total) - 1) if total else 0
+    states += copies * (parameters - width.model * total)
     del rank
-    terms: list[tuple[str, int]] = [("parameters", width.model * total), *_frozen(job)]
+    terms: list[tuple[str, int]] = [("parameters", parameters), *_frozen(job)]
     if job.settings.engine == "ddp":
         terms.append(("DDP buckets", width.model * total))
     if states:
         terms.append(("optimizer states", states))
-    return Resident(tuple(terms), states)
+    return Resident(tuple(terms), 0 if kept(job.settings).at_start else states)
 
 
-_RESIDENT = {"zero12": _zero12, "zero3": _zero3, "fp16": _fp16, "bf16": _bf16, "none": _plain, "ddp": _plain}
+_RESIDENT = {
+    "zero12": _zero12,
+    "zero3": _zero3,
+    "fp16": _fp16,
+    "unfused": _unfused,
+    "bf16": _bf16,
+    "none": _plain,
+    "ddp": _plain,
+}

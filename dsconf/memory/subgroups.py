@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.memory.hooks import hooks
+from dsconf.memory.muon import halves
 from dsconf.model.spec import Model, Param
 
 
@@ -18,30 +19,34 @@ class Shards(NamedTuple):
     """Largest slice of one parameter."""
     groups: tuple[tuple[int, int], ...]
     """(elements, tensors) of each sub-group: it closes when it reaches ``sub_group_size`` (stage3.py:1210-1233)."""
+    muon: int = 0
+    """Of ``trained``, the elements that Muon trains."""
 
 
 @lru_cache(maxsize=1024)
-def shards(model: Model, world_size: int, sub_group_size: int) -> Shards:
-    """What a rank holds of ``model``."""
-    params = model.parameters
-    every = (*params.before, *(params.layer * params.layers), *params.after)
-    trained = frozen = largest = 0
+def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = "adamw") -> Shards:
+    """What a rank holds of ``model``; sub-groups do not cross the parameter groups of ``optimizer``."""
+    frozen = sum(-(-p.numel // world_size) for p in all_params(model) if not p.trainable)
+    if optimizer == "muon":
+        kinds = [(half.muon, half.numels) for half in halves(model)]
+    else:
+        kinds = [(False, tuple(numel for numel, _ in hooks(model).registered))]
+    trained = muon = largest = 0
     groups: list[tuple[int, int]] = []
-    inside = whole = tensors = 0
-    for p in every:
-        piece = -(-p.numel // world_size)
-        if not p.trainable:
-            frozen += piece
-            continue
-        trained += piece
-        largest = max(largest, piece)
-        inside, whole, tensors = inside + piece, whole + piece, tensors + 1
-        if whole >= sub_group_size:
+    for by_muon, numels in kinds:
+        inside = tensors = 0
+        for numel in numels:
+            piece = -(-numel // world_size)
+            trained += piece
+            muon += piece if by_muon else 0
+            largest = max(largest, piece)
+            inside, tensors = inside + piece, tensors + 1
+            if inside >= sub_group_size:
+                groups.append((inside, tensors))
+                inside = tensors = 0
+        if tensors:
             groups.append((inside, tensors))
-            inside = whole = tensors = 0
-    if tensors:
-        groups.append((inside, tensors))
-    return Shards(trained, frozen, largest, tuple(groups))
+    return Shards(trained, frozen, largest, tuple(groups), muon)
 
 
 class Reduction(NamedTuple):
@@ -52,6 +57,8 @@ class Reduction(NamedTuple):
     waiting: int
     copied: int
     """Elements flattened for the collective, padding included; 0 for one parameter that divides evenly."""
+    filled: int
+    """Elements in the bucket, where they are."""
 
 
 @lru_cache(maxsize=1024)
@@ -65,8 +72,9 @@ def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, .
             copied = 0 if count == 1 and padded == filled else padded
             layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
             rivals = found.setdefault((event, layer < 0, layer == layers), [])
-            if not any(r.layer >= layer and r.copied >= copied + outside for r in rivals):
-                rivals.append(Reduction(layer, event, waiting, copied + outside))
+            found_now = Reduction(layer, event, waiting, copied + outside, filled)
+            if not any(r.layer >= layer and r.copied >= found_now.copied and r.filled >= filled for r in rivals):
+                rivals.append(found_now)
             filled = count = padded = outside = 0
         if hook is not None:
             filled += hook.numel

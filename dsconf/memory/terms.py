@@ -11,6 +11,7 @@ ZERO12 = "runtime/zero/stage_1_and_2.py"
 ZERO3 = "runtime/zero/stage3.py"
 ENGINE = "runtime/engine.py"
 FP16 = "runtime/fp16/fused_optimizer.py"
+UNFUSED = "runtime/fp16/unfused_optimizer.py"
 BF16 = "runtime/bf16_optimizer.py"
 GATHER = "runtime/zero/partitioned_param_coordinator.py"
 PARTITION = "runtime/zero/partition_parameters.py"
@@ -50,13 +51,20 @@ TERMS: dict[str, Known] = {
     ),
     "master weights": Known(
         "4 bytes × trained parameters ÷ ranks",
-        {"zero12": f"{ZERO12}:560", "zero3": f"{ZERO3}:1170", "fp16": f"{FP16}:103", "bf16": f"{BF16}:182"},
+        {
+            "zero12": f"{ZERO12}:560",
+            "zero3": f"{ZERO3}:1170",
+            "fp16": f"{FP16}:103",
+            "unfused": f"{UNFUSED}:78",
+            "bf16": f"{BF16}:182",
+        },
     ),
     "optimizer states": Known(
-        "8 bytes (Adam) × trained parameters ÷ ranks, made in the first step", {"": "the optimizer's first step()"}
+        "8 bytes (Adam), 4 (Lion, momentum) or 0 × trained parameters ÷ ranks, made in the first step",
+        {"": "the optimizer's first step()"},
     ),
     "optimizer states of the whole model": Known(
-        "torch's Adagrad makes its sums when it is built", {"": f"{ZERO12}:946"}
+        "torch's Adagrad makes its sums when it is built", {"zero3": f"{ZERO3}:1357", "": f"{ZERO12}:946"}
     ),
     "gradients": Known(
         "whole gradients of the parameters that reach into this rank's slice; a flat buffer at stage 3",
@@ -67,6 +75,17 @@ TERMS: dict[str, Known] = {
     ),
     "gradients still to reduce": Known("whole gradients that wait for their bucket", {"": f"{ZERO12}:2284"}),
     "DDP buckets": Known("a second copy of all gradients", {"": "torch/nn/parallel/distributed.py"}),
+    "Muon's staged momentum": Known(
+        "the momentum once more: a step that is discarded must not change it", {"": f"{ZERO12}:2989"}
+    ),
+    "Muon updates": Known("orthogonalized gradients of whole matrices, until the step", {"": f"{ZERO12}:2869"}),
+    "Muon's gather buffers": Known("buffers for gathering, kept up to 256 MiB", {"": f"{ZERO3}:2098"}),
+    "gathered gradients and momenta": Known(
+        "gradients and momenta of a chunk of matrices, whole, and what gathers them", {"": f"{ZERO3}:1697"}
+    ),
+    "Newton-Schulz iteration": Known(
+        "the largest matrix in 16 bit, its product, and its update", {"": "runtime/zero/muon/original_muon.py:124"}
+    ),
     "reduce bucket": Known(
         "reduce_bucket_size × bytes of the gradient, twice with overlap_comm at stages 1 and 2",
         {"zero12": f"{ZERO12}:3256", "zero3": f"{ZERO3}:780"},
@@ -101,6 +120,6 @@ TERMS: dict[str, Known] = {
     ),
     "overflow masks": Known("isinf and isnan over the gradient buffer (fp16)", {"": f"{ZERO3}:2814"}),
     "optimizer temporaries": Known(
-        "one list of square roots (torch's foreach optimizers)", {"": "torch/optim/adam.py"}
+        "lists as large as the gradients (square roots, updates) of torch's foreach optimizers", {"": "torch/optim"}
     ),
 }

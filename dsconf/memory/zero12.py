@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.memory.hooks import Flush, flushes, hooks, in_order, owned
-from dsconf.memory.states import Terms, compact, reduces_in_hooks
+from dsconf.memory.hooks import Flush, flushes, hooks, in_order
+from dsconf.memory.muon import Part, iteration, parts
+from dsconf.memory.optimizers import temporaries
+from dsconf.memory.states import Terms, bucket_widths, compact, reduces_in_hooks
 from dsconf.memory.timeline import (
     Sketch,
     Step,
@@ -28,6 +30,8 @@ def moments(step: Step) -> Iterator[Sketch]:
         yield from _reduced_in_hooks(step, early)
     else:
         yield from _reduced_at_the_end(step, early)
+    if settings.optimizer == "muon" and settings.offload_optimizer == "none":
+        yield _orthogonalized(step)
     if settings.offload_optimizer == "none":
         yield from _optimizer(step)
 
@@ -36,7 +40,7 @@ def _bucket(step: Step) -> Terms:
     """The reduce bucket, twice with ``overlap_comm``; made in the first hook of a backward (Z12:3256-3278)."""
     if not step.settings.contiguous_gradients and step.settings.offload_optimizer == "none":
         return ()
-    size = step.width.model * step.settings.reduce_bucket_size
+    size = sum(bucket_widths(step.settings, step.width, step.model)) * step.settings.reduce_bucket_size
     return (("reduce bucket", 2 * size if step.settings.overlap_comm else size),)
 
 
@@ -44,10 +48,10 @@ def _own(step: Step) -> Terms:
     """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
     if step.settings.offload_optimizer != "none" and not compact(step.settings):
         return ()
-    slice_ = owned(step.model, step.world_size, step.rank)
-    if compact(step.settings):
-        return (("gradients", 4 * slice_.elements),)
-    return (("gradients", step.width.model * slice_.whole),)
+    size = 0
+    for one in parts(step.model, step.settings.optimizer, step.world_size, step.rank):
+        size += 4 * one.slice.elements if _compact(step, one) else step.width.model * one.slice.whole
+    return (("gradients", size),)
 
 
 def _held_before(step: Step) -> Terms:
@@ -95,6 +99,13 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     yield embedding_gradient(step, (*early, *bucket, *early_own), hooks(model).embedding)
 
 
+def _orthogonalized(step: Step) -> Sketch:
+    """Muon's updates are made when backward is over, the reduce bucket not yet released (Z12:1020-1061)."""
+    groups = parts(step.model, "muon", step.world_size, step.rank)
+    scratch = ("Newton-Schulz iteration", iteration(step.model, step.width.model) if groups[0].muon else 0)
+    return Sketch("backward", "Muon's updates", (*_bucket(step), *_own(step), *_updates(step, groups), scratch))
+
+
 def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:
     """Stage 1: whole gradients stay until backward is over, then go bucket by bucket (Z12:958-980, 2284-2295)."""
     width, known, layers = step.width.model, hooks(step.model), step.act.layers
@@ -129,20 +140,36 @@ def _buckets_in_order(step: Step, full: int) -> Iterator[Sketch]:
 
 
 def _optimizer(step: Step) -> Iterator[Sketch]:
-    """Gradient norm in fp64, then flatten, cast, step (Z12:2648-2690, 3080-3140)."""
-    width, settings = step.width, step.settings
-    slice_ = owned(step.model, step.world_size, step.rank)
-    held = _own(step)
-    yield Sketch("step", "gradient norm", (*held, ("fp64 gradient for the norm", 8 * slice_.largest)))
-    flat = 0 if compact(step.settings) or slice_.tensors == 1 else width.accumulate * slice_.elements
-    cast = 0 if width.accumulate == width.master else width.master * slice_.elements
+    """Gradient norm in fp64, then group by group flatten, cast, step (Z12:2648-2690, 3080-3140)."""
+    groups = parts(step.model, step.settings.optimizer, step.world_size, step.rank)
+    largest = max(one.slice.largest for one in groups)
+    held = (*_own(step), *_updates(step, groups))
+    yield Sketch("step", "gradient norm", (*held, ("fp64 gradient for the norm", 8 * largest)))
+    for number, one in enumerate(groups):
+        # The buffer of the gradients goes with the last group that it serves, Muon's updates with Muon's group.
+        after = _own(step) if number + 1 < len(groups) else ()
+        yield from _one_group(step, one, held, after)
+        held = _own(step)
+
+
+def _one_group(step: Step, one: Part, held: Terms, after: Terms) -> Iterator[Sketch]:
+    width, elements = step.width, one.slice.elements
+    straight = _compact(step, one)
+    flat = 0 if straight or one.slice.tensors == 1 else width.model * elements
+    cast = 0 if (4 if straight else width.model) == width.master else width.master * elements
     yield Sketch("step", "flatten and cast", (*held, ("flat gradient", flat), ("fp32 gradient", cast)))
-    gradient = width.master * slice_.elements
-    yield Sketch("step", "optimizer", (("fp32 gradient", gradient), *temporaries(settings, gradient)))
+    gradient = width.master * elements
+    made = 0 if one.muon or step.settings.optimizer == "muon" else temporaries(step.settings, gradient)
+    terms = (*after, ("fp32 gradient", gradient), ("optimizer temporaries", made))
+    yield Sketch("step", "optimizer", terms)
 
 
-def temporaries(settings: object, gradient: int) -> Terms:
-    """torch's foreach optimizers take one list of square roots or updates; the fused ones take nothing."""
-    fused = getattr(settings, "optimizer_fused", True)
-    name = getattr(settings, "optimizer", "adamw")
-    return (("optimizer temporaries", gradient),) if not fused and name in ("adam", "adamw", "adagrad") else ()
+def _compact(step: Step, one: Part) -> bool:
+    """Muon's group keeps whole gradients even where the others have a flat fp32 slice (Z12:1259-1266)."""
+    return compact(step.settings) and not one.muon
+
+
+def _updates(step: Step, groups: tuple[Part, ...]) -> Terms:
+    """Muon's updates, whole matrices made at the end of backward (Z12:2869-2890)."""
+    size = sum(step.width.model * one.slice.whole for one in groups if one.muon)
+    return (("Muon updates", size),) if size else ()

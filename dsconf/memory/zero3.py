@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from dsconf.memory.gather import Gathered, Limits, gathered
 from dsconf.memory.hooks import hooks
+from dsconf.memory.muon import gathers, iteration
+from dsconf.memory.optimizers import temporaries
 from dsconf.memory.states import Terms
 from dsconf.memory.subgroups import Reduction, reductions, shards
 from dsconf.memory.timeline import (
@@ -19,7 +21,6 @@ from dsconf.memory.timeline import (
     replay,
     start_of_backward,
 )
-from dsconf.memory.zero12 import temporaries
 
 NORM_BUFFER = 250_000_000
 """Elements that the norm casts to fp64 at a time when the optimizer is offloaded (Z3:1960-1967)."""
@@ -79,7 +80,7 @@ def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
         return live.backward[layer] if 0 <= layer < act.layers else live.head if layer >= 0 else live.end
 
     def height(one: Reduction) -> int:
-        copy = sum(size for _, size in _copy(step, one.copied))
+        copy = sum(size for _, size in _copy(step, one))
         return live_at_hook(step, one.layer, one.event) + width.model * (around(one.layer) + one.waiting) + copy
 
     one = max(found, key=height)
@@ -89,30 +90,39 @@ def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
         *_secondary(step, elements),
         *at_hook(step, one.layer, one.event),
         ("newest gradient", width.model * one.waiting),
-        *_copy(step, one.copied),
+        *_copy(step, one),
     )
     yield Sketch("backward", "reducing a bucket", terms)
     yield embedding_gradient(step, _weights(step, live.end), hooks(step.model).embedding)
 
 
-def _copy(step: Step, elements: int) -> Terms:
-    """The bucket flattened rank by rank, and its gradients cast for a wider collective (Z3:1918-1946)."""
-    if not step.settings.reduce_scatter or not elements:
+def _copy(step: Step, one: Reduction) -> Terms:
+    """The bucket flattened rank by rank, and its gradients cast for a wider collective (Z3:1918-1946).
+
+    Without reduce_scatter it is reduced where it is, and scaled into a copy (Z3:1880-1884).
+    """
+    width, settings = step.width, step.settings
+    if step.world_size == 1 and not settings.reduce_scatter:
         return ()
-    cast = step.width.communicate if step.width.communicate != step.width.model else 0
-    return (("reduce copy", (step.width.communicate + cast) * elements),)
+    if not settings.reduce_scatter:
+        cast = width.accumulate if width.communicate != width.accumulate else 0
+        return (("reduce copy", (width.communicate + cast) * one.filled),)
+    cast = width.communicate if width.communicate != width.model else 0
+    return (("reduce copy", (width.communicate + cast) * one.copied),) if one.copied else ()
 
 
 def _optimizer(step: Step, live: Gathered) -> Iterator[Sketch]:
     """Norm, then sub-group by sub-group: flatten, cast, step (Z3:2454, 2683-2699, 2873-2949)."""
     settings, width = step.settings, step.width
-    shard = shards(step.model, step.world_size, settings.sub_group_size)
+    shard = shards(step.model, step.world_size, settings.sub_group_size, settings.optimizer)
     stays = (*_weights(step, live.persistent), *_secondary(step, 0))
     if settings.offload_optimizer != "none":
         return
     if settings.precision == "fp16":
         size = (width.accumulate + 1) * shard.trained
         yield Sketch("step", "overflow check", (*stays, ("overflow masks", size)))
+    if shard.muon:
+        yield _orthogonalized(step, stays)
     yield Sketch("step", "gradient norm", (*stays, ("fp64 gradient for the norm", 8 * shard.largest)))
     flat = max((e for e, tensors in shard.groups if tensors > 1), default=0)
     most = max((e for e, _ in shard.groups), default=0)
@@ -120,4 +130,16 @@ def _optimizer(step: Step, live: Gathered) -> Iterator[Sketch]:
     terms = (*stays, ("flat gradient", width.accumulate * flat), ("fp32 gradient", cast))
     yield Sketch("step", "flatten and cast", terms)
     gradient = width.master * most
-    yield Sketch("step", "optimizer", (*stays, ("fp32 gradient", gradient), *temporaries(settings, gradient)))
+    made = 0 if settings.optimizer == "muon" else temporaries(settings, gradient)
+    yield Sketch("step", "optimizer", (*stays, ("fp32 gradient", gradient), ("optimizer temporaries", made)))
+
+
+def _orthogonalized(step: Step, stays: Terms) -> Sketch:
+    """Muon gathers gradients and momenta whole, chunk by chunk (Z3:1697-1864)."""
+    settings, width = step.settings, step.width.communicate
+    most = gathers(step.model, step.world_size, settings.sub_group_size, settings.reduce_bucket_size, width).most
+    terms = (
+        ("gathered gradients and momenta", width * most),
+        ("Newton-Schulz iteration", iteration(step.model, width)),
+    )
+    return Sketch("step", "Muon's updates", (*stays, *terms))
