@@ -36,7 +36,10 @@ _CERTAIN = 0.85
 
 def _at(config: Any, path: Path) -> Any:
     for key in path:
-        config = config.get(key) if isinstance(config, Mapping) else None
+        if isinstance(config, list) and isinstance(key, int):
+            config = config[key]
+        else:
+            config = config.get(key) if isinstance(config, Mapping) else None
     return config
 
 
@@ -52,8 +55,7 @@ def _renamed(config: Mapping[str, Any], path: Path, meant: str) -> tuple[Edit, .
     from difflib import SequenceMatcher
 
     alike = SequenceMatcher(None, str(path[-1]).strip().lower(), meant.lower()).ratio()
-    there = meant in (_at(config, path[:-1]) if path[:-1] else config)
-    return (Rename(path, meant),) if alike >= _CERTAIN and not there else ()
+    return (Rename(path, meant),) if alike >= _CERTAIN and meant not in _at(config, path[:-1]) else ()
 
 
 def _of_another_release(path: Path, release: str) -> Problem | None:

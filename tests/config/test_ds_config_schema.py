@@ -15,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from dsconf.config.finding import Move, Remove, Rename
 from dsconf.config.names import TARGETS
 from dsconf.config.releases import follow
 from dsconf.config.resolve import resolve
@@ -235,3 +236,19 @@ def test_deepspeed_and_the_schema_agree_on_every_value_at_every_key(deepspeed_ta
     assert compared > 5000
     assert missed == []
     assert false_alarms == []
+
+
+@pytest.mark.parametrize(
+    ("config", "fix"),
+    [
+        ({"zero_optimisation": {}}, (Rename(("zero_optimisation",), "zero_optimization"),)),
+        ({"zero_optimisation": {}, "zero_optimization": {}}, ()),
+        ({"fp16": {"stage2": 1}}, ()),
+        ({"overlap_comm": True}, (Move(("overlap_comm",), ("zero_optimization", "overlap_comm")),)),
+        ({"overlap_comm": True, "zero_optimization": {"overlap_comm": False}}, ()),
+        ({"overlap_comm": True, "zero_optimization": True}, ()),
+        ({"elasticity": {}}, (Remove(("elasticity",)),)),
+    ],
+)
+def test_what_has_one_safe_answer_carries_it(config, fix):
+    assert [problem.fix for problem in schema_problems(config) if problem.path[0] != "zero_optimization"] == [fix]
