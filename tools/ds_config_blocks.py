@@ -302,7 +302,7 @@ BLOCKS: dict[str, dict[str, Key]] = {
         "cycle_max_lr": Key(RATES, "OneCycle: highest learning rate; needed.", None),
         "decay_lr_rate": Key(REAL, "OneCycle: decay of the learning rate after the cycle."),
         "cycle_first_step_size": Key(COUNT, "OneCycle: steps of the rising half."),
-        "cycle_second_step_size": Key(COUNT_OR_NULL, "OneCycle: steps of the falling half; by default the same."),
+        "cycle_second_step_size": Key(WHOLE_OR_NULL, "OneCycle: steps of the falling half; by default the same."),
         "cycle_first_stair_count": Key(WHOLE, "OneCycle: stairs of the rising half."),
         "cycle_second_stair_count": Key(WHOLE_OR_NULL, "OneCycle: stairs of the falling half; by default the same."),
         "decay_step_size": Key(WHOLE, "OneCycle: steps of one decay; 0: none."),

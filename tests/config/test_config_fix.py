@@ -50,6 +50,9 @@ EDITS = [
     ("{\n  a: no quotes\n}", SetValue(("b",), 2), '{\n  a: no quotes\n  "b": 2\n}'),
     ('{\n  "a": 1 }', SetValue(("b",), 2), '{\n  "a": 1,\n  "b": 2 }'),
     ("{}", SetValue(("a", "b"), 1), '{"a": {"b": 1}}'),
+    ('{"a": [{"b": 1}, {"b": 2}]}', Rename(("a", 1, "b"), "c"), '{"a": [{"b": 1}, {"c": 2}]}'),
+    ('{"a": [{"b": 1, "d": 0}]}', Remove(("a", 0, "b")), '{"a": [{"d": 0}]}'),
+    ('{"a": [{"b": 1}], "d": 0}', Move(("d",), ("a", 0, "d")), '{"a": [{"b": 1, "d": 0}]}'),
     (
         '{\n  "a": {\n    "b": 1\n  }\n}',
         Move(("a", "b"), ("c", "b")),
@@ -79,7 +82,9 @@ def test_an_edit_changes_that_place_alone(text, edit, wanted):
         ('{"a": 1, "b": {"a": 2}}', Move(("a",), ("b", "a")), "a is there already"),
         ('{"a": 1, "b": 2}', Move(("a",), ("b", "a")), "no object"),
         ('{"a": {}}', Move(("a",), ("a", "b")), "into itself"),
-        ('{"a": [1]}', Remove(("a", 0)), "not there"),
+        ('{"a": [1]}', Remove(("a", 0)), "an item of a list"),
+        ('{"a": [1]}', SetValue(("a", 1), 2), "no object"),
+        ('{"a": [1]}', Rename(("a", 1), "b"), "not there"),
         ('{"a": 1, "a": 2}', Remove(("a",)), "twice"),
         ("a: 1", Remove(("b", "c")), "not there"),
         ("{a: [1 2", Remove(("a",)), "cannot be read"),
@@ -97,7 +102,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )
-PATHS = st.lists(NAMES, min_size=1, max_size=3).map(tuple)
+PATHS = st.lists(NAMES | NAMES | st.integers(0, 1), min_size=1, max_size=3).map(tuple)
 
 
 @st.composite
