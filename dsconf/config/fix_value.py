@@ -12,7 +12,7 @@ class CannotFixError(Exception):
     """An edit that does not apply: nothing there, something in the way, or a text that does not come out right."""
 
 
-def applied(config: dict[str, Any], edit: Edit) -> dict[str, Any]:
+def applied(config: dict[str, Any], edit: Edit) -> Any:
     """A copy of ``config`` with ``edit`` made.
 
     Raises:
@@ -37,17 +37,16 @@ def value_at(config: Any, path: Path) -> Any:
         CannotFixError: nothing does.
     """
     for key in path:
-        try:
-            config = config[key]
-        except (KeyError, IndexError, TypeError):
-            raise CannotFixError(f"{dotted(path)} is not there") from None
+        if not _has(config, key):
+            raise CannotFixError(f"{dotted(path)} is not there")
+        config = config[key]
     return config
 
 
 def deepest(config: Any, path: Path) -> int:
     """How many keys of ``path`` lead through blocks that are there, the last key apart."""
     depth = 0
-    while depth < len(path) - 1 and isinstance(config, dict) and path[depth] in config:
+    while depth < len(path) - 1 and _has(config, path[depth]):
         config = config[path[depth]]
         depth += 1
     if not isinstance(config, dict):
@@ -55,13 +54,28 @@ def deepest(config: Any, path: Path) -> int:
     return depth
 
 
-def _inside(value: Any, path: Path, change: Callable[[dict[str, Any], Any], dict[str, Any]]) -> dict[str, Any]:
+def _has(value: Any, key: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(key, int) and 0 <= key < len(value)
+    return isinstance(value, dict) and key in value
+
+
+def _with(value: Any, key: str | int, new: Any) -> Any:
+    """A copy of the object or list ``value`` with ``new`` at ``key``."""
+    if isinstance(value, list):
+        return [new if place == key else item for place, item in enumerate(value)]
+    return {**value, key: new}
+
+
+def _inside(value: Any, path: Path, change: Callable[[dict[str, Any], Any], dict[str, Any]]) -> Any:
     """A copy of ``value`` in which ``change`` made the object that holds the last key of ``path``."""
-    if not isinstance(value, dict) or not path or path[0] not in value:
+    if not path or not _has(value, path[0]):
         raise CannotFixError(f"{dotted(path)} is not there")
-    if len(path) == 1:
-        return change(value, path[0])
-    return {**value, path[0]: _inside(value[path[0]], path[1:], change)}
+    if len(path) > 1:
+        return _with(value, path[0], _inside(value[path[0]], path[1:], change))
+    if not isinstance(value, dict):
+        raise CannotFixError("an item of a list")
+    return change(value, path[0])
 
 
 def _renamed(block: dict[str, Any], old: str, new: str) -> dict[str, Any]:
@@ -74,28 +88,24 @@ def _without(block: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in block.items() if name != key}
 
 
-def _added(value: Any, path: Path, new: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
+def _added(value: Any, path: Path, new: Any) -> Any:
+    there = _has(value, path[0])
+    if not (isinstance(value, dict) and isinstance(path[0], str)) and not (there and len(path) > 1):
         raise CannotFixError("a block on the way is no object")
-    if len(path) == 1:
-        if path[0] in value:
-            raise CannotFixError(f"{path[0]} is there already")
-        return {**value, path[0]: new}
-    return {**value, path[0]: _added(value.get(path[0], {}), path[1:], new)}
+    if len(path) > 1:
+        return _with(value, path[0], _added(value[path[0]] if there else {}, path[1:], new))
+    if there:
+        raise CannotFixError(f"{path[0]} is there already")
+    return _with(value, path[0], new)
 
 
-def _set(config: dict[str, Any], edit: SetValue) -> dict[str, Any]:
+def _set(config: dict[str, Any], edit: SetValue) -> Any:
     try:
         value_at(config, edit.path)
     except CannotFixError:
         return _added(config, edit.path, edit.value)
-    replaced: dict[str, Any] = _replaced(config, edit.path, edit.value)
-    return replaced
+    return _replaced(config, edit.path, edit.value)
 
 
 def _replaced(value: Any, path: Path, new: Any) -> Any:
-    if not path:
-        return new
-    if isinstance(value, list):
-        return [_replaced(item, path[1:], new) if place == path[0] else item for place, item in enumerate(value)]
-    return {**value, path[0]: _replaced(value[path[0]], path[1:], new)}
+    return _with(value, path[0], _replaced(value[path[0]], path[1:], new)) if path else new

@@ -46,8 +46,8 @@ def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> lis
     from dsconf.config.schema import schema_problems
 
     case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus)
-    rules = (*RULES, *asked.rules)
-    return _one_for_each_path([*schema_problems(config, asked.version), *(problem for rule in rules for problem in rule(case))])
+    found = schema_problems(config, asked.version)
+    return _one_for_each_path([*found, *(problem for rule in (*RULES, *asked.rules) for problem in rule(case))])
 
 
 def _one_for_each_path(problems: Sequence[Problem]) -> list[Problem]:
