@@ -93,4 +93,6 @@ def log_level(case: Case) -> Iterator[Problem]:
     level = case.config.get("log_level")
     if isinstance(level, str) and level.lower() not in _LEVELS and level != "auto":
         message = f"{level!r} is not one of {', '.join(_LEVELS)}"
-        yield Problem("DS613", "error", ("log_level",), message, nearest(level.lower(), _LEVELS).removeprefix("; "))
+        yield Problem(
+            "DS613", "error", ("log_level",), message, nearest(level.lower(), _LEVELS).removeprefix("; ") or None
+        )
