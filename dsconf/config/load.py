@@ -199,8 +199,8 @@ def _why_not_json(error: json.JSONDecodeError) -> str:
     rest = error.doc[error.pos : error.pos + 2]
     if rest[:1] == "#" or rest in ("//", "/*"):
         return "a comment"
-    if "property name" in error.msg and rest[:1].isalpha():
-        return "a key without quotes"
+    if rest[:1].isalpha() and (error.pos == 0 or "property name" in error.msg):
+        return "a key without quotes" if error.pos else "no braces around it"
     return error.msg[:1].lower() + error.msg[1:]
 
 

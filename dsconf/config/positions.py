@@ -11,6 +11,7 @@ import sys
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from math import isfinite
 from typing import Any, NamedTuple
 
 from dsconf.config.finding import Path
@@ -22,7 +23,7 @@ _MAX_BARE = 2048
 _FRAMES = 6 * MAX_DEPTH
 _ROOT = -1
 """Stands for the offset of an outermost object without braces."""
-_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity)')
+_CONSTANT = re.compile(r'"(?:[^"\\]|\\.)*"|-?(?:NaN|Infinity|[0-9][-+.0-9eE]*)')
 
 
 class HjsonError(ValueError):
@@ -190,13 +191,17 @@ def next_token(text: str, offset: int) -> tuple[str, int]:
 
 
 def without_constants(text: str) -> str:
-    """JSON ``text`` with every NaN and Infinity, which ``json`` reads, as digits of the same length."""
-    return _CONSTANT.sub(lambda word: word[0] if word[0][0] == '"' else "1" * len(word[0]), text)
+    """JSON ``text`` with all that ``json`` reads as NaN or infinite as digits of the same length."""
+    return _CONSTANT.sub(lambda word: "1" * len(word[0]) if _is_constant(word[0]) else word[0], text)
 
 
 def constants(text: str) -> list[tuple[str, int]]:
-    """Every NaN and Infinity of JSON ``text`` with its offset."""
-    return [(word[0], word.start()) for word in _CONSTANT.finditer(text) if word[0][0] != '"']
+    """All that ``json`` reads as NaN or infinite in JSON ``text``, with its offset."""
+    return [(word[0], word.start()) for word in _CONSTANT.finditer(text) if _is_constant(word[0])]
+
+
+def _is_constant(word: str) -> bool:
+    return word[0] != '"' and (word[-1] in "Ny" or not isfinite(float(word)))
 
 
 class Lines:

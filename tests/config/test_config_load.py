@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from time import perf_counter
 
@@ -262,10 +263,25 @@ def test_newlines_are_read_as_open_reads_them():
 
 
 def test_nan_is_read_by_json_load_and_named():
-    loaded = parse("f", '{"a": {"b": [1, NaN]}, "c": -Infinity}', "hf")
-    assert loaded.not_finite == (("a", "b", 1), ("c",))
+    loaded = parse("f", '{"a": {"b": [1, NaN]}, "c": -Infinity, "d": [-2.5, 1e999]}', "hf")
+    assert loaded.not_finite == (("a", "b", 1), ("c",), ("d", 1))
     spans = loaded.places().spans
-    assert (spans["a", "b", 1].value, spans["c",].key) == (16, 23)
+    assert (spans["a", "b", 1].value, spans["c",].key, spans["d", 1].value) == (16, 23, 51)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("a: 1", "no braces around it"),
+        ("{a: 1}", "a key without quotes"),
+        ("# x\n{}", "a comment"),
+        ('{"a": 1 /* x */}', "a comment"),
+        ('{"a": 1,}', "property name|trailing comma"),
+        ("{'a': 1}", "property name"),
+    ],
+)
+def test_why_it_is_no_json_is_said(text, why):
+    assert re.search(why, parse("f", text, "hf").not_json.problem)
 
 
 def test_a_byte_order_mark_is_no_strict_json(tmp_path):
