@@ -61,9 +61,12 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
     tied = sum(twice.values())
     shared = kept + (forward_only if replay else 0)
     # What layers share goes with the first one's backward; the tied gradient stays until the embedding's own arrives.
-    live = (g.live - shared + (0 if g.param in twice else tied) for g in embedding.grads)
+    # A re-entrant checkpoint's node lives as long as the loss, and with it what its function was given by name.
+    named = replay == "reentrant" and model.family != "gpt2"
+    gone = embedding.saved + (0 if named else shared)
+    live = (g.live - gone + (0 if g.param in twice else tied) for g in embedding.grads)
     return Activations(
-        bottom=embedding.saved + shared + layer.saved % model.layers,
+        bottom=shared + embedding.saved + layer.saved % model.layers,
         forward_only=variables + (0 if replay else forward_only),
         layer=layer.saved // model.layers,
         layers=model.layers,
@@ -77,7 +80,7 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
         head_live=_head_live(head, tied),
         embedding_live=tuple(max(0, one) for one in live),
         tied=tied,
-        before_backward=max(embedding.backward.reduced - shared, 2 * tied),
+        before_backward=max(0, max(embedding.backward.reduced, 2 * tied) - gone),
     )
 
 
@@ -187,7 +190,7 @@ def _replayed(layer: Played, width: int, replay: str) -> Heights:
     The re-entrant kind also holds the second output.
     """
     own = width - layer.saved_input
-    again = layer.forward_peak + width
+    again = width + (layer.forward_peak if replay == "reentrant" else layer.until_saved)
     if replay == "reentrant":
         found = Heights(layer.backward.reduced + own + width, layer.backward.hoarded + own + width)
     else:

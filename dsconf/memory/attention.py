@@ -109,9 +109,9 @@ def _at_all_heads(r: Recorder, x: Heads, tensor: int, name: str) -> int:
     """Keys or values of every head: repeated; or the one there is expanded, which for one sequence is a view."""
     if x.kv_heads == r.model.heads:
         return _by_head(r, tensor, name)
-    if (x.repeats and x.kv_heads > 1) or r.shape.batch > 1:
+    if x.repeats and x.kv_heads > 1:
         return r.tape.op(f"repeat {name}", [tensor], _size(r))
-    return r.tape.part(f"{name} of every head", tensor, _size(r))
+    return _of_every_head(r, tensor, name, _size(r))
 
 
 def _repeated(r: Recorder, x: Heads) -> Heads:
@@ -147,17 +147,22 @@ def _plain(r: Recorder, x: Heads) -> int:
     full = 2 * _size(r) if shape.low == 2 else _size(r)
     scores = 4 * _scores(r)
     query = op("attention query fp32", [x.query], full)
-    if x.repeats or shape.batch > 1:
-        key, value = op("attention keys fp32", [x.key], full), op("attention values fp32", [x.value], full)
-    else:
-        some = full * x.kv_heads // r.model.heads
-        key, value = op("attention keys fp32", [x.key], some), op("attention values fp32", [x.value], some)
-        key, value = r.tape.part("keys of every head", key, full), r.tape.part("values of every head", value, full)
+    some = full if x.repeats else full * x.kv_heads // r.model.heads
+    key, value = op("attention keys fp32", [x.key], some), op("attention values fp32", [x.value], some)
+    key = key if x.repeats else _of_every_head(r, key, "keys", full)
     raw = op("attention scores", [query, key], scores, saves=[query, key])
     raw = op("attention mask", [raw], scores, passes=True)
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
+    value = value if x.repeats else _of_every_head(r, value, "values", full)
     out = op("attention product", [weights, value], full, saves=[weights, value])
     return op("attention output copy", [out], _size(r))
+
+
+def _of_every_head(r: Recorder, one: int, name: str, size: int) -> int:
+    """One head's keys or values expanded to all: a view for one sequence, else a copy for the batched product."""
+    if r.shape.batch > 1:
+        return r.tape.op(f"{name} of every head", [one], size)
+    return r.tape.part(f"{name} of every head", one, size)
 
 
 def _eager(r: Recorder, x: Heads) -> int:
@@ -177,7 +182,8 @@ def _eager(r: Recorder, x: Heads) -> int:
         if r.model.attention_softcap:
             raw = save_output(op("attention softcap", [raw], scores))
             raw = op("attention softcap scale", [raw], scores)
-        weights = _softmax(r, op("attention mask", [raw], scores, passes=True), x.softmax_fp32 and shape.low == 2)
+        upcasts = shape.low == 2 and (x.softmax_fp32 or shape.autocast)
+        weights = _softmax(r, op("attention mask", [raw], scores, passes=True), upcasts)
     if x.dropout_module:
         r.visits.append(x.dropout_module)
     if r.model.attention_dropout and not x.never_drops:

@@ -39,10 +39,18 @@ def experts(r: Recorder, x: int) -> int:
     down = op("experts down", [product], deep, saves=[product], params=r.own_tensor("mlp.experts.down_proj"))
     down = op("experts mask", [down], deep)
     full = single * rows * model.hidden
-    weighted = op("experts weighting", [down, weights], full, saves=[down, weights], backward_workspace=2 * full)
+    casts = single > shape.width  # the gradient of ``down``, after the node itself has run
+    weighted = op(
+        "experts weighting",
+        [down, weights],
+        full,
+        saves=[down, weights],
+        backward_workspace=2 * full - deep if casts else full,
+        reduction=2 * full if casts else 0,
+    )
     ordered = op("restore order", [weighted], full, extra=8 * rows)
     y = op("sum of experts", [ordered], single * shape.tokens * model.hidden)
-    if single > shape.width:
+    if casts:
         y = op("sum of experts downcast", [y], r.hidden(model.hidden))
     return _weighted(r, x, y, shared) if model.shared_mlp else y
 

@@ -38,6 +38,8 @@ class Played(NamedTuple):
     saved_input: int
     """The part of ``saved`` that is the tape's own input."""
     forward_peak: int
+    until_saved: int
+    """Highest point of forward until its last saved tensor is there."""
     dry_peak: int
     """Highest point of forward when nothing is kept for backward (the first pass under checkpointing)."""
     backward: Heights
@@ -184,14 +186,15 @@ class Tape:
         """
         outside = {self._root[i] for i in inputs}
         ends = self._ends(outside if held else set())
-        saved, forward_peak = self._forward(outside, ends, keep=True)
-        _, dry_peak = self._forward(outside, ends, keep=False)
+        saved, forward_peak, until_saved = self._forward(outside, ends, keep=True)
+        _, dry_peak, _ = self._forward(outside, ends, keep=False)
         played = self._backward(saved, outside, nested)
         variables, output = {self._root[t] for t in self._held}, self._root[self._ops[-1].output]
         return Played(
             saved=sum(saved.values()),
             saved_input=sum(size for root, size in saved.items() if root in outside),
             forward_peak=forward_peak,
+            until_saved=until_saved,
             dry_peak=dry_peak,
             backward=Heights(*played.backward),
             replay=Heights(*played.replay),
@@ -212,11 +215,11 @@ class Tape:
                 kept.append((op.name, sum(self._bytes[root] for root in new)))
         return tuple(kept)
 
-    def _forward(self, outside: set[int], ends: dict[int, list[int]], *, keep: bool) -> tuple[dict[int, int], int]:
+    def _forward(self, outside: set[int], ends: dict[int, list[int]], *, keep: bool) -> tuple[dict[int, int], int, int]:
         root, sizes = self._root, self._bytes
         saved: dict[int, int] = {}
         live = set(outside)
-        alive = peak = sum(sizes[tensor] for tensor in outside)
+        alive = peak = until = sum(sizes[tensor] for tensor in outside)
         for step, op in enumerate(self._ops):
             made = root[op.output]
             if made not in live and made not in saved:
@@ -229,11 +232,12 @@ class Tape:
                         alive += sizes[kept]
                     saved[kept] = sizes[kept]
             peak = max(peak, alive + op.workspace)
+            until = peak if op.saves else until
             for gone in ends.get(step, ()):
                 live.discard(gone)
                 if gone not in saved:
                     alive -= sizes[gone]
-        return saved, peak
+        return saved, peak, until
 
     def _ends(self, held: set[int]) -> dict[int, list[int]]:
         """Step → tensors used there for the last time; what is held to the end is in none."""

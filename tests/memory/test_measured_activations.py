@@ -35,8 +35,6 @@ class Known(NamedTuple):
 
 OUTSIDE = {
     ("falcon-40b-eager-bf16-b2-s512-l3-v1024", "forward_end"): Known("blocks: 6 MiB in three layers", 1.0, 1.05),
-    ("falcon-7b-sdpa-bf16-b2-s512-l3-v1024-ckpt", "backward_peak"): Known("not understood", 0.97, 1.0),
-    ("falcon-7b-sdpa-bf16-b2-s512-l3-v1024-reentrant", "backward_peak"): Known("not understood", 0.97, 1.0),
 }
 
 
