@@ -132,6 +132,8 @@ class Flush(NamedTuple):
     """Whether this rank's gradient buffer was allocated by an earlier flush."""
     mine: int
     """Largest slice in this bucket that this rank owns, 0 if none."""
+    filled: int = 0
+    """Elements in the bucket."""
 
 
 class _Bucket(NamedTuple):
@@ -165,7 +167,16 @@ def _buckets(model: Model, bucket: int) -> tuple[_Bucket, ...]:
 
 
 @lru_cache(maxsize=1024)
-def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bool) -> tuple[Flush, ...]:
+def flushes(
+    model: Model,
+    bucket: int,
+    world_size: int,
+    rank: int,
+    straddles: bool,
+    *,
+    apart: bool = False,
+    cast: bool = False,
+) -> tuple[Flush, ...]:
     """Reductions of a backward at stage 2 that can be the highest (runtime/zero/stage_1_and_2.py:1414-1480, 1590-1726).
 
     Args:
@@ -173,6 +184,8 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
         bucket: ``reduce_bucket_size`` in elements.
         world_size, rank: of the ZeRO group.
         straddles: a bucket with several owners is flattened anew (``reduce_scatter`` and multi-rank all-reduce).
+        apart: this rank's slices go one by one into its fp32 slice, so that a bucket with two of them is flattened too.
+        cast: a bucket is cast for the all-reduce, so that what counts is all that is in it.
     """
     part = partition(hooks(model).total, world_size)
     start, stop = part * rank, part * (rank + 1)
@@ -182,9 +195,12 @@ def flushes(model: Model, bucket: int, world_size: int, rank: int, straddles: bo
         mine = 0
         if one.first < stop and one.last >= start:
             mine = max(0, *(min(h.offset + h.numel, stop) - max(h.offset, start) for h in one.inside))
+        if apart and straddles and mine and len(one.inside) > 1:
+            flush = flush._replace(copied=one.filled)
         key = 4 * place + 2 * held + (mine > 0)
         for earlier in best.get(key, ()):
-            if earlier.copied >= flush.copied and earlier.mine >= mine and earlier.outside >= flush.outside:
+            covers = earlier.copied >= flush.copied and earlier.mine >= mine and earlier.outside >= flush.outside
+            if covers and (not cast or earlier.filled >= flush.filled):
                 break
         else:
             best.setdefault(key, []).append(flush._replace(held=held, mine=mine))
@@ -206,7 +222,7 @@ def _reduced(model: Model, bucket: int, part: int, straddles: bool) -> tuple[tup
         place = places.setdefault((event, layer < 0, layer == model.layers), len(places))
         outside = one.filled if one.filled > bucket else 0
         copied = _copied(one, bucket, part) if straddles else 0
-        found.append((place, one, Flush(layer, event, waiting, outside, copied, False, 0)))
+        found.append((place, one, Flush(layer, event, waiting, outside, copied, False, 0, one.filled)))
     return tuple(found)
 
 
@@ -241,6 +257,8 @@ class Moved(NamedTuple):
     moved: int
     """Elements whose gradient has gone from the parameter into a bucket by then."""
     copied: int
+    filled: int
+    """Elements in the bucket."""
 
 
 class InOrder(NamedTuple):
@@ -260,7 +278,7 @@ def in_order(model: Model, bucket: int, world_size: int, rank: int) -> InOrder:
     for numel, offset in (*hooks(model).registered, (bucket + 1, hooks(model).total)):
         if filled and filled + numel > bucket:
             owners = (begin // part, (offset - 1) // part)
-            one = Moved(moved, filled if owners[0] != owners[1] else 0)
+            one = Moved(moved, filled if owners[0] != owners[1] else 0, filled)
             first = first or one
             if owners[0] <= rank <= owners[1]:
                 return InOrder(first, one)

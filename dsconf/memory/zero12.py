@@ -73,8 +73,10 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     own = () if compact(step.settings) and early else _own(step)
     layers = step.act.layers
     yield in_layer(step, layers - 1, (*early, *bucket))
-    found = flushes(model, settings.reduce_bucket_size, step.world_size, step.rank, straddles)
-    own_bytes = sum(size for _, size in own)
+    apart, cast = compact(settings), _cast(step)
+    found = flushes(
+        model, settings.reduce_bucket_size, step.world_size, step.rank, straddles, apart=apart, cast=cast > 0
+    )
 
     def height(flush: Flush) -> int:
         return live_at_hook(step, flush.layer, flush.event) + width * (flush.waiting + flush.outside)
@@ -84,9 +86,14 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
         newest = width * (flush.waiting + flush.outside)
         return (*early, *bucket, *at_hook(step, flush.layer, flush.event), ("newest gradient", newest))
 
-    reduced = max(found, key=lambda f: height(f) + width * f.copied + (own_bytes if f.held else 0))
-    copy = (("reduce copy", width * reduced.copied), *(own if reduced.held else ()))
-    yield Sketch("backward", "reducing a bucket", (*waiting(reduced), *copy))
+    def reducing(flush: Flush) -> Terms:
+        # The fp32 slice is there before its first gradients are reduced, and each is cast for it (Z12:1290-1326).
+        held = own if flush.held or (apart and flush.mine) else ()
+        slice_ = 4 * flush.mine if apart and not cast else 0
+        return (("reduce copy", width * flush.copied + cast * flush.filled), ("fp32 gradient", slice_), *held)
+
+    reduced = max(found, key=lambda f: height(f) + sum(size for _, size in reducing(f)))
+    yield Sketch("backward", "reducing a bucket", (*waiting(reduced), *reducing(reduced)))
     mine = [flush for flush in found if flush.mine]
     if mine:
         kept = max(mine, key=lambda f: height(f) + (8 * f.mine if offloaded else 0))
@@ -97,6 +104,12 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
         yield in_layer(step, max(inner), (*early, *bucket, *own))
     early_own = own if any(flush.layer >= 0 for flush in mine) else ()
     yield embedding_gradient(step, (*early, *bucket, *early_own), hooks(model).embedding)
+
+
+def _cast(step: Step) -> int:
+    """Bytes an element of the copy in the collective's type, 0 where that is the bucket's (Z12:1706-1715)."""
+    width = step.width
+    return 0 if width.communicate == width.model else width.communicate
 
 
 def _orthogonalized(step: Step) -> Sketch:
@@ -135,7 +148,8 @@ def _buckets_in_order(step: Step, full: int) -> Iterator[Sketch]:
         if one is found.own:
             yield Sketch("backward", name, (*bucket, *waiting, *_own(step)))
         else:
-            copy = (("reduce copy", width * one.copied),) if one.copied and settings.reduce_scatter else ()
+            copied = one.copied if settings.reduce_scatter else 0
+            copy = (("reduce copy", width * copied + _cast(step) * one.filled),)
             yield Sketch("backward", name, (*bucket, *waiting, *copy))
 
 

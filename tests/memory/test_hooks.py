@@ -142,6 +142,7 @@ class _Reduced(NamedTuple):
     copied: int
     held: bool
     mine: int
+    filled: int
 
 
 def _slow_flushes(model: Model, bucket: int, world_size: int, rank: int) -> list[_Reduced]:
@@ -161,7 +162,7 @@ def _slow_flushes(model: Model, bucket: int, world_size: int, rank: int) -> list
             copied = filled if filled <= bucket else _slow_sliced(owners[0], bucket)
         mine = max(piece.count(rank) for piece in owners)
         outside = filled if filled > bucket else 0
-        found.append(_Reduced(layer, event, waiting, outside, copied, held, mine))
+        found.append(_Reduced(layer, event, waiting, outside, copied, held, mine, filled))
         held = held or mine > 0
         waiting_in.clear()
 
@@ -213,6 +214,21 @@ def test_no_flush_that_could_be_the_highest_is_left_out(model: Model, bucket: in
         assert any(_no_less(flush, one, model.layers) for flush in fast), one
 
 
+@given(models(), BUCKETS, WORLDS, st.integers(0, 8))
+def test_slices_that_are_reduced_apart_are_flattened(model: Model, bucket: int, world_size: int, rank: int) -> None:
+    """A bucket with several parameters, of which one is this rank's, is copied whole whoever the others belong to."""
+    of = (model, bucket, world_size, rank % world_size)
+    for flush in flushes(*of, True, apart=True):
+        if 0 < flush.mine < flush.filled <= bucket:
+            assert flush.copied == flush.filled
+
+
+@given(models(), BUCKETS, WORLDS)
+def test_a_cast_leaves_no_fuller_bucket_out(model: Model, bucket: int, world_size: int) -> None:
+    most = max(one.filled for one in _slow_flushes(model, bucket, world_size, 0))
+    assert max(flush.filled for flush in flushes(model, bucket, world_size, 0, True, cast=True)) == most
+
+
 @given(models(), BUCKETS, WORLDS)
 def test_without_straddling_nothing_is_copied(model: Model, bucket: int, world_size: int) -> None:
     assert all(flush.copied == 0 for flush in flushes(model, bucket, world_size, 0, False))
@@ -240,18 +256,18 @@ def test_stage_1_reduces_in_registration_order(model: Model, bucket: int, world_
     """The first reduction, and the first with elements of this rank, element by element."""
     rank = data.draw(st.integers(0, world_size - 1))
     part = partition(hooks(model).total, world_size)
-    every: list[tuple[int, int, set[int]]] = []
+    every: list[tuple[int, int, int, set[int]]] = []
     inside: list[tuple[int, int]] = []
     moved = 0
     for numel, offset in (*hooks(model).registered, (bucket + 1, -1)):
         if inside and sum(n for n, _ in inside) + numel > bucket:
             owners = {at // part for n, start in inside for at in range(start, start + n)}
             filled = sum(n for n, _ in inside)
-            every.append((moved, filled if len(owners) > 1 else 0, owners))
+            every.append((moved, filled if len(owners) > 1 else 0, filled, owners))
             inside = []
         inside.append((numel, offset))
         moved += numel if numel <= bucket else 0
     found = in_order(model, bucket, world_size, rank)
-    assert found.first == every[0][:2]
-    own = next((one[:2] for one in every if rank in one[2]), None)
+    assert found.first == every[0][:3]
+    own = next((one[:3] for one in every if rank in one[3]), None)
     assert found.own == own
