@@ -19,6 +19,7 @@ COMMANDS = {
     "stages": "Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.",
     "validate": "Check ds_config files against DeepSpeed's own rules; - reads standard input.",
     "check": "Prove the ds_config FILE by running a short real DeepSpeed training.",
+    "bench": "Compare a single GPU, DDP, ZeRO stages and Accelerate on the same model and data, by running them.",
 }
 
 EPILOG = "Exit codes: 0 yes, 1 no (does not fit, invalid, the step failed), 2 wrong usage, 3 cannot be run here."

@@ -115,3 +115,12 @@ workload_options = combine(
 def format_option(*choices: str) -> Callable[[F], F]:
     """``--format``; the first choice is the default."""
     return click.option("--format", "output_format", type=click.Choice(choices), default=choices[0], show_default=True)
+
+
+def finite(value: Any) -> Any:
+    """``value`` with NaN and infinities as null, which JSON has no words for."""
+    if isinstance(value, float) and value - value != 0:
+        return None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    return [finite(item) for item in value] if isinstance(value, (list, tuple)) else value

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
-from typing import Any
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,28 +33,95 @@ class MissingPackageError(Exception):
     """A package that only this run needs is not installed; the text is what to do about it."""
 
 
-def build(order: Order) -> Any:
+class FactoryError(Exception):
+    """The person's own model cannot be made; the text says why."""
+
+
+class Built(NamedTuple):
+    """A model ready to be wrapped, and what it is trained on."""
+
+    model: Any
+    batch: dict[str, Any] | None
+    """The inputs that a model of the person's own brings; None: random tokens below ``vocab``."""
+    vocab: int
+
+
+def build(order: Order) -> Built:
     """The model of ``order`` in training mode, on the device under zero.Init and in host memory otherwise.
 
     Without zero.Init it is made on the device, since random numbers for billions of weights take minutes on a
-    CPU, and then moved out, so that DeepSpeed finds it where a loaded checkpoint would be.
+    CPU, and then moved out, so that DeepSpeed finds it where a loaded checkpoint would be. A model of the person's
+    own may bring the batch it is trained on; None: random tokens.
     """
-    import deepspeed
-
-    if order.zero_init:
-        model = _from_config(order, deepspeed.zero.Init(config_dict_or_path=order.ds_config))
+    # What this imports must not be imported under zero.Init, which patches the modules it meets.
+    make = factory(order.module) if order.module else _maker(order)
+    with _context(order):
+        model, batch = make()
+    if order.zero_init and not order.module:
         _initialize_shards(model)
-    else:
-        model = _from_config(order, torch.device(order.device)).to("cpu")
+    elif not order.zero_init and order.backend != "ddp":
+        model = model.to("cpu")
+    if order.module:
+        model.train()
+        return Built(model, _moved(batch, order), int(getattr(getattr(model, "config", None), "vocab_size", 0)))
     if order.lora_rank:
         model = _with_adapters(model, order)
     if order.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": order.reentrant})
     model.train()
-    return model
+    return Built(model, None, int(order.hf_config["vocab_size"]))
 
 
-def _from_config(order: Order, context: AbstractContextManager[Any]) -> Any:
+def _context(order: Order) -> AbstractContextManager[Any]:
+    if not order.zero_init:
+        return torch.device(order.device)
+    import deepspeed
+
+    context: AbstractContextManager[Any] = deepspeed.zero.Init(config_dict_or_path=order.ds_config)
+    return context
+
+
+Made = tuple[Any, dict[str, Any] | None]
+
+
+def factory(name: str) -> Callable[[], Made]:
+    """What makes the module of ``package.file:function``, and the keyword arguments of its forward or None.
+
+    Raises:
+        FactoryError: there is no such file or function; the maker raises it where the function returns something else.
+    """
+    file, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(import_module(file), function)
+    except (ImportError, AttributeError) as error:
+        raise FactoryError(f"--module {name}: {error}") from error
+    return lambda: _checked(name, found())
+
+
+def _checked(name: str, made: Any) -> Made:
+    module, batch = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(module, torch.nn.Module) or not (batch is None or isinstance(batch, dict)):
+        raise FactoryError(f"--module {name}: it must return a torch.nn.Module, or that and a dict of its inputs")
+    if batch is None and getattr(getattr(module, "config", None), "vocab_size", None) is None:
+        raise FactoryError(f"--module {name}: the module has no config.vocab_size; return it with a dict of its inputs")
+    return module, batch
+
+
+def _moved(batch: dict[str, Any] | None, order: Order) -> dict[str, Any] | None:
+    """The tensors of ``batch`` on the device, floats in the type that is trained in."""
+    if batch is None:
+        return None
+    dtype = DTYPES[order.load_dtype]
+    return {
+        name: value.to(order.device, dtype if value.is_floating_point() else value.dtype)
+        if isinstance(value, torch.Tensor)
+        else value
+        for name, value in batch.items()
+    }
+
+
+def _maker(order: Order) -> Callable[[], Made]:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {key: value for key, value in order.hf_config.items() if key not in NOT_A_SHAPE}
@@ -58,8 +129,8 @@ def _from_config(order: Order, context: AbstractContextManager[Any]) -> Any:
     config.use_cache = False
     dtype = DTYPES[order.load_dtype]
     config.dtype = dtype
-    with context:
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=ATTENTION[order.attention])
+    attention = ATTENTION[order.attention]
+    return lambda: (AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention), None)
 
 
 def _initialize_shards(model: Any) -> None:

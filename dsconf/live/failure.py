@@ -9,15 +9,23 @@ from dsconf.units import parse_bytes
 
 ASKED = re.compile(r"[Tt]ried to allocate ([\d.]+ ?(?:[KMGT]i?B|bytes)|\d+)")
 
+KINDS = {
+    "OutOfMemoryError": "oom",
+    "MissingPackageError": "missing",
+    "FactoryError": "invalid",
+    "InputError": "invalid",
+    "FloatingPointError": "nan",
+}
+"""Kinds of failure by the name of the exception."""
+
 
 def describe(error: Exception) -> dict[str, Any]:
     """``kind``, one-line ``message`` and, for memory, ``asked_bytes`` of ``error``.
 
-    Kinds: ``oom``, ``missing`` (a package), ``nan`` and ``exception``.
+    Kinds: ``oom``, ``missing`` (a package), ``invalid`` (a factory), ``nan`` and ``exception``.
     """
     text = last_line(error)
-    kinds = {"OutOfMemoryError": "oom", "MissingPackageError": "missing", "FloatingPointError": "nan"}
-    kind = kinds.get(type(error).__name__, "exception")
+    kind = KINDS.get(type(error).__name__, "exception")
     if "can't allocate memory" in text or isinstance(error, MemoryError):
         kind = "oom"
     if kind == "oom":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import resource
 import sys
 from pathlib import Path
@@ -10,6 +12,9 @@ from typing import Protocol
 import torch
 
 from dsconf.live.tracker import LiveTensors
+
+HISTORY = 1_000_000
+"""Allocations that a snapshot keeps; a step of a large model makes some ten thousand."""
 
 
 class Gauge(Protocol):
@@ -32,6 +37,15 @@ class Gauge(Protocol):
     def synchronize(self) -> None:
         """Wait until the device has done what it was asked."""
 
+    def cap(self, num_bytes: int) -> None:
+        """Let this process allocate at most ``num_bytes``; 0: as much as there is."""
+
+    def record(self, snapshot: str) -> None:
+        """Keep the history of allocations from here on, unless ``snapshot`` is empty."""
+
+    def save(self, snapshot: str) -> bool:
+        """Write the history to the file ``snapshot``; whether there was one to write."""
+
 
 class CudaGauge:
     """torch's caching allocator on the current CUDA device."""
@@ -52,6 +66,20 @@ class CudaGauge:
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
+
+    def cap(self, num_bytes: int) -> None:
+        if num_bytes:
+            total = torch.cuda.mem_get_info()[1]
+            torch.cuda.set_per_process_memory_fraction(min(1.0, num_bytes / total))
+
+    def record(self, snapshot: str) -> None:
+        if snapshot:
+            torch.cuda.memory._record_memory_history(max_entries=HISTORY)
+
+    def save(self, snapshot: str) -> bool:
+        if snapshot:
+            torch.cuda.memory._dump_snapshot(snapshot)
+        return bool(snapshot)
 
 
 class CpuGauge:
@@ -78,6 +106,15 @@ class CpuGauge:
     def synchronize(self) -> None:
         return
 
+    def cap(self, num_bytes: int) -> None:
+        return
+
+    def record(self, snapshot: str) -> None:
+        return
+
+    def save(self, snapshot: str) -> bool:
+        return False
+
 
 def host_peak_bytes() -> int:
     """Largest resident memory this process ever had."""
@@ -88,6 +125,17 @@ def host_peak_bytes() -> int:
                 return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def process_bytes() -> int | None:
+    """What the driver holds for this process, as nvidia-smi lists it; None where it cannot be asked."""
+    if not torch.cuda.is_available():
+        return None
+    try:
+        found = re.search(rf"^process +{os.getpid()} uses +([\d.]+) MB", torch.cuda.list_gpu_processes(), re.MULTILINE)
+    except Exception:  # no NVML, or one that will not tell a container: each driver has its own error for it
+        return None
+    return int(float(found[1]) * 2**20) if found else None
 
 
 def card_used_bytes() -> int | None:

@@ -12,31 +12,33 @@ import torch.distributed as dist
 from dsconf.live.order import Order
 
 
-def join(order: Order, rank: int, folder: Path) -> None:
+def join(order: Order, local_rank: int, folder: Path) -> None:
     """Initialise ``torch.distributed``, then have DeepSpeed take this group as it is.
 
     DeepSpeed must know the world size before ``zero.Init`` reads the batch sizes. Real ranks meet through a file in
     ``folder``: no port to be free, to be guessed or to be left open.
     """
+    _describe(order, local_rank)
+    backend = "fake" if order.rehearsed else "nccl" if order.device == "cuda" else "gloo"
+    if order.rehearsed:
+        _rehearse(order)
+    else:
+        _meet(backend, order, folder)
+    if order.backend == "ddp":
+        return
     import deepspeed
 
-    _describe(order, rank)
     if order.device == "cpu":
         # A shared-memory all-reduce for inference that would be compiled for nothing.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    backend = "fake" if order.rehearsed else "nccl" if order.device == "cuda" else "gloo"
-    if order.rehearsed:
-        _rehearse(order.world_size)
-    else:
-        _meet(backend, rank, order.world_size, folder)
     deepspeed.init_distributed(backend)
 
 
-def _meet(backend: str, rank: int, world_size: int, folder: Path) -> None:
+def _meet(backend: str, order: Order, folder: Path) -> None:
     if backend == "gloo" and sys.platform == "linux":
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names of containers may not resolve
     place = (folder / "rendezvous").as_uri()
-    dist.init_process_group(backend, init_method=place, rank=rank, world_size=world_size)
+    dist.init_process_group(backend, init_method=place, rank=order.rank, world_size=order.world_size)
 
 
 def leave() -> None:
@@ -45,11 +47,11 @@ def leave() -> None:
         dist.destroy_process_group()
 
 
-def _describe(order: Order, rank: int) -> None:
+def _describe(order: Order, local_rank: int) -> None:
     """The variables torchrun sets; DeepSpeed reads some of them (the address and port are never used)."""
     os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
+        RANK=str(order.rank),
+        LOCAL_RANK=str(local_rank),
         WORLD_SIZE=str(order.world_size),
         LOCAL_WORLD_SIZE=str(order.processes),
         LOCAL_SIZE=str(order.processes),
@@ -58,14 +60,15 @@ def _describe(order: Order, rank: int) -> None:
     )
 
 
-def _rehearse(world_size: int) -> None:
+def _rehearse(order: Order) -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    dist.init_process_group(backend="fake", rank=0, world_size=world_size, store=FakeStore())
-    _repeat_shards()
+    dist.init_process_group(backend="fake", rank=order.rank, world_size=order.world_size, store=FakeStore())
+    if order.backend != "ddp":
+        _repeat_shards(order.rank)
 
 
-def _repeat_shards() -> None:
+def _repeat_shards(rank: int) -> None:
     """Make stage 3 gather copies of this rank's own shard.
 
     The fake backend leaves the other ranks' part of a gathered weight as the allocator gave it: whatever lay there,
@@ -77,10 +80,11 @@ def _repeat_shards() -> None:
 
     def gather_and_repeat(shard: Any, output: Any, group: Any = None) -> Any:
         work = gather(shard, output, group)
-        rows = output.view(-1, shard.numel())
-        rows[1:].copy_(rows[0] if shard.data_ptr() == output.data_ptr() else shard.view(-1))
-        if shard.data_ptr() != output.data_ptr():
-            rows[0].copy_(shard.view(-1))
+        rows, own = output.view(-1, shard.numel()), shard.view(-1)
+        rows[:rank].copy_(own)
+        rows[rank + 1 :].copy_(own)
+        if rows[rank].data_ptr() != own.data_ptr():
+            rows[rank].copy_(own)
         return work
 
     partition_parameters._dist_allgather_fn = gather_and_repeat

@@ -45,6 +45,23 @@ class Order(NamedTuple):
     lora_rank: int
     ds_config: dict[str, Any]
     hf_config: dict[str, Any]
+    backend: str = "deepspeed"
+    """``deepspeed``, ``ddp`` or ``accelerate``."""
+    rank: int = 0
+    """The rank rehearsed; each real process puts its own here."""
+    seed: int = 1
+    module: str = ""
+    """``package.file:factory`` of a model of the person's own, instead of ``hf_config``."""
+    cap_bytes: int = 0
+    """Most that the process may allocate on its card, as if the card were smaller; 0: all there is."""
+    snapshot: str = ""
+    """Where torch's memory snapshot goes; empty: none is taken."""
+    checkpoint: str = ""
+    """Folder of the checkpoint that is saved or resumed from; empty: neither."""
+    save_after: int = 0
+    """Optimizer steps after which the checkpoint is saved; 0: never."""
+    resume_at: int = 0
+    """Number of the step to go on with from the checkpoint; 0: from the start."""
 
     def write(self, folder: Path) -> None:
         """Put the order where the processes look for it, whole or not at all."""

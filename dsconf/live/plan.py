@@ -7,13 +7,14 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from dsconf.cluster.spec import Cluster
-from dsconf.errors import InputError
+from dsconf.errors import InputError, UnavailableError
 from dsconf.job import Job
 from dsconf.live import prepare, scale
 from dsconf.live.order import Order, Probe
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
 
+USUAL_HIDDEN = 4096
 CPU_RANKS = 2
 """Enough for every collective to be real, few enough for a laptop."""
 
@@ -22,7 +23,8 @@ class Wish(NamedTuple):
     """What the person asked for, read but not yet fitted to a machine. Batches in sequences, lengths in tokens."""
 
     config: Mapping[str, Any]
-    model: Model
+    model: Model | None
+    """None for a module of the person's own."""
     world_size: int
     gpus_per_node: int = 8
     steps: int = 3
@@ -33,27 +35,49 @@ class Wish(NamedTuple):
     attention: str = "sdpa"
     load_dtype: str | None = None
     zero_init: bool | None = None
+    backend: str = "deepspeed"
+    module: str = ""
+    cap_bytes: int = 0
+    snapshot: str = ""
+    checkpoint: str = ""
+    save_after: int = 0
+    resume_at: int = 0
+    seed: int = 1
+    real: bool = False
+    """Only real ranks will do: a rehearsal holds no communication."""
+    small: bool = True
+    """Scale a large model down where there is no GPU."""
+
+    @property
+    def hidden(self) -> int:
+        """Width of the model, from which the Trainer derives bucket sizes; a usual one where it is not known."""
+        return self.model.hidden if self.model is not None else USUAL_HIDDEN
 
 
 class Plan(NamedTuple):
     """An order, the job it is for the memory model, and how both differ from what was asked."""
 
     order: Order
-    job: Job
+    job: Job | None
+    """None for a module of the person's own, which is traced where it is trained."""
     scaled_down: tuple[str, ...]
     notes: tuple[str, ...]
 
 
 def make_plan(wish: Wish, probe: Probe) -> Plan:
     """Real ranks where there are GPUs enough, a rehearsal on one GPU, else real ranks of a small model on the CPU."""
-    config = prepare.launchable(wish.config, wish.model.hidden)
+    config = prepare.launchable(wish.config, wish.hidden)
     if probe.cuda_devices == 0:
         return _on_cpu(wish, config, probe)
     rehearsed = probe.cuda_devices < wish.world_size
-    notes: tuple[str, ...] = ()
-    if rehearsed:
-        notes = (f"{probe.cuda_devices} of {wish.world_size} GPUs here: rank 0 is real, the others are not run",)
-    return _plan(wish, config, probe, wish.world_size, rehearsed, (), notes)
+    if rehearsed and wish.real:
+        raise UnavailableError(f"--gpus {wish.world_size}: {probe.cuda_devices} here, and only real ranks can be timed")
+    plan = _plan(wish, config, probe, wish.world_size, rehearsed, (), ())
+    if not rehearsed:
+        return plan
+    which = f"rank {plan.order.rank}" + (", the fullest," if plan.job is not None else "")
+    note = f"{probe.cuda_devices} of {wish.world_size} GPUs here: {which} is real, the others are not run"
+    return plan._replace(notes=(note,))
 
 
 def settled(wish: Wish) -> Wish:
@@ -63,18 +87,18 @@ def settled(wish: Wish) -> Wish:
         InputError: the batch sizes disagree, or the sequence is longer than the model's positions.
     """
     model = wish.model
-    learned = not model.rotary_dim and not model.alibi
-    if learned and wish.seq_len > model.positions:
+    learned = model is not None and not model.rotary_dim and not model.alibi
+    if model is not None and learned and wish.seq_len > model.positions:
         raise InputError(f"--seq-len {wish.seq_len}: {model.name} has {model.positions} positions; use at most that")
-    config = prepare.launchable(wish.config, model.hidden)
+    config = prepare.launchable(wish.config, wish.hidden)
     micro, accumulation = prepare.batch_of(config, wish.world_size, wish.micro_batch, wish.accumulation)
     return wish._replace(micro_batch=micro, accumulation=accumulation)
 
 
 def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:
     world_size = min(wish.world_size, CPU_RANKS)
-    small, scaled = _fit(wish)
-    if small.model is not wish.model:
+    small, scaled = _fit(wish) if wish.small and not wish.module else (wish, [])
+    if small.model is not wish.model and small.model is not None and wish.model is not None:
         factor = wish.model.num_params / small.model.num_params
         prepare.shrink_buckets(config, factor)
         scaled.append(f"bucket sizes and thresholds ÷ {factor:.3g}, as the parameters")
@@ -96,7 +120,7 @@ def _fit(wish: Wish) -> tuple[Wish, list[str]]:
     from dsconf.model.read import read_model
 
     scaled = []
-    if wish.model.num_params > scale.SMALL_ENOUGH:
+    if wish.model is not None and wish.model.num_params > scale.SMALL_ENOUGH:
         small = read_model(model=scale.small_hf_config(wish.model), lora_rank=wish.model.lora_rank or None)
         scaled.append(scale.scale_note(wish.model, small))
         wish = wish._replace(model=small)
@@ -123,10 +147,14 @@ def _plan(
     notes: tuple[str, ...],
 ) -> Plan:
     from dsconf.config.resolve import resolve
+    from dsconf.memory.estimate import estimate
 
     micro, accumulation = wish.micro_batch or 1, wish.accumulation or 1
     prepare.set_batch(config, world_size, micro, accumulation)
     settings = resolve(config, world_size, "deepspeed")
+    if wish.backend == "ddp":
+        half = settings.precision in ("bf16", "fp16")
+        settings = replace(settings, engine="ddp", precision="autocast" if half else "fp32", optimizer_fused=False)
     trained_in = settings.precision if settings.precision in ("bf16", "fp16") else "fp32"
     workload = Workload(
         seq_len=wish.seq_len,
@@ -138,8 +166,11 @@ def _plan(
         zero_init=settings.stage == 3 if wish.zero_init is None else wish.zero_init and settings.stage == 3,
     )
     order = _order(wish, workload, config, probe, world_size, rehearsed)
+    if wish.model is None:
+        return Plan(order, None, scaled, notes)
     cluster = cluster_of(probe, world_size, wish.gpus_per_node)
-    return Plan(order, Job(wish.model, cluster, settings, workload), scaled, notes)
+    job = Job(wish.model, cluster, settings, workload)
+    return Plan(order._replace(rank=estimate(job).rank if rehearsed else 0), job, scaled, notes)
 
 
 def _order(
@@ -159,9 +190,17 @@ def _order(
         attention=workload.attention,
         load_dtype=workload.load_dtype or "fp32",
         zero_init=bool(workload.zero_init),
-        lora_rank=wish.model.lora_rank,
+        lora_rank=wish.model.lora_rank if wish.model is not None else 0,
         ds_config=config,
-        hf_config=dict(wish.model.hf_config),
+        hf_config=dict(wish.model.hf_config) if wish.model is not None else {},
+        backend=wish.backend,
+        seed=wish.seed,
+        module=wish.module,
+        cap_bytes=wish.cap_bytes,
+        snapshot=wish.snapshot,
+        checkpoint=wish.checkpoint,
+        save_after=wish.save_after,
+        resume_at=wish.resume_at,
     )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from dsconf.live.launcher import Failure
+from dsconf.live.order import Order
 
 MEASUREMENT_VERSION = 1
 """Raised whenever the measuring changes, so that records of different kinds are not mixed."""
@@ -21,6 +22,10 @@ class Figures(NamedTuple):
     peak_bytes: int | None = None
     reserved_bytes: int | None = None
     step_seconds: float | None = None
+    init_bytes: int | None = None
+    """Peak of initialisation; measured, a lower bound, since DeepSpeed resets torch's counter on the way."""
+    process_bytes: int | None = None
+    """As nvidia-smi shows it."""
 
 
 NO_FIGURES = Figures()
@@ -32,6 +37,27 @@ class Phase(NamedTuple):
     predicted_bytes: int | None
     measured_bytes: int | None
     error_percent: float | None
+
+
+class Part(NamedTuple):
+    """One part of the prediction: what stays between steps, or what a phase adds to it."""
+
+    name: str
+    terms: tuple[str, ...]
+    """The terms of the memory model in it, the largest first."""
+    off_bytes: int
+    """Predicted less measured."""
+
+
+class Fit(NamedTuple):
+    """The boundary found by running: micro-batches of one rank."""
+
+    largest: int
+    """The largest that ran; 0 where not even one sequence did."""
+    failed: int | None
+    """The smallest that ran out of memory; None where none did."""
+    runs: tuple[tuple[int, bool], ...]
+    """Every micro-batch tried, in that order, and whether it ran."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +77,16 @@ class CheckResult:
     world_size: int = 0
     """As asked."""
     world_size_run: int = 0
+    rank: int = 0
+    """Which rank the figures are of."""
+    micro_batch_size: int | None = None
+    limit_bytes: int | None = None
+    """What the process was allowed to allocate, where a smaller card was named."""
+    furthest_off: Part | None = None
+    fit: Fit | None = None
+    tokens_per_second: float | None = None
+    """Of all ranks together; a rehearsal leaves the communication out."""
+    snapshot: str | None = None
     phases: Mapping[str, Phase] = field(default_factory=dict)
     iterations: tuple[Mapping[str, Any], ...] = ()
     """Raw figures of the rank that holds most, iteration by iteration."""
@@ -64,6 +100,8 @@ class CheckResult:
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     failure: Failure | None = None
+    order: Order | None = None
+    """What was run, in every detail; not in the JSON document."""
     findings: tuple[Mapping[str, Any], ...] = ()
     """What validation found, when it kept the run from starting."""
 
@@ -76,19 +114,21 @@ class CheckResult:
 
     def to_json(self) -> dict[str, Any]:
         """The document ``--format json`` prints."""
-        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "order"}
         document["measurement_version"] = MEASUREMENT_VERSION
         for name in ("predicted", "measured"):
             document[name] = document[name]._asdict()
+        for name in ("furthest_off", "fit"):
+            document[name] = None if document[name] is None else document[name]._asdict()
         document["phases"] = {name: phase._asdict() for name, phase in self.phases.items()}
         document["failure"] = None if self.failure is None else self.failure._asdict()
         return document
 
 
-def fullest(events: list[list[dict[str, Any]]]) -> list[dict[str, Any]]:
-    """The iterations of the rank with the highest peak; empty where no iteration was finished."""
+def fullest(events: list[list[dict[str, Any]]]) -> tuple[int, list[dict[str, Any]]]:
+    """The process with the highest peak and its iterations; none where no iteration was finished."""
     ranks = [[_bare(event) for event in rank if event["event"] == "iteration"] for rank in events]
-    return max(ranks, key=lambda iterations: _peak(iterations) or 0, default=[])
+    return max(enumerate(ranks), key=lambda found: _peak(found[1]) or 0, default=(0, []))
 
 
 def _bare(event: dict[str, Any]) -> dict[str, Any]:
@@ -99,13 +139,14 @@ def _peak(iterations: list[dict[str, Any]]) -> int | None:
     return max((event[f"{phase}_bytes"] for event in iterations for phase in PHASES), default=None)
 
 
-def figures(iterations: list[dict[str, Any]]) -> Figures:
+def figures(iterations: list[dict[str, Any]], init_bytes: int | None = None) -> Figures:
     """Peaks over all iterations; the step time is the median of those after the first, which warms up."""
     from statistics import median
 
     later = [event["step_seconds"] for event in iterations[1:] or iterations]
     reserved = max((event.get("reserved_bytes", 0) for event in iterations), default=0)
-    return Figures(_peak(iterations), reserved or None, median(later) if later else None)
+    process = max((event.get("process_bytes") or 0 for event in iterations), default=0)
+    return Figures(_peak(iterations), reserved or None, median(later) if later else None, init_bytes, process or None)
 
 
 def error_percent(predicted: float | None, measured: float | None) -> float | None:
@@ -113,6 +154,28 @@ def error_percent(predicted: float | None, measured: float | None) -> float | No
     if predicted is None or not measured:
         return None
     return round(100 * (predicted - measured) / measured, 2)
+
+
+def furthest_off(
+    iterations: list[dict[str, Any]], predicted: Mapping[str, Mapping[str, int]], stays: Mapping[str, int]
+) -> Part | None:
+    """The part of the prediction with the largest error in bytes; None where something is missing.
+
+    What stays between steps is measured at the end of the last step.
+    """
+    if not iterations or not stays or not set(PHASES) <= set(predicted):
+        return None
+    resting = iterations[-1]["step_end_bytes"]
+    parts = [Part("what stays between steps", _largest_first(stays), sum(stays.values()) - resting)]
+    for phase in PHASES:
+        added = {name: size - stays.get(name, 0) for name, size in predicted[phase].items()}
+        measured = max(event[f"{phase}_bytes"] for event in iterations) - resting
+        parts.append(Part(f"what {phase} adds", _largest_first(added), sum(added.values()) - measured))
+    return max(parts, key=lambda part: abs(part.off_bytes))
+
+
+def _largest_first(terms: Mapping[str, int]) -> tuple[str, ...]:
+    return tuple(name for name, size in sorted(terms.items(), key=lambda term: -term[1]) if size > 0)
 
 
 def compare_phases(iterations: list[dict[str, Any]], predicted: Mapping[str, int]) -> dict[str, Phase]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
-from dsconf.live.gauge import Gauge, card_used_bytes
+from dsconf.live.backends import Trainer
+from dsconf.live.gauge import Gauge, card_used_bytes, process_bytes
 from dsconf.live.journal import Journal
 from dsconf.live.order import Order
 
@@ -16,62 +20,74 @@ MAX_SKIPPED_STEPS = 16
 """fp16 starts with a loss scale of 2**16 and skips a step for each halving; a skipped step allocates no states."""
 
 
-def train(engine: Any, order: Order, gauge: Gauge, journal: Journal) -> None:
+def train(trainer: Trainer, order: Order, gauge: Gauge, journal: Journal, batches: Iterator[dict[str, Any]]) -> None:
     """Run ``order.steps`` optimizer steps that count, and journal the figures of each.
 
     Raises:
         FloatingPointError: the loss is not finite on real ranks.
     """
-    batch = _batch(engine, order)
-    iteration = counted = 0
+    iteration = counted = order.resume_at
     while counted < order.steps and iteration < order.steps + MAX_SKIPPED_STEPS:
-        skipped_before = engine.skipped_steps
-        record = _optimizer_step(engine, order, batch, gauge, journal, iteration)
-        record["skipped"] = engine.skipped_steps > skipped_before
+        skipped_before = trainer.skipped_steps
+        record = _optimizer_step(trainer, order, batches, gauge, journal, iteration)
+        record["skipped"] = trainer.skipped_steps > skipped_before
         journal.write("iteration", **record)
         _require_finite(record["loss"], order, iteration)
         counted += not record["skipped"]
         iteration += 1
-
-
-def _batch(engine: Any, order: Order) -> dict[str, torch.Tensor]:
-    shape = (order.micro_batch, order.seq_len)
-    vocab = int(order.hf_config["vocab_size"])
-    tokens = torch.randint(vocab, shape, device=engine.device)
-    return {"input_ids": tokens, "labels": tokens}
+        if counted == order.save_after and not record["skipped"]:
+            journal.enter("save")
+            trainer.save(Path(order.checkpoint))
+            journal.enter("train")
 
 
 def _optimizer_step(
-    engine: Any, order: Order, batch: dict[str, torch.Tensor], gauge: Gauge, journal: Journal, iteration: int
+    trainer: Trainer,
+    order: Order,
+    batches: Iterator[dict[str, Any]],
+    gauge: Gauge,
+    journal: Journal,
+    iteration: int,
 ) -> dict[str, Any]:
     record: dict[str, Any] = {"iteration": iteration}
+    losses = []
     gauge.synchronize()
     start = time.perf_counter()
     for _ in range(order.accumulation):
-        loss = _micro_batch(engine, batch, gauge, journal, record)
+        losses.append(_micro_batch(trainer, next(batches), gauge, journal, record))
     gauge.synchronize()
     record["step_seconds"] = time.perf_counter() - start
-    record["loss"] = float(loss)
+    record["loss"] = _mean(losses, order)
     record["card_used_bytes"] = card_used_bytes()
+    record["process_bytes"] = process_bytes()
     return record
 
 
 def _micro_batch(
-    engine: Any, batch: dict[str, torch.Tensor], gauge: Gauge, journal: Journal, record: dict[str, Any]
+    trainer: Trainer, batch: dict[str, Any], gauge: Gauge, journal: Journal, record: dict[str, Any]
 ) -> torch.Tensor:
     """One forward, backward and (at the boundary) optimizer step; nothing but the loss outlives the forward."""
     journal.phase = "forward"
     gauge.reset()
-    loss = engine(**batch).loss
+    loss = trainer.forward(batch)
     _note(record, "forward", gauge)
     journal.phase = "backward"
-    engine.backward(loss)
+    trainer.backward(loss)
     _note(record, "backward", gauge)
     journal.phase = "step"
-    engine.step()
+    trainer.step()
     _note(record, "step", gauge)
     detached: torch.Tensor = loss.detach()
     return detached
+
+
+def _mean(losses: list[torch.Tensor], order: Order) -> float:
+    """The mean loss of the micro-batches of all ranks: what one rank with the whole batch would see."""
+    mean = torch.stack(losses).float().mean()
+    if order.world_size > 1 and not order.rehearsed:
+        dist.all_reduce(mean)
+        mean /= order.world_size
+    return float(mean)
 
 
 def _note(record: dict[str, Any], phase: str, gauge: Gauge) -> None:

@@ -12,6 +12,7 @@ import sys
 import time
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ from dsconf.live.journal import Journal
 from dsconf.live.order import Order, Probe, read_order
 
 if TYPE_CHECKING:
+    from dsconf.live.backends import Trainer
     from dsconf.live.gauge import Gauge
 
 NEEDED = ("torch", "deepspeed", "transformers")
@@ -48,6 +50,8 @@ def _run(journal: Journal, locks: set[str]) -> None:
     if journal.rank == 0:
         journal.write("probe", **_probe()._asdict())
     order = _wait_for_order(journal)
+    if not order.rehearsed:
+        order = order._replace(rank=journal.rank)
     _prepare_environment(order)
     guard.watch_build_locks(journal, locks)
     _train(order, journal)
@@ -101,38 +105,53 @@ def _prepare_environment(order: Order) -> None:
 def _train(order: Order, journal: Journal) -> None:
     import torch
 
+    from dsconf.live.build import build
+    from dsconf.live.data import Tokens, endless
     from dsconf.live.gauge import CpuGauge, CudaGauge, host_peak_bytes
     from dsconf.live.group import join, leave
+    from dsconf.live.own import predicted
     from dsconf.live.steps import train
 
     if order.device == "cuda":
         torch.cuda.set_device(journal.rank)
     gauge: Gauge = CudaGauge() if order.device == "cuda" else CpuGauge()
-    torch.manual_seed(1 + journal.rank)
+    gauge.cap(order.cap_bytes)
+    gauge.record(order.snapshot)
     join(order, journal.rank, journal.folder)
-    engine = _initialize(order, gauge, journal)
-    journal.enter("train")
-    train(engine, order, gauge, journal)
+    journal.enter("build")
+    if order.module and journal.rank == 0:
+        journal.write("predicted", **predicted(order))
+    torch.manual_seed(order.seed)
+    built = build(order)
+    torch.manual_seed(order.seed + order.rank)
+    try:
+        trainer = _initialize(order, built.model, gauge, journal)
+        tokens = Tokens(order, built.vocab)
+        batches = repeat(built.batch) if built.batch else endless(trainer.loader(tokens), trainer.device)
+        journal.enter("train")
+        train(trainer, order, gauge, journal, batches)
+    finally:  # a snapshot tells most where memory ran out
+        if journal.rank == 0 and gauge.save(order.snapshot):
+            journal.write("snapshot", file=order.snapshot)
     journal.write("done", source=gauge.source, host_peak_bytes=host_peak_bytes())
     leave()
 
 
-def _initialize(order: Order, gauge: Gauge, journal: Journal) -> Any:
-    import deepspeed
+def _initialize(order: Order, model: Any, gauge: Gauge, journal: Journal) -> Trainer:
+    import torch
 
-    from dsconf.live.build import build
+    from dsconf.live.backends import start
 
-    journal.enter("build")
-    model = build(order)
     journal.enter("init")
     gauge.reset()
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    engine = deepspeed.initialize(model=model, model_parameters=trained, config=order.ds_config)[0]
+    trainer = start(order, model)
     peak = gauge.peak_bytes()
     if order.device == "cuda":
-        deepspeed.get_accelerator().empty_cache()
+        torch.cuda.empty_cache()
+    if order.resume_at:
+        trainer.load(Path(order.checkpoint))
     journal.write("initialized", init_bytes=peak, after_init_bytes=gauge.now_bytes())
-    return engine
+    return trainer
 
 
 if __name__ == "__main__":

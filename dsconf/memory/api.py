@@ -57,34 +57,9 @@ def estimate(
     Raises:
         InputError: a word that cannot be used as given.
     """
-    job = read_job(
-        params=params,
-        model=model,
-        gpus=gpus,
-        gpu=gpu,
-        gpu_memory=gpu_memory,
-        gpus_per_node=gpus_per_node,
-        host_memory=host_memory,
-        nvme=nvme,
-        config=config,
-        stage=stage,
-        precision=precision,
-        optimizer=optimizer,
-        offload=offload,
-        seq_len=seq_len,
-        micro_batch_size=micro_batch_size,
-        gradient_accumulation_steps=gradient_accumulation_steps,
-        activation_checkpointing=activation_checkpointing,
-        attention=attention,
-        load_dtype=load_dtype,
-        zero_init=zero_init,
-        lora_rank=lora_rank,
-        quantize=quantize,
-        allocator=allocator,
-        module=module,
-        batch=batch,
-    )
-    return estimate_job(job, read_rank(rank))
+    words = dict(locals())
+    chosen = read_rank(words.pop("rank"))
+    return estimate_job(read_job(**words), chosen)
 
 
 def read_rank(rank: str | int | None) -> int | None:

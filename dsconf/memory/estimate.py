@@ -57,6 +57,8 @@ class Estimate:
     host_bytes_per_node: int
     nvme_bytes_per_node: int
     host_terms: Terms = ()
+    stays: Terms = ()
+    """What is allocated between two steps, from the second on."""
 
     @property
     def peak_bytes(self) -> int:
@@ -97,6 +99,7 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
         host_bytes_per_node=per_node * sum(size for _, size in host),
         nvme_bytes_per_node=per_node * nvme_bytes(job),
         host_terms=host,
+        stays=found.stays,
     )
 
 

@@ -48,7 +48,7 @@ def test_json_stands_alone_on_standard_output(files: Path, monkeypatch: pytest.M
     document = json.loads(result.stdout)
     assert (document["ran"], document["ranks"]) == (True, "rehearsed")
     for side in ("predicted", "measured"):
-        assert set(document[side]) == {"peak_bytes", "reserved_bytes", "step_seconds"}
+        assert set(document[side]) == {"peak_bytes", "reserved_bytes", "step_seconds", "init_bytes", "process_bytes"}
     assert document["measured"]["peak_bytes"] == 3000
     assert document["error_percent"] == pytest.approx(
         100 * (document["predicted"]["peak_bytes"] - 3000) / 3000, abs=0.01

@@ -32,6 +32,7 @@ def iteration(number: int, peak: int, loss: float = 5.5) -> dict[str, Any]:
         "forward_bytes": peak - 200,
         "backward_bytes": peak,
         "step_bytes": peak - 100,
+        "step_end_bytes": peak - 1000,
         "reserved_bytes": peak + 50,
         "step_seconds": 9.0 if number == 0 else 0.5 + number / 100,
         "loss": loss,

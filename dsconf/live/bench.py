@@ -1,0 +1,243 @@
+"""``dsconf bench``: the same model on the same data under several strategies, side by side."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+from dsconf.errors import InputError, UnavailableError, nearest
+from dsconf.live.launcher import Failure, Runner, SubprocessRunner
+from dsconf.live.plan import CPU_RANKS, Wish
+from dsconf.live.result import CheckResult
+from dsconf.live.run import launch
+from dsconf.workload import ATTENTION_KERNELS
+
+STRATEGIES = {
+    "single": ("ddp", 0),
+    "ddp": ("ddp", 0),
+    "zero1": ("deepspeed", 1),
+    "zero2": ("deepspeed", 2),
+    "zero3": ("deepspeed", 3),
+    "accelerate": ("accelerate", 2),
+}
+"""Strategy: backend and ZeRO stage. ``single`` is one GPU without DeepSpeed; Accelerate runs DeepSpeed's stage 2."""
+PRECISIONS = ("bf16", "fp16", "fp32")
+
+
+class Row(NamedTuple):
+    """One strategy: what it took, and what it learned."""
+
+    strategy: str
+    world_size: int
+    step_seconds: float | None
+    tokens_per_second: float | None
+    speedup: float | None
+    """Tokens a second against ``single``."""
+    peak_bytes: int | None
+    """Of the fullest rank."""
+    losses: tuple[float, ...]
+    loss_difference: float | None
+    """Largest difference to the first strategy's loss of the same step."""
+    resumed: bool | None
+    """Whether the run from the checkpoint went on with the losses of the run that saved it; None: not tried."""
+    failure: Failure | None
+
+
+@dataclass(frozen=True)
+class BenchResult:
+    """The rows in the order asked for, and what they have in common."""
+
+    rows: tuple[Row, ...]
+    device: str
+    global_batch: int
+    """Sequences of one optimizer step, the same for all."""
+    seq_len: int
+    steps: int
+    scaled_down: tuple[str, ...]
+    notes: tuple[str, ...]
+    versions: Mapping[str, str]
+
+    @property
+    def exit_code(self) -> int:
+        """0 all ran, 3 none could be run here, else 1."""
+        failed = [row.failure for row in self.rows if row.failure is not None]
+        if failed and all(failure.kind in ("missing", "timeout") for failure in failed):
+            return 3
+        return 1 if failed or any(row.resumed is False for row in self.rows) else 0
+
+    def to_json(self) -> dict[str, Any]:
+        """The document ``--format json`` prints."""
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        rows = [row._asdict() for row in self.rows]
+        for row in rows:
+            row["failure"] = None if row["failure"] is None else row["failure"]._asdict()
+        return document | {"rows": rows}
+
+
+def bench(
+    params: str | int | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
+    gpus: int | None = None,
+    strategies: str | Sequence[str] = tuple(STRATEGIES),
+    seq_len: int = 1024,
+    micro_batch_size: int = 1,
+    gradient_accumulation_steps: int = 1,
+    activation_checkpointing: bool = False,
+    attention: str = "sdpa",
+    precision: str = "bf16",
+    learning_rate: float = 1e-4,
+    steps: int = 20,
+    resume: bool = False,
+    timeout: float = 900.0,
+    progress: Callable[[str], None] | None = None,
+    runner: Runner | None = None,
+) -> BenchResult:
+    """Train ``model`` with each strategy for ``steps`` optimizer steps from the same weights on the same tokens.
+
+    All run on the GPUs of this machine (``gpus`` of them, by default all; without any two ranks on the CPU, scaled
+    down). ``single`` takes the micro-batches of all ranks one after the other, so that every strategy sees the same
+    global batch.
+
+    Args:
+        strategies: some of ``single``, ``ddp``, ``zero1``, ``zero2``, ``zero3``, ``accelerate``, comma-separated.
+        resume: also save a checkpoint half-way, go on from it in new processes and compare the losses.
+        timeout: seconds for one strategy.
+
+    Raises:
+        InputError: a word that cannot be used as given.
+        UnavailableError: there are fewer GPUs here than asked for.
+    """
+    from dsconf.model.read import read_model
+
+    names = _names(strategies)
+    _one_of("--precision", precision, PRECISIONS)
+    _one_of("--attention", attention, ATTENTION_KERNELS)
+    tell = progress or (lambda line: None)
+    ranks = _ranks(gpus)
+    wish = Wish({}, read_model(params, model), ranks, ranks, steps, seq_len, micro_batch_size)
+    wish = wish._replace(checkpointing=activation_checkpointing, attention=attention, zero_init=False)
+    results: dict[str, CheckResult] = {}
+    resumed: dict[str, bool | None] = dict.fromkeys(names)
+    with TemporaryDirectory(prefix="dsconf-bench-") as folder:
+        for name in names:
+            tell(f"strategy {name}")
+            wanted = _wish(wish, name, gradient_accumulation_steps, precision, learning_rate)
+            wanted = wanted._replace(checkpoint=str(Path(folder) / name), save_after=steps // 2 if resume else 0)
+
+            def run(wish: Wish) -> CheckResult:
+                return launch(wish, (), timeout, tell, runner or SubprocessRunner())
+
+            results[name] = run(wanted)
+            if resume and results[name].ran:
+                again = run(wanted._replace(save_after=0, resume_at=wanted.save_after))
+                resumed[name] = _goes_on(results[name], again, wanted.save_after)
+                results[name] = replace(results[name], failure=again.failure)
+    return _collect(results, resumed, seq_len, steps)
+
+
+def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:
+    if word not in known:
+        raise InputError(f"{option}: {word!r} is not one of {', '.join(known)}{nearest(word, known)}")
+
+
+def _names(strategies: str | Sequence[str]) -> list[str]:
+    names = strategies.split(",") if isinstance(strategies, str) else list(strategies)
+    names = [name.strip() for name in names]
+    for name in names:
+        _one_of("--strategies", name, tuple(STRATEGIES))
+    return list(dict.fromkeys(names))
+
+
+def _ranks(gpus: int | None) -> int:
+    """How many ranks train: as asked, else one for each GPU, else two on the CPU."""
+    if gpus is not None:
+        if gpus < 1:
+            raise InputError(f"--gpus: {gpus} is not a positive number")
+        return gpus
+    asked = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
+    answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
+    if answer.returncode:
+        raise UnavailableError("torch is not installed: pip install 'dsconf[check]'")
+    return int(answer.stdout) or CPU_RANKS
+
+
+def _wish(wish: Wish, name: str, accumulation: int, precision: str, learning_rate: float) -> Wish:
+    """``wish`` for the strategy ``name``, with DeepSpeed's own defaults in its config."""
+    from dsconf.config.render import render
+    from dsconf.config.settings import Settings
+
+    backend, stage = STRATEGIES[name]
+    ranks = 1 if name == "single" else wish.world_size
+    settings = Settings(
+        stage=stage,
+        precision=precision,
+        overlap_comm=stage == 3,
+        micro_batch=wish.micro_batch,
+        accumulation=accumulation,
+        train_batch=(wish.micro_batch or 1) * accumulation * ranks,
+    )
+    config = json.loads(render(settings, learning_rate=learning_rate))
+    if name == "single":
+        accumulation *= wish.world_size
+    load_dtype = "fp32" if backend == "ddp" else None
+    return wish._replace(
+        config=config, world_size=ranks, accumulation=accumulation, backend=backend, load_dtype=load_dtype, real=True
+    )
+
+
+def _goes_on(first: CheckResult, again: CheckResult, saved_after: int) -> bool:
+    """Whether the processes that loaded the checkpoint saw the losses that the saving run saw."""
+    expected = [step["loss"] for step in first.iterations if step["iteration"] >= saved_after]
+    found = [step["loss"] for step in again.iterations]
+    return again.ran and len(found) == len(expected) and all(_near(a, b) for a, b in zip(found, expected, strict=True))
+
+
+def _near(a: float, b: float) -> bool:
+    """Equal but for the order of a 16-bit sum."""
+    return abs(a - b) <= 2e-3 * max(abs(a), abs(b))
+
+
+def _collect(results: dict[str, CheckResult], resumed: dict[str, bool | None], seq_len: int, steps: int) -> BenchResult:
+    every = list(results.values())
+    some = next((result for result in every if result.order is not None), every[0])
+    order = some.order
+    return BenchResult(
+        rows=tuple(_rows(results, resumed)),
+        device=some.device,
+        global_batch=order.world_size * order.micro_batch * order.accumulation if order else 0,
+        seq_len=order.seq_len if order else seq_len,
+        steps=steps,
+        scaled_down=some.scaled_down,
+        notes=tuple(dict.fromkeys(note for result in every for note in result.notes)),
+        versions=some.versions,
+    )
+
+
+def _rows(results: dict[str, CheckResult], resumed: dict[str, bool | None]) -> Iterator[Row]:
+    alone = results["single"].tokens_per_second if "single" in results else None
+    first = _losses(next(iter(results.values())))
+    for name, result in results.items():
+        losses, speed = _losses(result), result.tokens_per_second
+        compared = [abs(a - b) for a, b in zip(losses, first, strict=False)]
+        yield Row(
+            name,
+            result.world_size_run or result.world_size,
+            result.measured.step_seconds,
+            speed,
+            speed / alone if speed and alone else None,
+            result.measured.peak_bytes,
+            losses,
+            max(compared, default=None),
+            resumed[name],
+            result.failure,
+        )
+
+
+def _losses(result: CheckResult) -> tuple[float, ...]:
+    return tuple(step["loss"] for step in result.iterations)

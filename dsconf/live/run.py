@@ -1,0 +1,90 @@
+"""One launched training: planned for the machine there is, run, and held against its prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from dsconf.live import advice, result
+from dsconf.live.launcher import Outcome, Runner
+from dsconf.live.order import Order, Probe
+from dsconf.live.plan import Plan, Wish, make_plan
+from dsconf.live.predict import comparable, predict
+from dsconf.live.result import CheckResult, Figures
+
+
+def launch(
+    wish: Wish, notes: tuple[str, ...], timeout: float, progress: Callable[[str], None], runner: Runner
+) -> CheckResult:
+    """Run ``wish`` and report; ``notes`` come before those of the plan."""
+    plans: list[Plan] = []
+    probes: list[Probe] = []
+
+    def decide(probe: Probe) -> Order:
+        plan = make_plan(wish, probe)
+        plan = plan._replace(notes=(*notes, *plan.notes))
+        plans.append(plan)
+        probes.append(probe)
+        for line in (*plan.notes, *(f"scaled down: {change}" for change in plan.scaled_down)):
+            progress(line)
+        return plan.order
+
+    outcome = runner.run(decide, progress, timeout)
+    if not plans:
+        explained = advice.explained(outcome.failure, None, None)
+        return CheckResult(False, "real", world_size=wish.world_size, failure=explained)
+    return _report(wish, plans[0], probes[0], outcome)
+
+
+def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResult:
+    predicted = predict(plan, _last(outcome, "predicted"))
+    process, iterations = result.fullest(outcome.events)
+    order = plan.order
+    measured = result.figures(iterations, _last(outcome, "initialized").get("init_bytes"))
+    notes, phases = plan.notes, {phase: sum(terms.values()) for phase, terms in predicted.phases.items()}
+    error = result.error_percent(predicted.peak_bytes, measured.peak_bytes)
+    furthest = result.furthest_off(iterations, predicted.phases, predicted.stays)
+    if not comparable(plan):
+        notes = (*notes, "offloaded tensors lie in the same memory as the others here: peaks are not compared")
+        error, phases, furthest = None, {}, None
+    tokens = 0 if order.module else order.world_size * order.micro_batch * order.accumulation * order.seq_len
+    return CheckResult(
+        ran=outcome.failure is None,
+        ranks="rehearsed" if order.rehearsed else "real",
+        predicted=Figures(
+            predicted.peak_bytes,
+            predicted.reserved_bytes,
+            predicted.step_seconds,
+            predicted.init_bytes,
+            predicted.process_bytes,
+        ),
+        measured=measured,
+        error_percent=error,
+        measured_by=_last(outcome, "done").get("source"),
+        device=probe.device_name,
+        world_size=wish.world_size,
+        world_size_run=order.world_size,
+        rank=order.rank if order.rehearsed else process,
+        micro_batch_size=order.micro_batch,
+        limit_bytes=order.cap_bytes or None,
+        phases=result.compare_phases(iterations, phases),
+        furthest_off=furthest,
+        iterations=tuple(iterations),
+        host_peak_bytes=_last(outcome, "done").get("host_peak_bytes"),
+        card_used_bytes=max((event["card_used_bytes"] or 0 for event in iterations), default=0) or None,
+        tokens_per_second=tokens / measured.step_seconds if tokens and measured.step_seconds else None,
+        loss=iterations[-1]["loss"] if iterations else None,
+        snapshot=_last(outcome, "snapshot").get("file"),
+        scaled_down=plan.scaled_down,
+        notes=notes,
+        versions=probe.versions,
+        seconds=round(outcome.seconds, 2),
+        failure=advice.explained(outcome.failure, predicted, plan),
+        order=order,
+    )
+
+
+def _last(outcome: Outcome, name: str) -> dict[str, Any]:
+    """The event ``name`` with the largest host peak over the ranks; empty where there is none."""
+    found = [event for events in outcome.events for event in events if event["event"] == name]
+    return max(found, key=lambda event: int(event.get("host_peak_bytes", 0)), default={})
