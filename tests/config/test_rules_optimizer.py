@@ -109,10 +109,13 @@ def test_sgd_with_nesterov():
     assert faults(optimizer("SGD", nesterov=True, momentum=0.9, dampening=0.1)) != []
 
 
-def test_partial_offload_wants_deepspeeds_adam():
-    config = optimizer("Adam", 3, torch_adam=True)
-    config["zero_optimization"]["offload_optimizer"] = {"device": "cpu", "ratio": 0.5}
-    assert faults(config) == [("DS520", "zero_optimization.offload_optimizer.ratio")]
+@pytest.mark.parametrize(
+    ("params", "flow", "works"), [({}, {}, True), ({"torch_adam": True}, {}, False), ({}, {"zenflow": {}}, False)]
+)
+def test_partial_offload_wants_deepspeeds_adam(params, flow, works):
+    config = optimizer("Adam", 3, **params)
+    config["zero_optimization"] |= {"offload_optimizer": {"device": "cpu", "ratio": 0.5}, **flow}
+    assert faults(config) == ([] if works else [("DS520", "zero_optimization.offload_optimizer.ratio")])
 
 
 def test_the_arguments_of_torchs_classes_are_torchs():

@@ -36,7 +36,9 @@ def _params(case: Case) -> Mapping[str, object]:
 
 
 def _cpu_adam(case: Case) -> bool:
-    return _name(case) in ("adam", "adamw") and offloads_optimizer(case) and not _params(case).get("torch_adam")
+    """Whether DeepSpeedCPUAdam itself is built, not torch's Adam nor ZenFlow's (runtime/engine.py:2385-2404)."""
+    own = not _params(case).get("torch_adam") and case.zero.get("zenflow") is None
+    return own and _name(case) in ("adam", "adamw") and offloads_optimizer(case)
 
 
 def _arguments(case: Case) -> tuple[str, ...] | None:
@@ -170,7 +172,7 @@ def cpu_adam_needed(case: Case) -> Iterator[Problem]:
         if flag(block(case.config, name).get(key, False)) and not states:
             wants.append((name, key))
     for path in wants:
-        advice = "use Adam or AdamW without torch_adam"
+        advice = "use Adam or AdamW without torch_adam and ZenFlow"
         yield Problem("DS520", "error", path, "only works with DeepSpeed's CPU Adam", advice)
 
 
