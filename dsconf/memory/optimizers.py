@@ -61,6 +61,8 @@ def kept(settings: Settings) -> Kept:
         more += 1
     if (name == "rmsprop" and "centered" in options) or (name in ("adam", "adamw") and "amsgrad" in options):
         more += 1
+    if name == "lion" and settings.offload_optimizer != "none":
+        more += 1  # DeepSpeedCPULion has a second moment that it does not use (ops/lion/cpu_lion.py:113-124)
     if not settings.optimizer_fused or settings.offload_optimizer != "none":
         return found._replace(states=found.states + more) if more else found
     return Kept(found.states + more, at_start=found.at_start, loop=0)

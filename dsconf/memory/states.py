@@ -72,8 +72,7 @@ def wrapper(settings: Settings) -> str:
 
 def compact(settings: Settings) -> bool:
     """Stage 2 with fp32 accumulation of a 16-bit model keeps one flat fp32 slice (stage_1_and_2.py:1259-1345)."""
-    width = widths(settings)
-    return settings.stage == 2 and width.accumulate == 4 and width.model == 2
+    return settings.stage == 2 and settings.grad_accum_dtype == "fp32" and _WIDTHS[settings.precision] == 2
 
 
 def reduces_in_hooks(settings: Settings) -> bool:
@@ -108,9 +107,11 @@ def _buffers(job: Job) -> Terms:
     (transformers: GPTNeoSelfAttention.__init__, GPTJAttention.__init__; engine.py:1454).
     """
     model = job.model
+    if model.family not in ("gpt_neo", "gptj"):
+        return ()
     elements = model.layers * model.positions
     sizes = {"gpt_neo": elements * model.positions, "gptj": elements * model.rotary_dim * widths(job.settings).model}
-    return (("buffers", sizes[model.family]),) if model.family in sizes else ()
+    return (("buffers", sizes[model.family]),)
 
 
 def _frozen(job: Job) -> Terms:

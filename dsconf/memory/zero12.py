@@ -48,9 +48,9 @@ def _own(step: Step) -> Terms:
     """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
     if step.settings.offload_optimizer != "none" and not compact(step.settings):
         return ()
-    size = 0
+    size, apart = 0, compact(step.settings)
     for one in parts(step.model, step.settings.optimizer, step.world_size, step.rank):
-        size += 4 * one.slice.elements if _compact(step, one) else step.width.model * one.slice.whole
+        size += 4 * one.slice.elements if apart and not one.muon else step.width.model * one.slice.whole
     return (("gradients", size),)
 
 
@@ -86,13 +86,20 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
         newest = width * (flush.waiting + flush.outside)
         return (*early, *bucket, *at_hook(step, flush.layer, flush.event), ("newest gradient", newest))
 
-    def reducing(flush: Flush) -> Terms:
-        # The fp32 slice is there before its first gradients are reduced, and each is cast for it (Z12:1290-1326).
-        held = own if flush.held or (apart and flush.mine) else ()
-        slice_ = 4 * flush.mine if apart and not cast else 0
-        return (("reduce copy", width * flush.copied + cast * flush.filled), ("fp32 gradient", slice_), *held)
+    own_bytes = sum(size for _, size in own)
+    slice_width = 4 if apart and not cast else 0
 
-    reduced = max(found, key=lambda f: height(f) + sum(size for _, size in reducing(f)))
+    def beside(flush: Flush) -> int:
+        # The fp32 slice is there before its first gradients are reduced, and each is cast for it (Z12:1290-1326).
+        held = own_bytes if flush.held or (apart and flush.mine) else 0
+        return held + width * flush.copied + cast * flush.filled + slice_width * flush.mine
+
+    def reducing(flush: Flush) -> Terms:
+        copies = (("reduce copy", width * flush.copied + cast * flush.filled),)
+        slice_ = (("fp32 gradient", slice_width * flush.mine),) if slice_width else ()
+        return (*copies, *slice_, *(own if flush.held or (apart and flush.mine) else ()))
+
+    reduced = max(found, key=lambda f: height(f) + beside(f))
     yield Sketch("backward", "reducing a bucket", (*waiting(reduced), *reducing(reduced)))
     mine = [flush for flush in found if flush.mine]
     if mine:
@@ -157,13 +164,14 @@ def _optimizer(step: Step) -> Iterator[Sketch]:
     """Gradient norm in fp64, then group by group flatten, cast, step (Z12:2648-2690, 3080-3140)."""
     groups = parts(step.model, step.settings.optimizer, step.world_size, step.rank)
     largest = max(one.slice.largest for one in groups)
-    held = (*_own(step), *_updates(step, groups))
+    own = _own(step)
+    held = (*own, *_updates(step, groups))
     yield Sketch("step", "gradient norm", (*held, ("fp64 gradient for the norm", 8 * largest)))
     for number, one in enumerate(groups):
         # The buffer of the gradients goes with the last group that it serves, Muon's updates with Muon's group.
-        after = _own(step) if number + 1 < len(groups) else ()
+        after = own if number + 1 < len(groups) else ()
         yield from _one_group(step, one, held, after)
-        held = _own(step)
+        held = own
 
 
 def _one_group(step: Step, one: Part, held: Terms, after: Terms) -> Iterator[Sketch]:

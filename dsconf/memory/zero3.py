@@ -97,18 +97,18 @@ def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
 
 
 def _copy(step: Step, one: Reduction) -> Terms:
-    """The bucket flattened rank by rank, and its gradients cast for a wider collective (Z3:1918-1946).
+    """The bucket flattened rank by rank, and what is this rank's cast for the gradient buffer (Z3:1918-1946).
 
-    Without reduce_scatter it is reduced where it is, and scaled into a copy (Z3:1880-1884).
+    Gradients in the bucket have its type already; only without one are they cast for the collective. Without
+    reduce_scatter the bucket is reduced where it is, and scaled into a copy (Z3:1880-1884).
     """
     width, settings = step.width, step.settings
-    if step.world_size == 1 and not settings.reduce_scatter:
-        return ()
+    cast = width.accumulate if width.communicate != width.accumulate else 0
     if not settings.reduce_scatter:
-        cast = width.accumulate if width.communicate != width.accumulate else 0
-        return (("reduce copy", (width.communicate + cast) * one.filled),)
-    cast = width.communicate if width.communicate != width.model else 0
-    return (("reduce copy", (width.communicate + cast) * one.copied),) if one.copied else ()
+        copied = one.filled if step.world_size > 1 else 0
+        return (("reduce copy", (width.communicate + cast) * copied),)
+    wide = 0 if settings.contiguous_gradients or width.communicate == width.model else width.communicate
+    return (("reduce copy", (width.communicate + wide) * one.copied + cast * one.copied // step.world_size),)
 
 
 def _optimizer(step: Step, live: Gathered) -> Iterator[Sketch]:
