@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from dsconf.errors import InputError, UnavailableError, nearest
+from dsconf.live.crew import StopSignals
 from dsconf.live.launcher import Failure, Runner, SubprocessRunner
 from dsconf.live.plan import CPU_RANKS, Wish
 from dsconf.live.result import CheckResult
@@ -124,7 +125,7 @@ def bench(
     wish = wish._replace(checkpointing=activation_checkpointing, attention=attention, zero_init=False)
     results: dict[str, CheckResult] = {}
     resumed: dict[str, bool | None] = dict.fromkeys(names)
-    with TemporaryDirectory(prefix="dsconf-bench-") as folder:
+    with StopSignals() as signals, TemporaryDirectory(prefix="dsconf-bench-") as folder:
         for name in names:
             tell(f"strategy {name}")
             wanted = _wish(wish, name, gradient_accumulation_steps, precision, learning_rate)
@@ -138,6 +139,7 @@ def bench(
                 again = run(wanted._replace(save_after=0, resume_at=wanted.save_after))
                 resumed[name] = _goes_on(results[name], again, wanted.save_after)
                 results[name] = replace(results[name], failure=again.failure)
+            signals.end_as_asked()
     return _collect(results, resumed, seq_len, steps)
 
 

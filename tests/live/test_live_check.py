@@ -83,7 +83,7 @@ def test_offload_on_the_cpu_is_measured_but_not_compared() -> None:
             1,
             "^DeepSpeed failed in init: AssertionError: no$",
         ),
-        (Failure("nan", "the loss is nan in iteration 1", "step", 1), 1, "^the loss is nan in iteration 1; lower the learning rate"),
+        (Failure("nan", "the loss is nan in iteration 1", "step", 1), 1, "^the loss is nan in iteration 1; lower"),
         (Failure("died", "rank 1 ended by SIGSEGV in train", "train", 1), 1, "SIGSEGV"),
         (Failure("timeout", "stopped after the time limit of 5 s in train"), 3, "time limit"),
         (Failure("missing", "deepspeed is not installed"), 3, r"pip install 'dsconf\[check\]'"),
