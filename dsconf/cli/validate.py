@@ -47,9 +47,7 @@ _loader_options = combine(
 @gpu_options
 @workload_options
 @format_option("text", "json", "sarif")
-def command(
-    files: tuple[str, ...], fix: bool, diff: bool, output_format: str, **words: Any
-) -> int:
+def command(files: tuple[str, ...], fix: bool, diff: bool, output_format: str, **words: Any) -> int:
     """Check ds_config files against DeepSpeed's own rules; - reads standard input.
 
     An error is what DeepSpeed rejects, silently ignores or silently turns into something else. With --model or
