@@ -36,6 +36,14 @@ def _limit(path: Path, part: dict[str, Any], whole: bool) -> None:
         part["minimum"] = 0
 
 
+def _no_digits_in_text(path: Path, part: dict[str, Any]) -> None:
+    """Takes back that text may hold the number, where a validator lets no text through but "auto"."""
+    if str(part.get("$ref", "")).endswith("_or_auto") and takes(_nested(path, 5)) and not takes(_nested(path, "5")):
+        rest = {key: value for key, value in part.items() if key != "$ref"}
+        part.clear()
+        part |= {"title": "a whole number", "type": ["integer", "string"], "pattern": "^auto$"} | rest
+
+
 def _texts(block: dict[str, Any], path: Path) -> None:
     """Names that a validator takes for a key declared as any text; lists that may also be one text."""
     for key, part in block["properties"].items():
@@ -67,6 +75,9 @@ def narrow(blocks: dict[str, Any], paths: dict[str, Path]) -> None:
             if not takes(_nested(path, {})) and takes(_nested(path, {"enabled": False})):
                 block["required"] = ["enabled"]
             continue
-        for key, part, whole in _numbers(block):
+        numbers = list(_numbers(block))
+        for key, part, whole in numbers:
             _limit((*path, key), part, whole)
         _texts(block, path)
+        for key, part, _ in numbers:
+            _no_digits_in_text((*path, key), part)

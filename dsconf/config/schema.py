@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import islice
+from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, dotted
@@ -159,7 +160,23 @@ def _short_pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> 
 
     if isinstance(instance, str) and len(instance) > _LONGEST_TEXT:
         return (ValidationError("too long"),)
+    if "number" in schema.get("type", ()) and isinstance(instance, str) and _is_infinite(instance):
+        return (ValidationError("infinite"),)
     return Draft202012Validator.VALIDATORS["pattern"](validator, pattern, instance, schema) or ()
+
+
+def _is_infinite(text: str) -> bool:
+    try:
+        return isinf(float(text))
+    except ValueError:
+        return False
+
+
+def _is_whole(_checker: Any, value: Any) -> bool:
+    """JSON's whole numbers; one with a point or an exponent has to fit into 64 bits, or pydantic refuses it."""
+    if isinstance(value, float):
+        return value.is_integer() and abs(value) < 2**63
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 @cache
@@ -168,7 +185,8 @@ def _validator(release: str) -> Validator:
 
     extend: Any = validators.extend
     changed: dict[str, Any] = {word: _of_numbers_in_text(word) for word in _RANGES}
-    kind: type[Validator] = extend(Draft202012Validator, changed | {"pattern": _short_pattern})
+    types = Draft202012Validator.TYPE_CHECKER.redefine("integer", _is_whole)
+    kind: type[Validator] = extend(Draft202012Validator, changed | {"pattern": _short_pattern}, type_checker=types)
     return kind(load_schema(release))
 
 

@@ -97,6 +97,7 @@ RULES: tuple[Rule, ...] = (
     loaders.printing,
     inert.compiled_by_the_script,
     inert.switched_off,
+    inert.without_type,
     inert.every_operation,
     inert.missing_package,
     inert.data_efficiency,

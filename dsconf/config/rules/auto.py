@@ -23,13 +23,15 @@ _OWN_AUTO = (
     ("datastates_ckpt",),
 )
 """Where "auto" means something to DeepSpeed itself."""
+_BLOCKS = (("zero_optimization", "zenflow"), ("expert_parallel",))
+"""Those of them that cannot be "auto" themselves."""
 
 
 def autos(value: Mapping[str, Any], path: Path = (), own: bool = False) -> Iterator[Path]:
     """The paths whose value is an "auto" that somebody has to fill in; with ``own`` also DeepSpeed's own ones."""
     for key, inner in value.items():
         here = (*path, key)
-        if key.startswith("_") or (here in _OWN_AUTO and not own):
+        if key.startswith("_") or (here in _OWN_AUTO and not own and not (inner == "auto" and here in _BLOCKS)):
             continue
         if inner == "auto":
             yield here

@@ -32,6 +32,15 @@ def switched_off(case: Case) -> Iterator[Problem]:
             yield Problem("DS606", "warning", (name,), "off by default: the block has no effect", 'add "enabled": true')
 
 
+def without_type(case: Case) -> Iterator[Problem]:
+    """Without ``type`` the rest of the block is never looked at (runtime/config.py:288-299, 325-336)."""
+    for name, example in (("optimizer", "AdamW"), ("scheduler", "WarmupLR")):
+        inner = block(case.config, name)
+        if inner.get("type") is None and any(not key.startswith("_") for key in inner):
+            message = "lacks 'type': DeepSpeed ignores the block without a word"
+            yield Problem("DS614", "error", (name,), message, f'add "type": "{example}" or another')
+
+
 def every_operation(case: Case) -> Iterator[Problem]:
     """``prof_all`` is on by default and wins over the list (utils/comms_logging.py, comm/comm.py)."""
     logger = block(case.config, "comms_logger")
