@@ -71,3 +71,8 @@ class Settings:
     quantized_gradients: bool = False
     memory_efficient_linear: bool = True
     module_granularity_threshold: int = 0
+
+    def __hash__(self) -> int:
+        # Estimates look settings up many times; these fields tell most of them apart.
+        offload = (self.offload_optimizer, self.offload_param)
+        return hash((self.stage, self.precision, self.optimizer, offload, self.reduce_bucket_size, self.micro_batch))

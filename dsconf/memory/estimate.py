@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.errors import InputError
@@ -83,11 +84,12 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     found = max((_highest(job, r) for r in ranks), key=lambda highest: highest.num_bytes)
     chosen = found.rank
     kind = wrapper(job.settings)
-    winners = tuple(_moment(sketch, found.stays, kind) for _, sketch in found.phases.values())
-    peak = max(winners, key=lambda moment: moment.num_bytes)
+    winners = tuple([_moment(sketch, found.stays, kind) for _, sketch in found.phases.values()])
+    sizes = [size for size, _ in found.phases.values()]
+    peak = winners[sizes.index(max(sizes))]
     host = host_terms(job, chosen)
     at_start = init_peak(job, chosen)
-    held = reserved(job, max(peak.num_bytes, at_start))
+    held = reserved(job, max(found.num_bytes, at_start))
     per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
     return Estimate(
         rank=chosen,
@@ -137,5 +139,11 @@ def _moment(sketch: Sketch, stays: Terms, kind: str) -> Moment:
     for name, size in (*stays, *sketch.terms):
         if size:
             sizes[name] = sizes.get(name, 0) + size
-    terms = (Term(name, size, TERMS[name].formula, TERMS[name].place(kind)) for name, size in sizes.items())
-    return Moment(sketch.phase, sketch.name, tuple(terms))
+    known = _known(kind)
+    return Moment(sketch.phase, sketch.name, tuple([Term(name, size, *known[name]) for name, size in sizes.items()]))
+
+
+@lru_cache(maxsize=16)
+def _known(kind: str) -> dict[str, tuple[str, str]]:
+    """Formula and place of every term under one wrapper."""
+    return {name: (one.formula, one.place(kind)) for name, one in TERMS.items()}

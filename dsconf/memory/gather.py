@@ -32,6 +32,14 @@ class Gathered(NamedTuple):
     """Small parameters that stay gathered from step to step."""
 
 
+class Crests(NamedTuple):
+    """The layers that can be the highest, whatever one layer keeps: (layer, elements), none with fewer elements than a
+    later one."""
+
+    forward: tuple[tuple[int, int], ...]
+    backward: tuple[tuple[int, int], ...]
+
+
 class Limits(NamedTuple):
     """The stage-3 settings that decide what is gathered, in elements."""
 
@@ -56,6 +64,21 @@ def gathered(model: Model, limits: Limits, replay: str, first: bool) -> Gathered
     count = _simulated(model, limits)
     found = _Coordinator(modules(model, count), limits, replay, first).run()
     return found if count == model.layers else _stretched(found, model, limits)
+
+
+@lru_cache(maxsize=512)
+def crests(model: Model, limits: Limits, replay: str) -> Crests:
+    """Of what is gathered in each layer in the steady state, those worth a look."""
+    found = gathered(model, limits, replay, False)
+    return Crests(_crests(found.forward), _crests(found.backward))
+
+
+def _crests(values: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    found: list[tuple[int, int]] = []
+    for layer in reversed(range(len(values))):
+        if not found or values[layer] > found[-1][1]:
+            found.append((layer, values[layer]))
+    return tuple(found[::-1])
 
 
 def _simulated(model: Model, limits: Limits) -> int:

@@ -43,6 +43,8 @@ class Hooks(NamedTuple):
     """Elements of one layer's trained parameters."""
     head: int
     """Elements of the final norm and an untied output projection."""
+    above: tuple[Hook, ...]
+    """Hooks of those: the first ones of backward."""
 
 
 @lru_cache(maxsize=128)
@@ -59,6 +61,7 @@ def hooks(model: Model) -> Hooks:
         embedding=max((h.numel for h in order if h.layer == -1), default=0),
         layer=sum(p.numel for p in params.layer if p.trainable),
         head=sum(h.numel for h in order if h.layer == params.layers),
+        above=tuple(h for h in order if h.layer == params.layers),
     )
 
 

@@ -25,7 +25,7 @@ def init_peak(job: Job, rank: int) -> int:
         # Where it does not fit beside them, the parameters go through host memory instead (Z12:449-463).
         return max(whole + (flat if flat <= free else 0), bare + part)
     if kind == "zero3":
-        return _zero3(job, bare, whole)
+        return _zero3(job, dict(stays.terms), bare, whole)
     if kind == "fp16":
         return bare + 4 * total  # a zero fp32 gradient while the moments are made (FO:125-135)
     if kind == "unfused":
@@ -35,7 +35,7 @@ def init_peak(job: Job, rank: int) -> int:
     return max(bare, whole)
 
 
-def _zero3(job: Job, bare: int, whole: int) -> int:
+def _zero3(job: Job, stays: dict[str, int], bare: int, whole: int) -> int:
     """Partitions grow while the whole model shrinks; masters are cast and cloned by sub-group (Z3:1170-1173, 1304)."""
     settings, width = job.settings, widths(job.settings)
     shard = shards(job.model, job.cluster.world_size, settings.sub_group_size, settings.optimizer)
@@ -44,7 +44,6 @@ def _zero3(job: Job, bare: int, whole: int) -> int:
     zero_init = job.workload.zero_init is not False
     loading = largest + width.model * (shard.trained + shard.frozen) if zero_init else whole
     # The zero gradient goes before the gradient buffer and the bucket are made (Z3:760-801, 1304).
-    sizes = dict(resident(job, 0).terms)
-    later = sum(sizes.get(name, 0) for name in ("gradients", "reduce bucket"))
+    later = sum(stays.get(name, 0) for name in ("gradients", "reduce bucket"))
     extra = width.master * group if settings.offload_optimizer == "none" else 0
     return max(loading, bare, bare - later + extra)

@@ -17,6 +17,8 @@ from dsconf.memory.recorder import Shape
 from dsconf.memory.states import Resident, Terms, Widths, resident, widths, wrapper
 from dsconf.model.spec import Model
 
+Tops = tuple[tuple[int, int], ...]
+
 
 class Sketch(NamedTuple):
     """A moment: the terms that are alive beside those that stay."""
@@ -89,15 +91,16 @@ def timeline(job: Job, rank: int) -> tuple[Terms, list[Sketch]]:
     return stays, list(moments(step))
 
 
-def forward(step: Step, held: Terms, gathered: tuple[int, ...] = (), at_loss: int = 0) -> Iterator[Sketch]:
+def forward(step: Step, held: Terms, gathered: Tops = (), at_loss: int = 0) -> Iterator[Sketch]:
     """The highest points of forward: in the last layer, and in the loss.
 
-    ``held`` lives through forward; ``gathered`` are bytes of gathered weights in each layer, ``at_loss`` in the loss.
+    ``held`` lives through forward; ``gathered`` are (layer, bytes of gathered weights) of the layers
+    that can be the highest, ``at_loss`` those in the loss.
     """
     act = step.act
     if gathered:
-        best = max(range(act.layers), key=lambda i: i * act.layer + gathered[i])
-        extra: Terms = (("gathered weights", gathered[best]),)
+        best, weights = max(gathered, key=lambda top: top[0] * act.layer + top[1])
+        extra: Terms = (("gathered weights", weights),)
     else:
         best, extra = act.layers - 1, ()
     kept = act.bottom + act.forward_only + best * act.layer

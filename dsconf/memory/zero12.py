@@ -72,6 +72,7 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
     offloaded = settings.offload_optimizer != "none"
     own = () if compact(step.settings) and early else _own(step)
     layers = step.act.layers
+    yield from _in_the_head(step, (*early, *bucket))
     yield in_layer(step, layers - 1, (*early, *bucket))
     apart, cast = compact(settings), _cast(step)
     found = flushes(
@@ -111,6 +112,20 @@ def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
         yield in_layer(step, max(inner), (*early, *bucket, *own))
     early_own = own if any(flush.layer >= 0 for flush in mine) else ()
     yield embedding_gradient(step, (*early, *bucket, *early_own), hooks(model).embedding)
+
+
+def _in_the_head(step: Step, held: Terms) -> Iterator[Sketch]:
+    """Hooks of the output projection and final norm, the first of which makes the bucket beside all activations.
+
+    The hook of a bias comes while the weight's gradient of the same operation still waits for its own.
+    """
+    found = hooks(step.model).above
+    if not found:
+        return
+    act, width = step.act, step.width.model
+    most = max(act.head_live[hook.event] + width * hook.numel for hook in found)
+    terms = (*held, ("saved activations", act.kept), ("newest gradient", most))
+    yield Sketch("backward", "in the output projection", (*terms, ("tied embedding gradient", act.tied)))
 
 
 def _cast(step: Step) -> int:

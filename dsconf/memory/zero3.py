@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from dsconf.memory.gather import Gathered, Limits, gathered
+from dsconf.memory.gather import Crests, Gathered, Limits, crests, gathered
 from dsconf.memory.hooks import hooks
 from dsconf.memory.muon import gathers, iteration
 from dsconf.memory.optimizers import temporaries
@@ -28,21 +28,22 @@ NORM_BUFFER = 250_000_000
 
 def moments(step: Step) -> Iterator[Sketch]:
     """Forward, backward and optimizer step of one rank."""
-    live = _gathered(step)
+    live, tops = _gathered(step)
     width = step.width.model
-    forward_live = tuple(width * n for n in live.forward)
+    forward_live = tuple((layer, width * n) for layer, n in tops.forward)
     yield from forward(step, _secondary(step, live.loss), forward_live, width * live.loss)
     yield start_of_backward(step, (*_weights(step, live.loss), *_secondary(step, live.loss)))
-    yield from _backward(step, live)
+    yield from _backward(step, live, tops)
     yield from _optimizer(step, live)
 
 
-def _gathered(step: Step) -> Gathered:
+def _gathered(step: Step) -> tuple[Gathered, Crests]:
     settings = step.settings
     if step.world_size == 1 and settings.offload_param == "none":
         # One rank's slice is the parameter: nothing is gathered (partition_parameters.py:61-119).
         none = (0,) * step.act.layers
-        return Gathered(0, none, none, 0, 0, 0)
+        only = ((step.act.layers - 1, 0),)
+        return Gathered(0, none, none, 0, 0, 0), Crests(only, only)
     limits = Limits(
         settings.prefetch_bucket_size if not settings.allgather_sequential else 1,
         settings.max_live_parameters,
@@ -51,7 +52,8 @@ def _gathered(step: Step) -> Gathered:
         settings.model_persistence_threshold,
         settings.allgather_sequential,
     )
-    return gathered(step.model, limits, replay(step.job), False)
+    kind = replay(step.job)
+    return gathered(step.model, limits, kind, False), crests(step.model, limits, kind)
 
 
 def _weights(step: Step, elements: int) -> Terms:
@@ -67,10 +69,10 @@ def _secondary(step: Step, elements: int) -> Terms:
     return (("secondary partition", step.width.model * total // size),)
 
 
-def _backward(step: Step, live: Gathered) -> Iterator[Sketch]:
+def _backward(step: Step, live: Gathered, tops: Crests) -> Iterator[Sketch]:
     """Each layer with the weights gathered around it, and every bucket that is reduce-scattered."""
     act, width = step.act, step.width
-    best = max(range(act.layers), key=lambda i: i * act.layer + width.model * live.backward[i])
+    best, _ = max(tops.backward, key=lambda top: top[0] * act.layer + width.model * top[1])
     for layer in {best, act.layers - 1}:
         held = (*_weights(step, live.backward[layer]), *_secondary(step, live.backward[layer]))
         yield in_layer(step, layer, held)

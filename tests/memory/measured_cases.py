@@ -12,9 +12,9 @@ MEASURED = REPO / "tests" / "measured"
 MIB = 2**20
 
 
-def _benchmark() -> ModuleType:
-    """benchmarks/accuracy.py, which is not installed with the package."""
-    spec = importlib.util.spec_from_file_location("accuracy", REPO / "benchmarks" / "accuracy.py")
+def load(name: str) -> ModuleType:
+    """benchmarks/``name``.py, which is not installed with the package."""
+    spec = importlib.util.spec_from_file_location(f"benchmarks_{name}", REPO / "benchmarks" / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -23,4 +23,4 @@ def _benchmark() -> ModuleType:
     return module
 
 
-accuracy = _benchmark()
+accuracy = load("accuracy")

@@ -27,7 +27,8 @@ def slow(model: Model, bucket: int, world_size: int) -> list[Reduction]:
         padded = sum(-(-hook.numel // world_size) * world_size for hook in inside)
         as_it_is = len(inside) == 1 and inside[0].numel % world_size == 0
         outside = sum(hook.numel for hook in inside if hook.numel > bucket)
-        found.append(Reduction(layer, event, waiting, (0 if as_it_is else padded) + outside))
+        filled = sum(hook.numel for hook in inside)
+        found.append(Reduction(layer, event, waiting, (0 if as_it_is else padded) + outside, filled))
         inside.clear()
 
     for hook in hooks(model).order:
@@ -44,15 +45,15 @@ def test_by_hand() -> None:
     Then gate, norm 4, o, v, k, q of 16 (92); the first norm of 4 still fits (96), the embedding of 40 waits; and at the
     end the embedding alone, which divides by two and is reduced as it is.
     """
-    expected = [Reduction(0, 2, 24, 92), Reduction(-1, 0, 40, 96), Reduction(-1, -1, 0, 0)]
+    expected = [Reduction(0, 2, 24, 92, 92), Reduction(-1, 0, 40, 96, 96), Reduction(-1, -1, 0, 0, 40)]
     assert slow(tiny(layers=1), 100, 2) == expected
     assert set(reductions(tiny(layers=1), 100, 2)) == set(expected)
 
 
 def test_padding_and_a_gradient_larger_than_the_bucket() -> None:
     """Three ranks, bucket 30: the head's 40 stays as it is, and is flattened in 42 because 40 does not divide."""
-    assert slow(tiny(layers=1), 30, 3)[0] == Reduction(1, 1, 4, 42 + 40)
-    assert Reduction(1, 1, 4, 42 + 40) in reductions(tiny(layers=1), 30, 3)
+    assert slow(tiny(layers=1), 30, 3)[0] == Reduction(1, 1, 4, 42 + 40, 40)
+    assert Reduction(1, 1, 4, 42 + 40, 40) in reductions(tiny(layers=1), 30, 3)
 
 
 @given(models(), BUCKETS, WORLDS)
