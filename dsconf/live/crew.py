@@ -110,8 +110,15 @@ def environment(folder: Path) -> dict[str, str]:
         variables["PYTHONPATH"] = os.pathsep.join(paths)
     tools = str(Path(sys.executable).parent)
     variables["PATH"] = os.pathsep.join([variables.get("PATH", os.defpath), tools])
+    variables["PYTORCH_CUDA_ALLOC_CONF"] = allocator_setting()
     variables.update(DSCONF_CHECK=str(folder), TMPDIR=str(folder), PYTHONSAFEPATH="1", HF_HUB_OFFLINE="1")
     return variables
+
+
+def allocator_setting() -> str:
+    """torch's allocator setting for the training processes: the person's own, else what the launch lines set."""
+    given = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
+    return given or "expandable_segments:True"
 
 
 class StopSignals:

@@ -10,6 +10,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.errors import InputError, UnavailableError
 from dsconf.job import Job
 from dsconf.live import prepare, scale
+from dsconf.live.crew import allocator_setting
 from dsconf.live.order import Order, Probe
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
@@ -162,6 +163,7 @@ def _plan(
         accumulation=accumulation,
         checkpointing=wish.checkpointing,
         attention=wish.attention,
+        allocator="expandable" if "expandable_segments:True" in allocator_setting() else "default",
         load_dtype=wish.load_dtype or trained_in,
         zero_init=settings.stage == 3 if wish.zero_init is None else wish.zero_init and settings.stage == 3,
     )

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from dsconf.errors import InputError
 from dsconf.live import prepare, scale
+from dsconf.live.crew import environment
 from dsconf.live.order import Probe
 from dsconf.live.plan import Plan, Wish, make_plan, settled
 from dsconf.model.catalogue import names
@@ -159,3 +162,23 @@ def test_every_scaled_model_is_built_by_transformers_with_as_many_parameters(nam
 def test_a_sequence_longer_than_learned_positions_is_refused() -> None:
     with pytest.raises(InputError, match="1024 positions"):
         plan(ONE_GPU, config(), model="openai-community/gpt2", seq_len=1025)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "setting", "allocator"),
+    [
+        ("PYTORCH_CUDA_ALLOC_CONF", "", "expandable_segments:True", "expandable"),
+        ("PYTORCH_CUDA_ALLOC_CONF", "max_split_size_mb:64", "max_split_size_mb:64", "default"),
+        ("PYTORCH_ALLOC_CONF", "expandable_segments:True", "expandable_segments:True", "expandable"),
+    ],
+)
+def test_the_allocator_is_the_launch_lines_unless_the_person_says(
+    variable: str, value: str, setting: str, allocator: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in ("PYTORCH_CUDA_ALLOC_CONF", "PYTORCH_ALLOC_CONF"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, value)
+    assert environment(tmp_path)["PYTORCH_CUDA_ALLOC_CONF"] == setting
+    job = plan(ONE_GPU, config()).job
+    assert job is not None
+    assert job.workload.allocator == allocator
