@@ -44,7 +44,7 @@ def repair(name: str, text: str, asked: Asked) -> Repair:
     loaded = parse(name, text, asked.target)
     asked = asked._replace(target=loaded.target)
     newline = _newline(text)
-    if loaded.twice or loaded.not_finite or newline is None:
+    if loaded.twice or loaded.not_finite or newline is None or not loaded.text:
         return Repair(text, text, (), loaded)
     done: list[str] = []
     seen = {loaded.text}

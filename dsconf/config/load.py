@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path as FilePath
 from typing import Any, NamedTuple
@@ -19,8 +21,14 @@ from dsconf.config.finding import Path
 from dsconf.config.positions import MAX_DEPTH, HjsonError, Lines, Places, constants, decode, without_constants
 from dsconf.errors import InputError
 
-MAX_BYTES = 256 * 2**10
-"""Fifty times a long ds_config; hjson, which is pure Python, reads half a MiB a second."""
+MAX_BYTES = 64 * 2**20
+"""What is larger is not read."""
+MAX_PLACED = 256 * 2**10
+"""Characters, fifty times a long ds_config: hjson, which is pure Python, reads half a MiB a second. A longer text has
+to be strict JSON, and its findings have no line."""
+_MAX_VALUES = 400_000
+"""Of a text longer than MAX_PLACED: each takes a hundred bytes and more."""
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _HJSON_BEGINS = "#/'"
 
 
@@ -52,13 +60,15 @@ class Loaded(NamedTuple):
 
     config: dict[str, Any]
     text: str
-    """With the newlines as ``open`` gives them, without a byte order mark."""
+    """With the newlines as ``open`` gives them, without a byte order mark; empty where it is longer than MAX_PLACED."""
     target: str
     not_json: NotJson | None = None
     twice: bool = False
     """Some object has a key twice; ``config`` has the last value, as ``json.load`` keeps it."""
     not_finite: tuple[Path, ...] = ()
     """The paths of NaN and infinite numbers, which ``json.load`` reads."""
+    repeated: str | None = None
+    """A key that stands twice in a text without places."""
 
     def places(self) -> Places:
         """Where each key and value stands in ``text``; the whole alone where hjson cannot read what json reads."""
@@ -78,7 +88,7 @@ def read_text(source: str | FilePath) -> str:
     name = name_of(source)
     data = _read_bytes(source)
     if len(data) > MAX_BYTES:
-        raise LoadError(name, f"is larger than {MAX_BYTES // 2**10} KiB: no ds_config is", 1, 1)
+        raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB: no ds_config is", 1, 1)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -113,18 +123,21 @@ class _Json(NamedTuple):
     """What ``json.load`` made of a text."""
 
     value: Any
-    twice: bool
+    twice: tuple[str, ...]
+    """A key that stands twice in its object, if there is one."""
     constants: bool
 
 
 def _as_json(text: str) -> _Json:
     """``json.load``'s own reading, with the two things that it takes and hjson does not noted."""
-    twice, words = [], []
+    twice: list[str] = []
+    words: list[str] = []
 
     def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(found)
-        if len(made) != len(found):
-            twice.append(True)
+        if len(made) != len(found) and not twice:
+            times = Counter(key for key, _ in found)
+            twice.append(next(key for key in made if times[key] > 1))
         return made
 
     def constant(word: str) -> float:
@@ -132,7 +145,7 @@ def _as_json(text: str) -> _Json:
         return float(word)
 
     value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
-    return _Json(value, bool(twice), bool(words))
+    return _Json(value, tuple(twice), bool(words))
 
 
 def _number(text: str) -> float:
@@ -176,6 +189,8 @@ def parse(name: str, text: str, target: str | None = None) -> Loaded:
     if not text.strip():
         raise LoadError(name, "is empty; DeepSpeed needs at least a batch size", 1, 1)
     not_json = NotJson("begins with a byte order mark", 1, 1) if begins_with_mark else None
+    if len(text) > MAX_PLACED:
+        return _parse_large(name, text, target, not_json)
     try:
         strict = _as_json(text)
     except json.JSONDecodeError as error:
@@ -190,9 +205,43 @@ def parse(name: str, text: str, target: str | None = None) -> Loaded:
     _check(name, strict.value)
     target = target or _loader(strict.value)
     if target != "deepspeed":
-        return Loaded(strict.value, text, target, not_json, strict.twice, tuple(_not_finite(strict.value)))
+        return Loaded(strict.value, text, target, not_json, bool(strict.twice), tuple(_not_finite(strict.value)))
     value = _as_deepspeed(name, text, strict.constants)
-    return Loaded(value, text, target, not_json, strict.twice)
+    return Loaded(value, text, target, not_json, bool(strict.twice))
+
+
+def _parse_large(name: str, text: str, target: str | None, not_json: NotJson | None) -> Loaded:
+    """``parse`` for a text in which nothing can be placed in a second or two.
+
+    Raises:
+        LoadError: also for what is not strict JSON, and for more than _MAX_VALUES values.
+    """
+    size = f"is larger than {MAX_PLACED // 2**10} KiB and"
+    if _values(text) > _MAX_VALUES and _values(_STRING.sub("", text)) > _MAX_VALUES:
+        raise LoadError(name, f"{size} holds more than {_MAX_VALUES} values: no ds_config does", 1, 1)
+    try:
+        strict = _as_json(text)
+        _check(name, strict.value)
+        target = target or _loader(strict.value)
+        if target == "deepspeed" and strict.constants:
+            raise LoadError(name, "NaN or Infinity, which are no numbers in HJSON", code="DS002")
+        value = json.loads(text, parse_float=_number) if target == "deepspeed" else strict.value
+    except json.JSONDecodeError as error:
+        problem = f"{size} not strict JSON ({_why_not_json(error)}): in a file of this size dsconf reads no HJSON"
+        raise LoadError(name, problem, error.lineno, error.colno, code="DS002") from None
+    except RecursionError:
+        raise _deep(name) from None
+    except (ValueError, OverflowError) as error:  # a number of more digits, or larger, than Python converts
+        if isinstance(error, LoadError):
+            raise
+        raise LoadError(name, str(error).partition(";")[0], code="DS002") from None
+    unread = tuple(_not_finite(value)) if target != "deepspeed" else ()
+    return Loaded(value, "", target, not_json, bool(strict.twice), unread, *strict.twice)
+
+
+def _values(text: str) -> int:
+    """At least the number of values in JSON, less one."""
+    return text.count(",") + text.count("[") + text.count("{")
 
 
 def _why_not_json(error: json.JSONDecodeError) -> str:
@@ -223,12 +272,8 @@ def _deep(name: str) -> LoadError:
 
 def _digits(text: str) -> tuple[int, int]:
     limit = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 0
-    run = 0
-    for offset, char in enumerate(text):
-        run = run + 1 if char.isdigit() else 0
-        if run > limit > 0:
-            return Lines(text).place(offset - run + 1)
-    return 1, 1
+    found = re.search(f"[0-9]{{{limit + 1}}}", text)
+    return Lines(text).place(found.start()) if found else (1, 1)
 
 
 def _as_deepspeed(name: str, text: str, has_constants: bool) -> Any:
@@ -292,6 +337,9 @@ def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
         return dict(source)
     loaded = read(source)
     lines = Lines(loaded.text)
+    if loaded.repeated is not None:
+        message = f"key {loaded.repeated!r} stands twice in one object"
+        raise DuplicateKeyError(name_of(source), message, code="DS003")
     if loaded.twice:
         path, offset = loaded.places().twice[0]
         message = f"key {path[-1]!r} stands twice in one object"

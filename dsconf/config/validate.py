@@ -47,7 +47,9 @@ def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> lis
 
     case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus)
     found = schema_problems(config, asked.version)
-    return _one_for_each_path([*found, *(problem for rule in (*RULES, *asked.rules) for problem in rule(case))])
+    return _one_for_each_path(
+        [*found, *(problem for rule in (*RULES, *asked.rules) for problem in islice(rule(case), MAX_FINDINGS))]
+    )
 
 
 def _one_for_each_path(problems: Sequence[Problem]) -> list[Problem]:
@@ -64,7 +66,9 @@ def _one_for_each_path(problems: Sequence[Problem]) -> list[Problem]:
 def _placed(loaded: Loaded, problems: Sequence[Problem]) -> Iterator[Finding]:
     """``problems`` at their keys, or at the nearest block around them that stands in the text."""
     if not loaded.text:
-        yield from (_finding(problem, None) for problem in problems)
+        twice = [_twice((loaded.repeated,), loaded.target)] if loaded.repeated is not None else []
+        without_place = [*twice, *(_not_finite(path, loaded) for path in loaded.not_finite), *problems]
+        yield from (_finding(problem, None) for problem in without_place)
         return
     if not problems and not loaded.twice and not loaded.not_finite:
         return

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dsconf.config.load import MAX_BYTES, DuplicateKeyError, LoadError, load_config, parse, read
+from dsconf.config.load import MAX_BYTES, MAX_PLACED, DuplicateKeyError, LoadError, load_config, parse, read
 from dsconf.config.positions import MAX_DEPTH, Lines, decode
 
 JSON = st.recursive(
@@ -206,7 +206,7 @@ def test_what_cannot_be_read_is_one_line_with_its_place(text, problem):
     assert "\n" not in message
 
 
-@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1000, 5000, 100_000])
+@pytest.mark.parametrize("depth", [MAX_DEPTH + 1, 1000, 5000, 60_000])
 @pytest.mark.parametrize("key", ['"a":', "a:"])
 def test_deep_nesting_is_refused(depth, key):
     with pytest.raises(LoadError, match="levels deep"):
@@ -249,11 +249,49 @@ def test_files_that_are_not_there_or_not_text(tmp_path):
 
 def test_a_file_that_is_too_large_is_not_read_to_its_end(tmp_path):
     with (tmp_path / "huge.json").open("wb") as file:
-        file.truncate(50 * 2**20)
+        file.truncate(2 * MAX_BYTES)
     for source in (tmp_path / "huge.json", "/dev/zero"):
-        with pytest.raises(LoadError, match="is larger than 256 KiB"):
+        with pytest.raises(LoadError, match="is larger than 64 MiB"):
             read(source)
-    assert parse("f", '{"a": 1' + " " * (MAX_BYTES - 8) + "}").config == {"a": 1}
+
+
+def padded(text):
+    """``text`` with so much white space that nothing is placed in it."""
+    return text + " " * MAX_PLACED
+
+
+def test_a_large_text_is_read_as_strict_json_without_places():
+    at_the_limit = '{"a": 1' + " " * (MAX_PLACED - 8) + "}"
+    assert parse("f", at_the_limit) == ({"a": 1}, at_the_limit, "deepspeed", None, False, (), None)
+    assert parse("f", padded('{"a": 1.0, "b": "auto"}')) == ({"a": 1.0, "b": "auto"}, "", "hf", None, False, (), None)
+    assert type(parse("f", padded('{"a": 1.0}')).config["a"]) is int
+    assert parse("f", padded('{"a": NaN, "b": 1, "b": 2}'), "hf").not_finite == (("a",),)
+    assert parse("f", padded('{"a": {"b": 1, "b": 2}}')).repeated == "b"
+    commas = parse("f", json.dumps({"_comment": "[1, 2], " * 400_000, "a": "\\"}))
+    assert sorted(commas.config) == ["_comment", "a"]
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("{a: 1}", "line 1, column 2: is larger than 256 KiB and not strict JSON .*: in a file of this size dsconf"),
+        ('{"a": NaN}', "no numbers in HJSON"),
+        ('{"a": 1e999}', "infinity"),
+        ('{"a": ' + "9" * 5000 + "}", "Exceeds the limit"),
+        ('{"a": ' + "[" * 2000 + "]" * 2000 + "}", "nested more than 400 levels"),
+        ("[1]", "not a JSON object"),
+        ('{"a": [' + "0," * 400_000 + "0]}", "more than 400000 values"),
+    ],
+)
+def test_a_large_text_that_nobody_can_read_says_why(text, why):
+    with pytest.raises(LoadError, match=why):
+        parse("f", padded(text))
+
+
+def test_load_config_names_a_repeated_key_of_a_large_file(tmp_path):
+    (tmp_path / "f.json").write_text(padded('{"a": 1, "a": 2}'))
+    with pytest.raises(DuplicateKeyError, match="key 'a' stands twice"):
+        load_config(tmp_path / "f.json")
 
 
 def test_newlines_are_read_as_open_reads_them():
