@@ -1,4 +1,4 @@
-"""Predicted against measured peaks of rank 0: every case of both files, the way the benchmark reads them."""
+"""Predicted against measured peaks of rank 0: every case of four files, the way the benchmark reads them."""
 
 from __future__ import annotations
 
@@ -12,21 +12,29 @@ from typing import Any
 import pytest
 from measured_cases import MEASURED, MIB, REPO, accuracy
 
-FILES = ("h200-llama-qwen2-gpt2.jsonl", "h200-ten-families.jsonl")
+from dsconf.memory.estimate import estimate
+
+FILES = {
+    "h200-llama-qwen2-gpt2.jsonl": 159,
+    "h200-ten-families.jsonl": 66,
+    "h200-unseen-settings.jsonl": 56,
+    "h200-optimizers.jsonl": 12,
+}
 ROWS: dict[str, list[dict[str, Any]]] = {name: accuracy.read(MEASURED / name) for name in FILES}
 EVERY = [row for rows in ROWS.values() for row in rows]
 NAMED = {row["name"]: row for row in EVERY}
 
 OUTSIDE = {
-    "gpt2m-ddp-fp32": "the second step alone was 4 bytes a parameter higher than the third; see the test below",
+    "gpt2m-ddp-fp32": "DDP's old buckets were still held in the second step alone; see the test below",
     "llama1b-z3-w8-fp16": "all three steps were skipped for overflow, so the moments never came; see the test below",
+    "falcon-z3-w4-b3-s512-u39": "as much as the embedding is held from forward on, and it is not known by what",
 }
 """Cases that are further off than 3 %, and why."""
 
 
 def test_the_files_are_whole() -> None:
-    assert [len(rows) for rows in ROWS.values()] == [159, 66]
-    assert len(NAMED) == 225
+    assert {name: len(rows) for name, rows in ROWS.items()} == FILES
+    assert len(NAMED) == sum(FILES.values())
     assert set(OUTSIDE) <= set(NAMED)
 
 
@@ -53,12 +61,34 @@ def test_19_of_20_are_within_1_percent() -> None:
 
 
 def test_the_third_step_of_plain_ddp_is_as_predicted() -> None:
-    """gpt2m-ddp-fp32: forward and backward of step 2 were 1354 MiB higher than of step 3, 4 bytes x 354 823 168."""
+    """gpt2m-ddp-fp32: forward and backward of step 2 were 1354 MiB higher than of step 3, 4 bytes x 354 823 168.
+
+    DDP frees its first buckets when it rebuilds them (torch: Reducer::rebuild_buckets); another run did not hold them.
+    """
     row = NAMED["gpt2m-ddp-fp32"]
     second, third = row["measured"]["iterations"][1:]
     extra = 4 * row["n_params"] / MIB
     assert second["bwd_mib"] - third["bwd_mib"] == pytest.approx(extra, abs=1)
     assert accuracy.result_of(row).predicted / MIB == pytest.approx(third["bwd_mib"], rel=0.001)
+
+
+def test_no_other_case_is_5_percent_off() -> None:
+    far = {name for name, row in NAMED.items() if abs(accuracy.result_of(row).error) >= 5}
+    assert far == {"gpt2m-ddp-fp32", "llama1b-z3-w8-fp16"}
+
+
+def test_a_bucket_larger_than_the_model_is_made_in_the_head() -> None:
+    """phi-z2-w32-b2-s384-u14: 500 million elements beside all activations and the output projection's gradient.
+
+    The hook of its bias comes first, while the weight's gradient of 51 200 x 1024 still waits for its own.
+    """
+    result = accuracy.result_of(NAMED["phi-z2-w32-b2-s384-u14"])
+    peak = estimate(result.job, rank=0).peak
+    terms = {term.name: term.num_bytes for term in peak.terms}
+    assert peak.name == "in the output projection"
+    assert terms["reduce bucket"] == 2 * 500_000_000
+    assert 2 * 51_200 * 1025 < terms["newest gradient"] < 2 * 51_200 * 1025 + 4 * MIB
+    assert abs(result.error) < 0.5
 
 
 def test_without_the_moments_the_skipped_steps_are_as_predicted() -> None:
