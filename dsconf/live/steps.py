@@ -53,8 +53,9 @@ def _optimizer_step(
     losses = []
     gauge.synchronize()
     start = time.perf_counter()
-    for _ in range(order.accumulation):
-        losses.append(_micro_batch(trainer, next(batches), gauge, journal, record))
+    for number in range(1, order.accumulation + 1):
+        at_boundary = number == order.accumulation
+        losses.append(_micro_batch(trainer, next(batches), gauge, journal, record, at_boundary))
     gauge.synchronize()
     record["step_seconds"] = time.perf_counter() - start
     record["loss"] = _mean(losses, order)
@@ -64,9 +65,17 @@ def _optimizer_step(
 
 
 def _micro_batch(
-    trainer: Trainer, batch: dict[str, Any], gauge: Gauge, journal: Journal, record: dict[str, Any]
+    trainer: Trainer,
+    batch: dict[str, Any],
+    gauge: Gauge,
+    journal: Journal,
+    record: dict[str, Any],
+    at_boundary: bool,
 ) -> torch.Tensor:
-    """One forward, backward and (at the boundary) optimizer step; nothing but the loss outlives the forward."""
+    """One forward, backward and (at the boundary) optimizer step; nothing but the loss outlives the forward.
+
+    Before the boundary ``step`` does nothing, and what backward left alive is no figure of the step.
+    """
     journal.phase = "forward"
     gauge.reset()
     loss = trainer.forward(batch)
@@ -76,7 +85,8 @@ def _micro_batch(
     _note(record, "backward", gauge)
     journal.phase = "step"
     trainer.step()
-    _note(record, "step", gauge)
+    if at_boundary:
+        _note(record, "step", gauge)
     detached: torch.Tensor = loss.detach()
     return detached
 
