@@ -28,7 +28,6 @@ MAX_PLACED = 256 * 2**10
 to be strict JSON, and its findings have no line."""
 _MAX_VALUES = 400_000
 """Of a text longer than MAX_PLACED: each takes a hundred bytes and more."""
-_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _HJSON_BEGINS = "#/'"
 
 
@@ -217,7 +216,7 @@ def _parse_large(name: str, text: str, target: str | None, not_json: NotJson | N
         LoadError: also for what is not strict JSON, and for more than _MAX_VALUES values.
     """
     size = f"is larger than {MAX_PLACED // 2**10} KiB and"
-    if _values(text) > _MAX_VALUES and _values(_STRING.sub("", text)) > _MAX_VALUES:
+    if _holds_too_much(text):
         raise LoadError(name, f"{size} holds more than {_MAX_VALUES} values: no ds_config does", 1, 1)
     try:
         strict = _as_json(text)
@@ -240,8 +239,18 @@ def _parse_large(name: str, text: str, target: str | None, not_json: NotJson | N
 
 
 def _values(text: str) -> int:
-    """At least the number of values in JSON, less one."""
+    """The number of values in JSON, or fewer by one for each block that is not empty."""
     return text.count(",") + text.count("[") + text.count("{")
+
+
+def _holds_too_much(text: str) -> bool:
+    """Whether strict JSON holds more than _MAX_VALUES values, found without making them."""
+    if _values(text) <= _MAX_VALUES:
+        return False
+    plain = text.replace("\\\\", "").replace('\\"', "")  # JSON has backslashes in strings alone
+    if plain.count('"') > 4 * _MAX_VALUES:  # a key and its value have four
+        return True
+    return sum(map(_values, plain.split('"')[::2])) > _MAX_VALUES
 
 
 def _why_not_json(error: json.JSONDecodeError) -> str:
