@@ -6,6 +6,7 @@ Source: DeepSpeed 0.19.8 runtime/config.py:80-141.
 from __future__ import annotations
 
 from functools import cache
+from itertools import pairwise
 
 from dsconf.config.names import RELEASES
 from dsconf.config.releases import NEWEST, known_release, property_at
@@ -35,12 +36,17 @@ def _optimizers(release: str) -> list[str]:
 
 
 @cache
-def removed_optimizers(version: str = NEWEST) -> tuple[str, ...]:
-    """Lower-case names of optimizers that an earlier known release brings and ``version`` does not."""
+def optimizers(version: str = NEWEST) -> tuple[str, ...]:
+    """Lower-case names of the optimizers that ``version`` brings along."""
+    return tuple(_optimizers(known_release(version)))
+
+
+@cache
+def removed_optimizers(version: str = NEWEST) -> dict[str, str]:
+    """Lower-case names of optimizers that an earlier known release brings and ``version`` does not, and the first
+    known release without each."""
     here = known_release(version)
-    earlier = {name for release in RELEASES[: RELEASES.index(here)] for name in _optimizers(release)}
-    return tuple(sorted(earlier - set(_optimizers(here))))
-
-
-REMOVED_OPTIMIZERS = ("onebitadam", "onebitlamb", "zerooneadam")
-"""Lower-case names; DeepSpeed 0.19.8 calls them unsupported when the engine is built (runtime/engine.py:1985, 2016)."""
+    found: dict[str, str] = {}
+    for earlier, later in pairwise(RELEASES[: RELEASES.index(here) + 1]):
+        found |= {name: later for name in _optimizers(earlier) if name not in _optimizers(later)}
+    return {name: found[name] for name in sorted(found) if name not in _optimizers(here)}

@@ -59,7 +59,12 @@ def _renamed(config: Mapping[str, Any], path: Path, meant: str) -> tuple[Edit, .
     return (Rename(path, meant),) if alike >= _CERTAIN and meant not in _at(config, path[:-1]) else ()
 
 
-def _of_another_release(path: Path, release: str) -> Problem | None:
+def _says_nothing(block: Any) -> bool:
+    """Whether a removed block was off, so that nothing is lost without it."""
+    return not block or (isinstance(block, dict) and block.get("enabled", False) in (False, None))
+
+
+def _of_another_release(config: Mapping[str, Any], path: Path, release: str) -> Problem | None:
     """A key that another release reads, or that was removed long ago."""
     instead = INSTEAD.get(dotted(path))
     found = history(path, release)
@@ -69,12 +74,14 @@ def _of_another_release(path: Path, release: str) -> Problem | None:
         return Problem("DS101", "error", path, f"not known to DeepSpeed {release}; it came in {found.came}")
     removed = found.removed if found is not None else NEWEST if release == NEWEST else None
     message = f"removed in DeepSpeed {removed}" if removed else f"DeepSpeed {release} does not read it any more"
-    return Problem("DS105", "error", path, message, instead or "leave it out", (Remove(path),))
+    advice = instead or "leave it out"
+    safe = advice.startswith("leave it out") or _says_nothing(_at(config, path))
+    return Problem("DS105", "error", path, message, advice, (Remove(path),) if safe else ())
 
 
 def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: bool, release: str) -> Problem:
     key = str(path[-1])
-    other = _of_another_release(path, release)
+    other = _of_another_release(config, path, release)
     if other is not None:
         return other
     places = known_places(release).get(key, [])

@@ -41,12 +41,14 @@ class Asked(NamedTuple):
 
 def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> list[Problem]:
     """What is wrong with ``config`` itself, one problem for each path."""
+    from dsconf.config.releases import known_release
     from dsconf.config.rules import RULES
     from dsconf.config.rules.case import Case
     from dsconf.config.schema import schema_problems
 
-    case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus)
-    found = schema_problems(config, asked.version)
+    release = known_release(asked.version)
+    case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus, release)
+    found = schema_problems(config, release)
     return _one_for_each_path(
         [*found, *(problem for rule in (*RULES, *asked.rules) for problem in islice(rule(case), MAX_FINDINGS))]
     )

@@ -12,8 +12,9 @@ from jsonschema import Draft202012Validator
 from dsconf.config.finding import Remove
 from dsconf.config.names import RELEASES
 from dsconf.config.releases import follow, history, known_places, known_release, load_schema, property_at
-from dsconf.config.removed import INSTEAD, REMOVED_OPTIMIZERS, removed_optimizers
+from dsconf.config.removed import INSTEAD, optimizers, removed_optimizers
 from dsconf.config.schema import schema_problems
+from dsconf.config.validate import Asked, validate
 from dsconf.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "configs"
@@ -139,7 +140,7 @@ def test_advice_is_given_for_exactly_what_deepspeed_refuses_by_name():
 
 
 @pytest.mark.parametrize("dotted", INSTEAD)
-def test_what_was_removed_is_called_so_and_may_be_taken_out(dotted):
+def test_what_was_removed_is_called_so_and_may_be_taken_out_where_it_is_off(dotted):
     path = tuple(dotted.split("."))
     config = 0
     for key in reversed(path):
@@ -151,8 +152,67 @@ def test_what_was_removed_is_called_so_and_may_be_taken_out(dotted):
 
 
 def test_optimizers_that_went():
-    assert removed_optimizers("0.19.8") == REMOVED_OPTIMIZERS
-    assert removed_optimizers("0.16") == ()
+    """DeepSpeed 0.19.8 calls them unsupported when the engine is built (runtime/engine.py:1985, 2016)."""
+    assert removed_optimizers("0.19.8") == dict.fromkeys(("onebitadam", "onebitlamb", "zerooneadam"), "0.19.8")
+    assert removed_optimizers("0.19.6") == removed_optimizers("0.16") == {}
+    assert "muon" in optimizers("0.17")
+    assert "muon" not in optimizers("0.16")
+
+
+@pytest.mark.parametrize(
+    ("kind", "version", "wanted"),
+    [
+        ("OneBitAdam", "0.19.8", ("DS105", "OneBitAdam was removed in DeepSpeed 0.19.8")),
+        ("OneBitLamb", "0.16", None),
+        ("ZeroOneAdam", "0.19.6", None),
+        ("Muon", "0.19", None),
+        ("Muon", "0.16", ("DS511", "DeepSpeed 0.16.9 does not have Muon yet")),
+        ("Adamw2", "0.16", ("DS511", "DeepSpeed knows no optimizer 'Adamw2'")),
+    ],
+)
+def test_an_optimizer_is_judged_by_the_release_that_runs(kind, version, wanted):
+    config = {"train_batch_size": 8, "optimizer": {"type": kind, "params": {"lr": 0.1}}}
+    found = [(f.code, f.message) for f in validate(config, asked=Asked(version=version)).files[0].findings]
+    assert [one for one in found if one[0] in ("DS105", "DS511")] == ([wanted] if wanted else [])
+
+
+@pytest.mark.parametrize(
+    ("target", "version", "message"),
+    [
+        ("deepspeed", "0.19.8", "gradients are clipped at a norm of 1.0, the default of DeepSpeed 0.19.8"),
+        ("deepspeed", "0.19.6", "gradients are clipped at a norm of 1.0, the default of DeepSpeed 0.19.6"),
+        ("deepspeed", "0.16", None),
+        ("accelerate", "0.18", None),
+        ("hf", "0.16", "gradients are not clipped, the default of DeepSpeed 0.16.9, whatever max_grad_norm says"),
+    ],
+)
+def test_the_default_of_clipping_is_the_releases_own(target, version, message):
+    found = validate({"train_batch_size": 8}, asked=Asked(target, version=version)).files[0].findings
+    assert [one.message for one in found if one.code == "DS601"] == ([message] if message else [])
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "safe"),
+    [
+        ("amp", {"enabled": True}, False),
+        ("amp", {"enabled": False, "opt_level": "O1"}, True),
+        ("amp", {}, True),
+        ("elasticity", {"enabled": True, "max_train_batch_size": 8}, False),
+        ("elasticity", {"max_train_batch_size": 8}, True),
+        ("curriculum_learning", {"enabled": True}, False),
+        ("eigenvalue", {"enabled": True}, True),
+        ("zero_optimization.mics_shard_size", 4, False),
+        ("zero_optimization.mics_hierarchical_params_gather", True, True),
+    ],
+)
+def test_only_what_nothing_replaces_or_what_was_off_is_taken_out(path, value, safe):
+    """Source: DeepSpeed 0.16 amp, elasticity and curriculum learning are off unless ``enabled`` is true."""
+    keys = tuple(path.split("."))
+    for key in reversed(keys):
+        value = {key: value}
+    (problem,) = schema_problems(value)
+    assert (problem.code, problem.path) == ("DS105", keys)
+    assert problem.fix == ((Remove(keys),) if safe else ())
 
 
 def test_what_later_readers_look_up_is_known_too():

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from dsconf.config.coerce import as_bool, as_dtype, as_int
+from dsconf.config.names import RELEASES
 from dsconf.errors import InputError
 
 
@@ -20,6 +21,8 @@ class Case(NamedTuple):
     """Parameters of the model, in elements."""
     resume_gpus: int | None = None
     """The world size that wrote the checkpoint to go on from."""
+    release: str = RELEASES[-1]
+    """The known release of DeepSpeed that runs."""
 
     @property
     def zero(self) -> Mapping[str, Any]:

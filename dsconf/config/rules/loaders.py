@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.config.finding import Problem
+from dsconf.config.releases import property_at
 from dsconf.config.rules.case import Case, block
 
 _TRAINER_ARGUMENTS = {
@@ -25,13 +26,21 @@ _TRAINER_ARGUMENTS = {
 
 
 def clipping_by_default(case: Case) -> Iterator[Problem]:
-    """Gradients are clipped at a norm of 1.0 unless the file says otherwise (runtime/constants.py:202-203)."""
-    if "gradient_clipping" not in case.config:
-        message = "gradients are clipped at a norm of 1.0, DeepSpeed's default"
-        if case.target == "hf":
-            message += ", whatever max_grad_norm says"
-        advice = 'add "gradient_clipping": ' + ("1.0, or 0 for none" if case.target == "deepspeed" else '"auto"')
-        yield Problem("DS601", "note", (), message, advice)
+    """Gradients are clipped at a norm of 1.0 unless the file says otherwise (runtime/constants.py:202-203).
+
+    Earlier releases do not clip, which is a surprise only where the Trainer's argument asks for it.
+    """
+    if "gradient_clipping" in case.config:
+        return
+    norm = (property_at(("gradient_clipping",), case.release) or {}).get("default")
+    if not norm and case.target != "hf":
+        return
+    message = f"gradients are clipped at a norm of {norm}" if norm else "gradients are not clipped"
+    message += f", the default of DeepSpeed {case.release}"
+    if case.target == "hf":
+        message += ", whatever max_grad_norm says"
+    advice = 'add "gradient_clipping": ' + ("1.0, or 0 for none" if case.target == "deepspeed" else '"auto"')
+    yield Problem("DS601", "note", (), message, advice)
 
 
 def must_match(case: Case) -> Iterator[Problem]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dsconf.config.finding import Path, Problem, Remove
-from dsconf.config.removed import REMOVED_OPTIMIZERS
+from dsconf.config.removed import optimizers, removed_optimizers
 from dsconf.config.rules.arguments import (
     CPU_ADAGRAD,
     CPU_ADAM,
@@ -57,12 +57,17 @@ def _arguments(case: Case) -> tuple[str, ...] | None:
 def unknown_optimizer(case: Case) -> Iterator[Problem]:
     """DeepSpeed's own in any case, torch.optim's as torch spells them (runtime/engine.py:1985-1986)."""
     name = block(case.config, "optimizer").get("type")
-    if not isinstance(name, str) or name.lower() in OWN or name in TORCH_OPTIMIZERS:
+    if not isinstance(name, str) or name.lower() in optimizers(case.release) or name in TORCH_OPTIMIZERS:
         return
     path = ("optimizer", "type")
-    if name.lower() in REMOVED_OPTIMIZERS:
+    removed = removed_optimizers(case.release).get(name.lower())
+    if removed is not None:
         advice = "use Lamb" if "lamb" in name.lower() else "use AdamW"
-        yield Problem("DS105", "error", path, f"{name} was removed in DeepSpeed 0.19.8", advice)
+        yield Problem("DS105", "error", path, f"{name} was removed in DeepSpeed {removed}", advice)
+    elif name.lower() in OWN:
+        yield Problem(
+            "DS511", "error", path, f"DeepSpeed {case.release} does not have {name} yet", "use a later release"
+        )
     else:
         hint = nearest(name, [*_NICE, *TORCH_OPTIMIZERS]).removeprefix("; ")
         yield Problem("DS511", "error", path, f"DeepSpeed knows no optimizer {name!r}", hint or None)
