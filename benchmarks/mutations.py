@@ -109,6 +109,10 @@ class Mutant(NamedTuple):
     path: tuple[str, ...] = ()
 
 
+OF_THIS_MACHINE = "only supported for CUDA accelerator"
+"""What DeepSpeed says of ``aio.use_gds`` on the CPU alone (runtime/swap_tensor/aio_config.py:39)."""
+
+
 class Verdict(NamedTuple):
     """What DeepSpeed did with a file: the error it raised, or the path of a key that it never looked up."""
 
@@ -314,6 +318,8 @@ class Judge:
             DeepSpeedConfig(self._watched(config, reads) if isinstance(config, dict) else config)
             _construct(plain)
         except Exception as error:
+            if OF_THIS_MACHINE in str(error):
+                return Verdict()
             return Verdict(f"{type(error).__name__}: {str(error)[:120]}")
         for name in ("optimizer", "scheduler"):
             if "params" in (config.get(name) or {}) and "params" not in reads.get((name,), {}):
