@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DsconfError(Exception):
     """One clear line for a person: what was given, what is wrong, what to do."""
@@ -32,6 +34,17 @@ def closest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
     lowered = {name.lower(): name for name in known}
     close = get_close_matches(word.lower(), list(lowered), n=1, cutoff=0.6)
     return lowered[close[0]] if close else None
+
+
+def one_of(option: str, word: str, words: Sequence[str]) -> str:
+    """``word``, which must be one of ``words``.
+
+    Raises:
+        InputError: it is not; the message names the option, the words and the nearest of them.
+    """
+    if word not in words:
+        raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}{nearest(word, tuple(words))}")
+    return word
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:

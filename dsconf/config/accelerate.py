@@ -11,13 +11,10 @@ def accelerate_yaml(
     The keys are those of Accelerate's ClusterConfig (accelerate/commands/config/config_args.py). Of a DeepSpeed
     config file beside it, Accelerate takes everything else (accelerate/utils/dataclasses.py: DeepSpeedPlugin).
     """
-    import json
+    from dsconf.config.render import environment
 
-    from jinja2 import Environment, StrictUndefined
-
-    from dsconf.resources import text
-
-    template = Environment(undefined=StrictUndefined, finalize=json.dumps, autoescape=False, keep_trailing_newline=True)
-    return template.from_string(text("templates", "accelerate.yaml.j2")).render(
+    template = environment().get_template("accelerate.yaml.j2")
+    rendered = template.render(
         config=config, world_size=world_size, nodes=nodes, zero3_init=zero3_init, use_cpu=use_cpu
     )
+    return f"{rendered}\n"

@@ -73,7 +73,8 @@ def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Opti
     return _Optimizer({"type": name, "params": params}, tested)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Of every file that is written: values stand in it as JSON."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     from dsconf.resources import text
@@ -135,7 +136,7 @@ def render(
         "weight_decay": weight_decay,
         "momentum": settings.momentum,
     }
-    template = _environment().get_template(f"zero{settings.stage}.json.j2")
+    template = environment().get_template(f"zero{settings.stage}.json.j2")
     auto = None if target == "deepspeed" else "auto"
     optimizer = _optimizer(settings, target, values)
     raw = template.render(s=settings, auto=auto, optimizer=optimizer, rare=_rare(settings, optimizer))

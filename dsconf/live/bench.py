@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from dsconf.errors import InputError, UnavailableError, nearest
+from dsconf.errors import InputError, UnavailableError, one_of
 from dsconf.live.crew import StopSignals
 from dsconf.live.launcher import Failure, Runner, SubprocessRunner
 from dsconf.live.plan import CPU_RANKS, Wish
@@ -117,8 +117,8 @@ def bench(
     from dsconf.model.read import read_model
 
     names = _names(strategies)
-    _one_of("--precision", precision, PRECISIONS)
-    _one_of("--attention", attention, ATTENTION_KERNELS)
+    one_of("--precision", precision, PRECISIONS)
+    one_of("--attention", attention, ATTENTION_KERNELS)
     tell = progress or (lambda line: None)
     ranks = _ranks(gpus)
     wish = Wish({}, read_model(params, model), ranks, ranks, steps, seq_len, micro_batch_size)
@@ -143,16 +143,11 @@ def bench(
     return _collect(results, resumed, seq_len, steps)
 
 
-def _one_of(option: str, word: str, known: tuple[str, ...]) -> None:
-    if word not in known:
-        raise InputError(f"{option}: {word!r} is not one of {', '.join(known)}{nearest(word, known)}")
-
-
 def _names(strategies: str | Sequence[str]) -> list[str]:
     names = strategies.split(",") if isinstance(strategies, str) else list(strategies)
     names = [name.strip() for name in names]
     for name in names:
-        _one_of("--strategies", name, tuple(STRATEGIES))
+        one_of("--strategies", name, tuple(STRATEGIES))
     return list(dict.fromkeys(names))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsconf.errors import InputError, UnavailableError
+from dsconf.errors import InputError, UnavailableError, one_of
 from dsconf.live.fit import find_boundary
 from dsconf.live.launcher import Runner, SubprocessRunner
 from dsconf.live.plan import Wish, settled
@@ -76,8 +76,9 @@ def _read(words: Mapping[str, Any]) -> Wish:
     from dsconf.config.load import load_config
 
     _require(**{name: words[name] for name in ("steps", "gpus", "timeout", "seq_len", "gpus_per_node")})
-    _one_of("--attention", words["attention"], ATTENTION_KERNELS)
-    _one_of("--load-dtype", words["load_dtype"], LOAD_DTYPES)
+    one_of("--attention", words["attention"], ATTENTION_KERNELS)
+    if words["load_dtype"] is not None:
+        one_of("--load-dtype", words["load_dtype"], LOAD_DTYPES)
     if words["quantize"] is not None:
         reason = "quantized weights cannot be launched with random values"
         raise UnavailableError(f"--quantize {words['quantize']}: {reason}")
@@ -141,8 +142,3 @@ def _require(**numbers: float) -> None:
     for name, value in numbers.items():
         if not 0 < value < float("inf"):
             raise InputError(f"--{name.replace('_', '-')}: {value} is not a positive number")
-
-
-def _one_of(option: str, value: str | None, known: tuple[str, ...]) -> None:
-    if value is not None and value not in known:
-        raise InputError(f"{option}: {value!r} is not one of {', '.join(known)}")

@@ -30,7 +30,7 @@ class Order(NamedTuple):
     device: str
     """``cuda`` or ``cpu``."""
     rehearsed: bool
-    """One process as rank 0 of ``world_size``; the other ranks are torch's ``fake`` process group."""
+    """One process as ``rank`` of ``world_size``; the other ranks are torch's ``fake`` process group."""
     world_size: int
     processes: int
     steps: int

@@ -43,11 +43,8 @@ class Wish(NamedTuple):
     checkpoint: str = ""
     save_after: int = 0
     resume_at: int = 0
-    seed: int = 1
     real: bool = False
     """Only real ranks will do: a rehearsal holds no communication."""
-    small: bool = True
-    """Scale a large model down where there is no GPU."""
 
     @property
     def hidden(self) -> int:
@@ -98,7 +95,7 @@ def settled(wish: Wish) -> Wish:
 
 def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:
     world_size = min(wish.world_size, CPU_RANKS)
-    small, scaled = _fit(wish) if wish.small and not wish.module else (wish, [])
+    small, scaled = _fit(wish) if not wish.module else (wish, [])
     if small.model is not wish.model and small.model is not None and wish.model is not None:
         factor = wish.model.num_params / small.model.num_params
         prepare.shrink_buckets(config, factor)
@@ -196,7 +193,6 @@ def _order(
         ds_config=config,
         hf_config=dict(wish.model.hf_config) if wish.model is not None else {},
         backend=wish.backend,
-        seed=wish.seed,
         module=wish.module,
         cap_bytes=wish.cap_bytes,
         snapshot=wish.snapshot,

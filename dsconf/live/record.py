@@ -9,8 +9,7 @@ from typing import Any
 
 from dsconf.errors import InputError
 from dsconf.live.result import PHASES, CheckResult
-
-MIB = 2**20
+from dsconf.units import MIB
 
 
 def writable(option: str, place: str | Path, *, new: bool = False) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dsconf.errors import InputError, nearest
+from dsconf.errors import InputError, one_of
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.memory.estimate import estimate as estimate_job
@@ -166,11 +166,11 @@ def _workload(
         micro_batch=_positive("--micro-batch-size", micro),
         accumulation=_positive("--gradient-accumulation-steps", accumulation),
         checkpointing=bool(checkpointing),
-        attention=_known("--attention", attention, ATTENTION_KERNELS),
-        load_dtype=None if load_dtype is None else _known("--load-dtype", load_dtype, LOAD_DTYPES),
+        attention=one_of("--attention", attention, ATTENTION_KERNELS),
+        load_dtype=None if load_dtype is None else one_of("--load-dtype", load_dtype, LOAD_DTYPES),
         zero_init=zero_init,
-        quantize=None if quantize is None else _known("--quantize", quantize, ("4bit", "8bit")),
-        allocator=_known("--allocator", allocator, ALLOCATORS),
+        quantize=None if quantize is None else one_of("--quantize", quantize, ("4bit", "8bit")),
+        allocator=one_of("--allocator", allocator, ALLOCATORS),
     )
 
 
@@ -200,23 +200,17 @@ def _settings(
     stage = DEFAULT_STAGE if stage is None else stage
     if stage not in (0, 1, 2, 3):
         raise InputError(f"--stage: {stage} is not one of 0, 1, 2, 3")
-    where = _known("--offload", offload or "none", OFFLOADS)
+    where = one_of("--offload", offload or "none", OFFLOADS)
     if (where == "optimizer+param" and stage != 3) or (where == "optimizer" and stage == 0):
         raise InputError(f"--offload: {where} needs stage {'3' if 'param' in where else '1, 2 or 3'}, not {stage}")
     return Settings(
         stage=stage,
-        precision=_known("--precision", precision or "bf16", PRECISIONS),
+        precision=one_of("--precision", precision or "bf16", PRECISIONS),
         optimizer=(optimizer or "adamw").lower(),
         overlap_comm=stage == 3,
         offload_optimizer="cpu" if where != "none" else "none",
         offload_param="cpu" if "param" in where else "none",
     )
-
-
-def _known(option: str, word: str, words: tuple[str, ...]) -> str:
-    if word not in words:
-        raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}{nearest(word, words)}")
-    return word
 
 
 def _positive(option: str, value: int) -> int:

@@ -38,8 +38,8 @@ def refuse_other(path: Path, text: str | None, force: bool) -> None:
         raise InputError(f"{path} already exists; use --force to replace it, or -o DIR to write elsewhere")
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Write ``text`` beside ``path`` and rename it, so that nobody ever reads half of it.
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Write ``content`` beside ``path`` and rename it, so that nobody ever reads half of it.
 
     A file that is replaced keeps its permissions; a link stays and what it leads to is replaced.
 
@@ -51,7 +51,7 @@ def write_whole(path: Path, text: str) -> None:
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(text, encoding="utf-8", newline="")
+        beside.write_bytes(content.encode() if isinstance(content, str) else content)
         if path.exists():
             beside.chmod(path.stat().st_mode & 0o7777)
         os.replace(beside, path)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import os
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dsconf.errors import InputError, UnavailableError
+from dsconf.report.files import write_whole
 from dsconf.units import GIB
 
 if TYPE_CHECKING:
@@ -53,9 +54,6 @@ def draw(result: BenchResult, path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.margins(y=0.15)
     figure.suptitle(f"{result.global_batch} sequences of {result.seq_len} tokens a step on {result.device}")
-    draft = path.with_name(f".{path.stem}.draft{path.suffix}")
-    try:
-        figure.savefig(draft)
-        os.replace(draft, path)
-    finally:
-        draft.unlink(missing_ok=True)
+    drawn = BytesIO()
+    figure.savefig(drawn, format=path.suffix.lower().removeprefix("."))
+    write_whole(path, drawn.getvalue())

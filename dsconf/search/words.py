@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from dsconf.errors import InputError, nearest
+from dsconf.errors import InputError, one_of
 from dsconf.search.space import OFFLOADS, OPTIMIZERS, Wish
 from dsconf.workload import ATTENTION_KERNELS
 
@@ -34,13 +32,13 @@ def read_wish(
         seq_len=_whole("--seq-len", seq_len),
         global_batch=None if global_batch is None else _whole("--global-batch-size", global_batch),
         micro_batch=None if micro_batch is None else _whole("--micro-batch-size", micro_batch),
-        precision=precision and _known("--precision", precision, PRECISIONS),
-        optimizer=_known("--optimizer", optimizer.lower(), OPTIMIZERS),
-        stage=None if stage is None else int(_known("--stage", str(stage), ("0", "1", "2", "3"))),
-        offload=offload and _known("--offload", offload, tuple(OFFLOADS)),
+        precision=precision and one_of("--precision", precision, PRECISIONS),
+        optimizer=one_of("--optimizer", optimizer.lower(), OPTIMIZERS),
+        stage=None if stage is None else int(one_of("--stage", str(stage), ("0", "1", "2", "3"))),
+        offload=offload and one_of("--offload", offload, tuple(OFFLOADS)),
         checkpointing=checkpointing,
-        attention=_known("--attention", attention, ATTENTION_KERNELS),
-        quantize=quantize and _known("--quantize", quantize, QUANTIZED),
+        attention=one_of("--attention", attention, ATTENTION_KERNELS),
+        quantize=quantize and one_of("--quantize", quantize, QUANTIZED),
     )
 
 
@@ -50,13 +48,7 @@ def read_target(target: str) -> str:
     Raises:
         InputError: not one of ``TARGETS``.
     """
-    return _known("--for", target, TARGETS)
-
-
-def _known(option: str, word: str, words: Sequence[str]) -> str:
-    if word not in words:
-        raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}{nearest(word, tuple(words))}")
-    return word
+    return one_of("--for", target, TARGETS)
 
 
 def _whole(option: str, value: int | str) -> int:
