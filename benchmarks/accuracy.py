@@ -172,11 +172,12 @@ SUMMARY_HEADERS = ("absolute error in %", "cases", "median", "95th", "worst", "t
 
 def report(results: list[Result], style: str) -> str:
     """Both tables as text, in one of tabulate's styles."""
-    every = _table(CASE_HEADERS, cases(results), style)
-    return f"{every}\n\n{_table(SUMMARY_HEADERS, summary(results), style)}\n\n{NOTE}"
+    every = table(CASE_HEADERS, cases(results), style)
+    return f"{every}\n\n{table(SUMMARY_HEADERS, summary(results), style)}\n\n{NOTE}"
 
 
-def _table(headers: tuple[str, ...], rows: list[list[str]], style: str) -> str:
+def table(headers: tuple[str, ...], rows: list[list[str]], style: str) -> str:
+    """Text of a table: words to the left, figures to the right, each as it is."""
     align = ["left", *["right"] * (len(headers) - 1)]
     return tabulate(rows, headers, tablefmt=style, colalign=align, headersalign=align, disable_numparse=True)
 
