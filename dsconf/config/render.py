@@ -10,6 +10,8 @@ from dsconf.config.settings import Settings
 from dsconf.errors import InputError, nearest
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from jinja2 import Environment
 
 
@@ -73,8 +75,8 @@ def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Opti
     return _Optimizer({"type": name, "params": params}, tested)
 
 
-def environment() -> Environment:
-    """Of every file that is written: values stand in it as JSON."""
+def environment(finalize: Callable[[Any], Any] | None = json.dumps) -> Environment:
+    """Of every file that is written: values stand in it as JSON, or as they are where ``finalize`` is None."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     from dsconf.resources import text
@@ -82,10 +84,13 @@ def environment() -> Environment:
     return Environment(
         loader=FunctionLoader(lambda name: text("templates", name)),
         undefined=StrictUndefined,
-        finalize=json.dumps,
+        finalize=finalize,
         autoescape=False,
         auto_reload=False,
         optimized=False,
+        trim_blocks=finalize is None,
+        lstrip_blocks=finalize is None,
+        keep_trailing_newline=finalize is None,
     )
 
 
@@ -121,8 +126,11 @@ def render(
 ) -> str:
     """The text of a complete ds_config.json, strict JSON of two spaces' indent and a final newline.
 
-    It has every key that matters at ``settings.stage`` and none that DeepSpeed 0.19.8 ignores or rejects. For
-    ``hf`` and ``accelerate`` what they fill in is "auto". The optimizer's numbers default to HF Trainer's.
+    It has every key that matters at ``settings.stage`` and none that DeepSpeed 0.19.8 ignores or rejects. "auto" is,
+    for ``hf``, what its arguments say; for ``accelerate``, what the batches and the DummyOptim of the script say, since
+    it puts 1 for accumulation and false for bf16 where the launch command is silent (accelerate utils/dataclasses.py:
+    DeepSpeedPlugin). The Trainer and Accelerate turn sequence parallelism on themselves (accelerator.py:
+    _prepare_deepspeed). The optimizer's numbers default to the HF Trainer's.
 
     Raises:
         InputError: nothing to render for these settings: no batch size, an optimizer or a target it does not know,
@@ -138,6 +146,7 @@ def render(
     }
     template = environment().get_template(f"zero{settings.stage}.json.j2")
     auto = None if target == "deepspeed" else "auto"
+    trainer = "auto" if target == "hf" else None
     optimizer = _optimizer(settings, target, values)
-    raw = template.render(s=settings, auto=auto, optimizer=optimizer, rare=_rare(settings, optimizer))
+    raw = template.render(s=settings, auto=auto, trainer=trainer, optimizer=optimizer, rare=_rare(settings, optimizer))
     return json.dumps(json.loads(raw), indent=2, ensure_ascii=False) + "\n"

@@ -232,6 +232,8 @@ def _rest(config: Mapping[str, Any]) -> dict[str, Any]:
     accumulate = _block(config, "data_types").get("grad_accum_dtype")
     if accumulate is not None:
         found["grad_accum_dtype"] = as_dtype("data_types.grad_accum_dtype", accumulate)
+    if config.get("sequence_parallel_size") is not None:
+        found["sequence_parallel"] = as_int("sequence_parallel_size", config["sequence_parallel_size"])
     communicate = config.get("communication_data_type")
     if communicate is not None:
         found["communication_dtype"] = as_dtype("communication_data_type", communicate)

@@ -29,6 +29,8 @@ class Settings:
     micro_batch: int | None = None
     accumulation: int | None = None
     train_batch: int | None = None
+    sequence_parallel: int = 1
+    """Ranks that share one sequence (Ulysses): they count as one in the global batch."""
     gradient_clipping: float = 1.0
     grad_accum_dtype: str | None = None
     communication_dtype: str | None = None

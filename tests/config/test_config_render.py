@@ -18,7 +18,7 @@ from dsconf.config.validate import validate
 from dsconf.errors import InputError
 
 ALWAYS = ("stage", "precision", "optimizer", "optimizer_fused", "momentum", "gradient_clipping")
-ALWAYS += ("grad_accum_dtype", "communication_dtype", "micro_batch", "accumulation", "train_batch")
+ALWAYS += ("grad_accum_dtype", "communication_dtype", "micro_batch", "accumulation", "train_batch", "sequence_parallel")
 REDUCTION = ("reduce_bucket_size", "overlap_comm", "contiguous_gradients", "reduce_scatter")
 PARTITIONS = (
     "allgather_bucket_size",
@@ -32,7 +32,11 @@ STAGE3 = (
     *("quantized_weights", "quantized_nontrainable_weights", "quantized_gradients", "memory_efficient_linear"),
     "module_granularity_threshold",
 )
-LEFT_TO_TRAINER = ("gradient_clipping", "micro_batch", "accumulation", "train_batch")
+LEFT_TO_LOADER = {
+    "deepspeed": (),
+    "hf": ("gradient_clipping", "micro_batch", "accumulation", "train_batch", "sequence_parallel"),
+    "accelerate": ("micro_batch", "train_batch", "sequence_parallel"),
+}
 
 
 def fields_that_matter(settings: Settings) -> set[str]:
@@ -73,6 +77,7 @@ def some_settings(draw) -> Settings:
     precision = draw(st.sampled_from(["bf16", "fp16", "fp32", "autocast"]))
     master = stage > 0 and precision == "bf16" and draw(st.booleans())
     micro, accumulation = draw(st.integers(1, 64)), draw(st.integers(1, 64))
+    sharing = draw(st.sampled_from([1, 1, 2, 8]))
     optimizer = draw(st.sampled_from(["adam", "adamw", "adagrad", "lamb", "lion", "sgd", "muon"]))
     fused = {"adagrad": False, "sgd": False}.get(optimizer, True)
     return Settings(
@@ -83,7 +88,8 @@ def some_settings(draw) -> Settings:
         momentum=draw(st.floats(0, 1)) if optimizer == "sgd" else 0.0,
         micro_batch=micro,
         accumulation=accumulation,
-        train_batch=micro * accumulation * 8,
+        train_batch=micro * accumulation * 8 // sharing,
+        sequence_parallel=sharing,
         gradient_clipping=draw(st.floats(0, 100)),
         grad_accum_dtype=draw(DTYPES),
         communication_dtype=draw(DTYPES),
@@ -112,7 +118,7 @@ def some_settings(draw) -> Settings:
 @hypothesis_settings(deadline=None, max_examples=200)
 def test_resolving_what_was_rendered_gives_the_settings_back(settings, target):
     resolved = asdict(resolve(json.loads(render(settings, target)), world_size=8, target=target))
-    fields = fields_that_matter(settings) - (set() if target == "deepspeed" else set(LEFT_TO_TRAINER))
+    fields = fields_that_matter(settings) - set(LEFT_TO_LOADER[target])
     wanted = asdict(settings)
     assert {name: resolved[name] for name in fields} == {name: wanted[name] for name in fields}
 
@@ -190,11 +196,14 @@ def test_only_keys_that_matter_at_the_stage():
 
 
 def test_what_the_loader_fills_in_is_auto():
-    settings = Settings(stage=2, precision="bf16", micro_batch=3)
+    settings = Settings(stage=2, precision="bf16", micro_batch=3, accumulation=4)
     hf, accelerate = (json.loads(render(settings, target)) for target in ("hf", "accelerate"))
     assert hf["train_micro_batch_size_per_gpu"] == hf["train_batch_size"] == "auto"
     assert set(hf["optimizer"]["params"].values()) == {"auto"}
-    assert hf["bf16"] == accelerate["bf16"] == {"enabled": "auto"}
+    assert hf["train_micro_batch_size_per_gpu"] == accelerate["train_micro_batch_size_per_gpu"] == "auto"
+    assert hf["gradient_accumulation_steps"] == hf["gradient_clipping"] == hf["bf16"]["enabled"] == "auto"
+    assert accelerate["gradient_accumulation_steps"] == 4, "Accelerate would put 1"
+    assert (accelerate["gradient_clipping"], accelerate["bf16"]["enabled"]) == (1.0, True)
     assert accelerate["optimizer"]["params"] == {
         "lr": "auto",
         "betas": [0.9, 0.999],
