@@ -1,204 +1,172 @@
-"""What one change would buy, and what would make it fit: every claim is tried, none is guessed."""
+"""What one change would buy the winner, in figures: every change is tried, none is guessed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
-from dsconf.cluster.spec import Cluster
-from dsconf.errors import InputError
 from dsconf.job import Job
-from dsconf.model.spec import Model
-from dsconf.search.candidates import Candidate, Tools, evaluate, examine, with_batch
-from dsconf.search.rank import name, offload_name, ranked
-from dsconf.search.reasons import missing
-from dsconf.search.space import Combination, Wish, combinations
+from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
+from dsconf.search.limits import Limit, gain, with_nvlink
+from dsconf.search.question import Question, more_gpus
+from dsconf.search.rank import EQUAL, combination, name
+from dsconf.search.reasons import percent
+from dsconf.search.scaling import Scale
 from dsconf.units import format_bytes
 
-MOST_GPUS = 2**14
-LORA_RANK = 16
-SHORTEST = 128
 ACCUMULATION = 8
+WORTH = 0.05
+"""More tokens a second below which a larger card, more host memory or a faster link is not brought up."""
 
 
-class Question(NamedTuple):
-    """What was asked, so that it can be asked again with one thing changed."""
+class Change(NamedTuple):
+    """One change to what was asked. ``gain`` 0.61 is 61 % more tokens a second than the winner gives."""
 
-    model: Model
-    cluster: Cluster
-    wish: Wish
-    node_size: int
-    """GPUs that a full node has; ``cluster.gpus_per_node`` is no more than there are GPUs."""
-    tools: Tools
-    with_lora: Callable[[int], Model]
-    """Reads the same model again with LoRA adapters of that rank."""
-
-
-def first_that_fits(question: Question) -> Candidate | None:
-    """The best of the smallest micro-batches, or None: cheaper than a full search, and the same yes or no."""
-    try:
-        space = combinations(question.model, question.cluster, question.wish)
-    except InputError:
-        return None
-    smallest = [
-        Combination(settings, (workloads[0], *workloads[-1:]) if len(workloads) > 1 else workloads)
-        for settings, workloads in space
-        if settings.engine == "deepspeed"
-    ]
-    best = ranked(examine(question.model, question.cluster, smallest, question.tools).candidates)
-    return best[0] if best and best[0].fits != "no" else None
+    kind: str
+    """``gpus``, ``accumulation``, ``checkpointing``, ``offload``, ``gpu_memory``, ``host_memory``, ``nvlink``, or the
+    name of a resource of :mod:`dsconf.search.limits` twice as fast."""
+    text: str
+    fits: str
+    tokens_per_second: float
+    gain: float
+    gpus: int
+    short_bytes: int = 0
+    """By how much it misses, or how much more memory it takes."""
 
 
-def improvements(winner: Candidate, question: Question) -> Iterator[str]:
-    """What one change would buy the winner: fewer bytes off the GPU, more accumulation, or more GPUs."""
-    if winner.offloads:
-        larger = more_gpus(question._replace(wish=question.wish._replace(offload="none", global_batch=None)))
-        if larger is not None:
-            yield f"Without offload it fits from {larger.job.cluster.world_size} GPUs on ({name(larger)})."
-    if question.wish.global_batch is None:
-        accumulated = _accumulated(winner, question.tools)
-        gain = accumulated.tokens_per_second / winner.tokens_per_second - 1
-        if accumulated.fits != "no" and gain >= 0.01:
-            batch = f"--global-batch-size {accumulated.global_batch}"
-            yield f"{batch} (accumulation {ACCUMULATION}) would give {gain:.0%} more tokens/s.".replace("%", " %")
+def improvements(
+    winner: Candidate,
+    candidates: Sequence[Candidate],
+    found: Sequence[Scale],
+    slowest: Sequence[Limit],
+    question: Question,
+) -> Iterator[Change]:
+    """What other numbers of GPUs, more accumulation, other switches, more memory and faster links would do."""
+    yield from (_scaled(scale, winner) for scale in found if scale.gpus > winner.job.cluster.world_size)
+    yield from _without_offload(winner, question)
+    yield from _accumulated(winner, question)
+    yield from _checkpointing(winner, candidates, question.tools)
+    yield from _more_memory(winner, candidates)
+    yield from _faster(winner, slowest, question.tools)
+
+
+def _change(kind: str, text: str, candidate: Candidate, winner: Candidate, short_bytes: int = 0) -> Change:
+    rate = candidate.tokens_per_second
+    gained = rate / winner.tokens_per_second - 1
+    return Change(kind, text, candidate.fits, rate, gained, candidate.job.cluster.world_size, short_bytes)
+
+
+def _scaled(scale: Scale, winner: Candidate) -> Change:
+    """More GPUs, and what a GPU among them is worth against one of the winner's."""
+    now = winner.job.cluster.world_size
+    worth = scale.efficiency(winner)
+    each = f"; each gives {percent(worth - 1)}" if abs(worth - 1) > EQUAL else ""
+    text = f"{scale.gpus} GPUs in place of {now}: {percent(scale.gain)} tokens/s ({name(scale.candidate)}){each}."
+    return _change("gpus", text, scale.candidate, winner)
+
+
+def _without_offload(winner: Candidate, question: Question) -> Iterator[Change]:
     if not winner.offloads:
-        yield from _doubled(winner, question)
-
-
-def shortfall(best: Candidate, question: Question) -> Iterator[str]:
-    """By how much the nearest candidate misses, and the changes that would make the job fit."""
-    yield f"Nothing fits. The nearest, {name(best)}, takes {' and '.join(missing(best))}."
-    tried = list(_remedies(question))
-    yield from tried
-    if not tried:
-        yield f"No single change fits it: not {MOST_GPUS} GPUs, offload, LoRA or a sequence of {SHORTEST} tokens."
-        yield from _two_changes(question)
-
-
-def _remedies(question: Question) -> Iterator[str]:
-    wish = question.wish
-    yield from _unrestricted(question)
-    yield from _more_host_memory(question)
-    larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
-    if larger is not None:
-        yield f"More GPUs: {larger.job.cluster.world_size} would fit it ({name(larger)})."
-    if not question.model.lora_rank:
-        found = first_that_fits(question._replace(model=question.with_lora(LORA_RANK)))
-        if found is not None:
-            yield f"LoRA: --lora-rank {LORA_RANK} would fit ({name(found)})."
-    yield from _shorter(question)
-
-
-def _unrestricted(question: Question) -> Iterator[str]:
-    """Drops one restriction of the person's at a time."""
-    wish = question.wish
-    restrictions = (
-        (wish.offload, wish._replace(offload=None), "Offload: without --offload {} it would fit"),
-        (wish.checkpointing, wish._replace(checkpointing=None), "Activation checkpointing: with it, it would fit"),
-        (wish.stage, wish._replace(stage=None), "Stage: without --stage {} it would fit"),
-        (
-            wish.micro_batch,
-            wish._replace(micro_batch=None),
-            "Micro-batch: without --micro-batch-size {} it would fit",
-        ),
-    )
-    for value, freed, sentence in restrictions:
-        if value is None:
-            continue
-        found = first_that_fits(question._replace(wish=freed))
-        if found is not None:
-            yield f"{sentence.format(value)} ({name(found)}{_host_need(found)})."
-
-
-def _more_host_memory(question: Question) -> Iterator[str]:
-    if question.cluster.host_memory_bytes is None:
         return
-    unlimited = replace(question.cluster, host_memory_bytes=None)
-    space = combinations(question.model, unlimited, question.wish)
-    fitting = [c for c in examine(question.model, unlimited, space, question.tools).candidates if c.fits != "no"]
-    if fitting:
-        least = min(fitting, key=lambda candidate: candidate.estimate.host_bytes_per_node)
-        needed = format_bytes(least.estimate.host_bytes_per_node)
-        yield f"Host memory: {needed} in each node would fit it ({name(least)})."
+    larger = more_gpus(question._replace(wish=question.wish._replace(offload="none", global_batch=None)))
+    if larger is not None:
+        text = f"Without offload it fits from {larger.job.cluster.world_size} GPUs on ({name(larger)})."
+        yield _change("offload", text, larger, winner)
 
 
-def _host_need(candidate: Candidate) -> str:
-    if offload_name(candidate) == "none":
-        return ""
-    return f", {format_bytes(candidate.estimate.host_bytes_per_node)} of host memory in each node"
-
-
-def more_gpus(question: Question) -> Candidate | None:
-    """The fewest GPUs on which it fits: twice as many within a node, then whole nodes; None up to ``MOST_GPUS``."""
-    node = question.node_size
-    within = question.cluster.world_size * 2
-    while within < node:
-        found = _on(question, within)
-        if found is not None:
-            return found
-        within *= 2
-    low = question.cluster.world_size // node
-    high = max(1, 2 * low)
-    while (found := _on(question, high * node)) is None:
-        low, high = high, high * 2
-        if high * node > MOST_GPUS:
-            return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        better = _on(question, middle * node)
-        low, high, found = (middle, high, found) if better is None else (low, middle, better)
-    return found
-
-
-def _on(question: Question, gpus: int) -> Candidate | None:
-    return first_that_fits(question._replace(cluster=_larger(question, gpus)))
-
-
-def _larger(question: Question, gpus: int) -> Cluster:
-    """The same kind of node, ``gpus`` GPUs in all."""
-    return replace(question.cluster, world_size=gpus, gpus_per_node=min(gpus, question.node_size))
-
-
-def _shorter(question: Question) -> Iterator[str]:
-    seq_len = question.wish.seq_len // 2
-    while seq_len >= SHORTEST:
-        found = first_that_fits(question._replace(wish=question.wish._replace(seq_len=seq_len)))
-        if found is not None:
-            yield f"Shorter sequences: --seq-len {seq_len} would fit ({name(found)})."
-            return
-        seq_len //= 2
-
-
-def _two_changes(question: Question) -> Iterator[str]:
-    """The longest sequence that fits together with one other change, all other restrictions lifted or more GPUs."""
-    free = Wish(precision=question.wish.precision, optimizer=question.wish.optimizer, attention=question.wish.attention)
-    seq_len = question.wish.seq_len // 2
-    while seq_len >= SHORTEST:
-        freed = question._replace(wish=free._replace(seq_len=seq_len, quantize=question.wish.quantize))
-        found = first_that_fits(freed)
-        if found is not None:
-            yield f"Two changes: --seq-len {seq_len} and no restrictions would fit ({name(found)}{_host_need(found)})."
-        wish = question.wish._replace(seq_len=seq_len, global_batch=None)
-        larger = more_gpus(question._replace(wish=wish))
-        if larger is not None:
-            gpus = larger.job.cluster.world_size
-            yield f"Two changes: --seq-len {seq_len} on {gpus} GPUs would fit ({name(larger)})."
-        if found is not None or larger is not None:
-            return
-        seq_len //= 2
-
-
-def _accumulated(winner: Candidate, tools: Tools) -> Candidate:
+def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
+    """More micro-batches a step, where nobody fixed the global batch."""
+    if question.wish.global_batch is not None:
+        return
     workload = replace(winner.workload, accumulation=winner.workload.accumulation * ACCUMULATION)
     cluster = winner.job.cluster
-    return evaluate(Job(winner.job.model, cluster, with_batch(winner.settings, workload, cluster), workload), tools)
+    job = Job(winner.job.model, cluster, with_batch(winner.settings, workload, cluster), workload)
+    more = evaluate(job, question.tools)
+    gained = more.tokens_per_second / winner.tokens_per_second - 1
+    if more.fits != "no" and gained >= 0.01:
+        batch = f"--global-batch-size {more.global_batch} (accumulation {ACCUMULATION})"
+        yield _change("accumulation", f"{batch} would give {percent(gained)} tokens/s.", more, winner)
 
 
-def _doubled(winner: Candidate, question: Question) -> Iterator[str]:
-    """Twice the GPUs at the same micro-batch."""
-    larger = _larger(question, 2 * question.cluster.world_size)
-    settings = with_batch(winner.settings, winner.workload, larger)
-    doubled = evaluate(Job(question.model, larger, settings, winner.workload), question.tools)
-    times = doubled.tokens_per_second / winner.tokens_per_second
-    yield f"{larger.world_size} GPUs with the same settings would give {times:.2f} × the tokens/s."
+def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: Tools) -> Iterator[Change]:
+    """The same strategy with the other answer to recomputing."""
+    *kind, recomputes = combination(winner)
+    other = next((c for c in candidates if combination(c) == (*kind, not recomputes)), None)
+    if other is None:
+        return
+    gained = other.tokens_per_second / winner.tokens_per_second - 1
+    if not recomputes:
+        saved = winner.estimate.process_bytes - _switched(winner, tools).estimate.process_bytes
+        text = (
+            f"Activation checkpointing would take {format_bytes(saved)} off each GPU at the same micro-batch, "
+            f"and give {percent(gained)} tokens/s at its best (micro-batch {other.workload.micro_batch})."
+        )
+    elif other.fits == "no":
+        short = f"{format_bytes(other.gpu_short_bytes)} too much on each GPU"
+        text = f"Activation checkpointing off does not fit: {short} at micro-batch {other.workload.micro_batch}."
+    else:
+        text = f"Activation checkpointing off: {percent(gained)} tokens/s (micro-batch {other.workload.micro_batch})."
+    yield _change("checkpointing", text, other, winner, other.gpu_short_bytes)
+
+
+def _switched(winner: Candidate, tools: Tools) -> Candidate:
+    workload = replace(winner.workload, checkpointing=not winner.workload.checkpointing)
+    return evaluate(replace(winner.job, workload=workload), tools)
+
+
+def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[Change]:
+    """What is faster and misses by the memory of the GPU, or of the host, alone: the nearest of each."""
+    faster = [
+        candidate
+        for candidate in candidates
+        if candidate.settings.engine == "deepspeed"
+        and candidate.tokens_per_second >= (1 + WORTH) * winner.tokens_per_second
+    ]
+    on_gpu = [c for c in faster if c.gpu_short_bytes and not c.host_short_bytes]
+    on_host = [c for c in faster if c.host_short_bytes and not c.gpu_short_bytes]
+    if on_gpu:
+        near = min(on_gpu, key=lambda candidate: candidate.gpu_short_bytes)
+        yield _fitted("gpu_memory", "on each GPU", near, near.gpu_short_bytes, winner)
+    if on_host:
+        near = min(on_host, key=lambda candidate: candidate.host_short_bytes)
+        yield _fitted("host_memory", "in each node", near, near.host_short_bytes, winner)
+
+
+def _fitted(kind: str, where: str, near: Candidate, short: int, winner: Candidate) -> Change:
+    gained = percent(near.tokens_per_second / winner.tokens_per_second - 1)
+    text = f"{format_bytes(short)} more memory {where} would fit {name(near)}: {gained} tokens/s."
+    return _change(kind, text, near, winner, short)
+
+
+SENTENCES = {
+    "link_in_node": "Links in a node twice as fast ({:.0f} GB/s a GPU)",
+    "network_between_nodes": "A network between nodes twice as fast ({:.0f} GB/s a GPU)",
+    "link_to_host": "A link to the host twice as fast ({:.0f} GB/s a GPU)",
+    "host_cpu": "Twice the host's cores and memory bandwidth",
+}
+"""What a person can buy; a card that computes faster is another card."""
+
+
+def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterator[Change]:
+    cluster = winner.job.cluster
+    rates = {
+        "link_in_node": cluster.gpu.link_bandwidth,
+        "network_between_nodes": cluster.node_bandwidth,
+        "link_to_host": cluster.gpu.host_bandwidth,
+    }
+    for resource, gained in slowest:
+        if resource in SENTENCES and gained >= WORTH:
+            text = SENTENCES[resource].format(2 * rates.get(resource, 0.0) / 1e9)
+            yield _sped_up(resource, f"{text} would give {percent(gained)} tokens/s.", gained, winner)
+    linked = with_nvlink(cluster) if cluster.gpus_per_node > 1 else None
+    if linked is not None:
+        gained = gain(winner, linked, tools)
+        if gained >= WORTH:
+            text = f"NVLink ({linked.gpu.link_bandwidth / 1e9:.0f} GB/s a GPU) would give {percent(gained)} tokens/s."
+            yield _sped_up("nvlink", text, gained, winner)
+
+
+def _sped_up(kind: str, text: str, gained: float, winner: Candidate) -> Change:
+    rate = (1 + gained) * winner.tokens_per_second
+    return Change(kind, text, winner.fits, rate, gained, winner.job.cluster.world_size)

@@ -5,31 +5,40 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from dsconf.search.headroom import STEP as LENGTH_STEP
 from dsconf.search.rank import combination, name
 from dsconf.units import format_bytes
 
 if TYPE_CHECKING:
     from dsconf.search.candidates import Candidate
+    from dsconf.search.headroom import Headroom
+    from dsconf.search.limits import Limit
 
 PARTS = {"matmul": "matrix products", "elementwise": "elementwise operations", "launch": "launching kernels"}
 """What the parts of a step are called in a sentence, where their name is too short for one."""
 
 
-def why(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
+WHERE = {
+    "communication": {"link_in_node": "links in a node", "network_between_nodes": "network between nodes"},
+    "offload": {"link_to_host": "link to the host", "host_cpu": "optimizer step on the CPU"},
+}
+"""What a part of the step can wait for, by the resource that makes it shorter."""
+
+
+def why(winner: Candidate, candidates: Sequence[Candidate], slowest: Sequence[Limit] = ()) -> Iterator[str]:
     """What the winner is, what fills the GPU, what takes the time, what the next best costs."""
     yield _first(winner, candidates)
     yield _fullest(winner)
-    yield _slowest(winner)
+    yield _slowest(winner, slowest)
     following = runner_up(winner, candidates)
     if following is not None:
-        yield f"Next best: {name(following)}, {loss(following, winner)}."
+        yield f"Next best: {name(following)}, {loss(following, winner)}{_lost(following, winner)}."
 
 
-def notes(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
+def notes(winner: Candidate, candidates: Sequence[Candidate], room: Headroom) -> Iterator[str]:
     """What a person must know or do before training with the winner."""
     yield from _host(winner)
-    if winner.fits == "tight":
-        yield "Little headroom: a fragmented allocator can run out of memory; prove it with --check."
+    yield from _room(winner, room)
     if winner.workload.checkpointing:
         yield (
             "Turn activation checkpointing on in the training script (model.gradient_checkpointing_enable()): "
@@ -38,6 +47,7 @@ def notes(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
     if winner.job.cluster.world_size == 1:
         yield "With one GPU ZeRO shards nothing: only offload, checkpointing and a smaller micro-batch save memory."
     yield from _plain_ddp(winner, candidates)
+    yield from _crossed(winner, candidates)
 
 
 def runner_up(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
@@ -52,6 +62,15 @@ def loss(candidate: Candidate, winner: Candidate) -> str:
     if abs(ratio) < 0.0005:
         return "the same tokens/s"
     return f"{abs(ratio):.1%}".replace("%", " %") + (" more tokens/s" if ratio > 0 else " fewer tokens/s")
+
+
+def percent(part: float) -> str:
+    """``61 % more``, ``3.2 % fewer``, ``as many``."""
+    size = abs(part)
+    if size < 0.0005:
+        return "as many"
+    figure = f"{100 * size:.1f}" if size < 0.1 else f"{100 * size:.0f}"
+    return f"{figure} % {'more' if part > 0 else 'fewer'}"
 
 
 def short(candidate: Candidate, winner: Candidate | None) -> str:
@@ -84,19 +103,71 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
 
 def _fullest(winner: Candidate) -> str:
     peak = winner.estimate.peak
-    term = max(peak.terms, key=lambda term: term.num_bytes)
     return (
         f"Memory is fullest in {peak.phase} ({peak.name}): {format_bytes(peak.num_bytes)} allocated, "
-        f"most of it {term.name}, {format_bytes(term.num_bytes)} ({term.formula})."
+        f"most of it {largest_term(winner)}."
     )
 
 
-def _slowest(winner: Candidate) -> str:
+def largest_term(candidate: Candidate) -> str:
+    """``logits and loss, 24.48 GiB (tokens × vocabulary …)``: what takes most at the peak."""
+    term = max(candidate.estimate.peak.terms, key=lambda term: term.num_bytes)
+    return f"{term.name}, {format_bytes(term.num_bytes)} ({term.formula})"
+
+
+def part_name(part: str) -> str:
+    """A part of the step as a sentence names it."""
+    return PARTS.get(part, part)
+
+
+def _slowest(winner: Candidate, slowest: Sequence[Limit]) -> str:
     part, seconds = max(winner.step.parts.items(), key=lambda item: item[1])
     share = seconds / winner.step.seconds
-    return f"Speed is limited by {PARTS.get(part, part)}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace(
+    waits = [limit for limit in slowest if limit.resource in WHERE.get(part, {}) and limit.gain >= 0.01]
+    where = f" ({WHERE[part][waits[0].resource]})" if waits else ""
+    return f"Speed is limited by {part_name(part)}{where}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace(
         "%", " %"
     )
+
+
+def grown(candidate: Candidate, winner: Candidate) -> str | None:
+    """The part of the step that costs ``candidate`` most more GPU time a token than it costs ``winner``."""
+
+    def each(one: Candidate, part: str) -> float:
+        return one.step.parts.get(part, 0.0) / one.step.seconds / one.tokens_per_second * one.job.cluster.world_size
+
+    more = {part: each(candidate, part) - each(winner, part) for part in candidate.step.parts}
+    part = max(more, key=lambda part: more[part], default=None)
+    return part if part is not None and more[part] > 0 else None
+
+
+def _lost(following: Candidate, winner: Candidate) -> str:
+    """To what the runner-up loses its speed, and what it holds less or more."""
+    part = grown(following, winner) if following.tokens_per_second < winner.tokens_per_second else None
+    lost = f", most of it lost to {part_name(part)}" if part else ""
+    held = following.estimate.process_bytes - winner.estimate.process_bytes
+    return f"{lost}; {format_bytes(abs(held))} {'more' if held > 0 else 'less'} on each GPU" if held else lost
+
+
+def _room(winner: Candidate, room: Headroom) -> Iterator[str]:
+    """What is left on each GPU, what for, and how much longer a sample may be."""
+    kept = f"{format_bytes(room.fragmentation_bytes)} of it kept above the peak for fragmentation"
+    outside = f"{format_bytes(room.outside_bytes)} the CUDA context and NCCL"
+    takes = f"{format_bytes(winner.estimate.process_bytes)} of each GPU, {kept}, {outside}"
+    if winner.fits == "tight":
+        yield (
+            f"Little headroom: it would take {takes}, {format_bytes(-room.free_bytes)} more than there is; "
+            "a fragmented allocator can run out of memory, prove it with --check."
+        )
+    else:
+        yield f"Takes {takes}; {format_bytes(room.free_bytes)} stay free."
+    lead = f"--seq-len {winner.workload.seq_len} is the longest sample this holds for"
+    if room.longest_seq_len <= winner.workload.seq_len:
+        yield f"{lead}: a longer one does not fit with these settings."
+    elif room.longest_seq_len + LENGTH_STEP > room.positions:
+        yield f"{lead}; with these settings all of the model's {room.positions} positions fit."
+    else:
+        yield f"{lead}; with these settings up to {room.longest_seq_len} tokens fit."
 
 
 def _host(winner: Candidate) -> Iterator[str]:
@@ -118,3 +189,17 @@ def _plain_ddp(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[s
         return
     ways = "plain torch DDP" if winner.job.cluster.world_size > 1 else "plain torch"
     yield f"The model is small enough for {ways} ({loss(plain, winner)}): DeepSpeed buys nothing here but memory."
+
+
+def _crossed(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
+    """Stage 3 where it holds more than stage 2 with the same batch: gathered parameters outweigh what it shards."""
+    held: dict[int, int] = {}
+    for candidate in candidates:
+        alike = candidate.workload == winner.workload and not candidate.offloads
+        if alike and candidate.settings.engine == "deepspeed":
+            size = candidate.estimate.process_bytes
+            held[candidate.settings.stage] = min(size, held.get(candidate.settings.stage, size))
+    more = held.get(3, 0) - held.get(2, 0)
+    if 2 in held and more > 0 and winner.job.cluster.world_size > 1:
+        held_more = f"ZeRO stage 3 holds {format_bytes(more)} more than stage 2 here"
+        yield f"{held_more}: what it gathers outweighs what it shards."

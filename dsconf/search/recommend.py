@@ -12,9 +12,15 @@ from dsconf.errors import DoesNotFitError, DsconfError, InputError
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.search.candidates import Candidate, Tools, examine, real_tools
-from dsconf.search.changes import Question, improvements, shortfall
+from dsconf.search.changes import Change, improvements
+from dsconf.search.headroom import Headroom, headroom
+from dsconf.search.limits import Limit, limits
+from dsconf.search.pareto import pareto
+from dsconf.search.question import Question
 from dsconf.search.rank import choose, ranked
 from dsconf.search.reasons import notes, why
+from dsconf.search.scaling import Scale, scales, scaling_notes
+from dsconf.search.shortfall import shortfall
 from dsconf.search.space import combinations
 from dsconf.search.words import read_target, read_wish
 
@@ -36,6 +42,15 @@ class Recommendation(NamedTuple):
     why: tuple[str, ...]
     notes: tuple[str, ...]
     assumption: str | None
+    pareto: tuple[Candidate, ...] = ()
+    """Those that nothing beats in both speed and memory of a GPU, fastest first."""
+    headroom: Headroom | None = None
+    limits: tuple[Limit, ...] = ()
+    """What a resource twice as fast would gain, the most first."""
+    scales: tuple[Scale, ...] = ()
+    """The best on other numbers of GPUs, fewest first."""
+    changes: tuple[Change, ...] = ()
+    """What one change would do, as ``why`` says it."""
     tokens: int | None = None
     cost: Cost | None = None
     """Hours and money for ``tokens`` tokens with what is recommended."""
@@ -152,25 +167,42 @@ def _with_cost(found: Recommendation, tokens: str | int, price: float | None) ->
     return found._replace(tokens=count, cost=run_cost(count, rate, found.cluster.world_size, price))
 
 
-def answer(question: Question, target: str) -> Recommendation:
-    """Examines the whole space of ``question`` and says why the best is the best, or why nothing fits."""
+def answer(question: Question, target: str, alternatives: bool = True) -> Recommendation:
+    """Examines the whole space of ``question`` and says why the best is the best, or why nothing fits.
+
+    Without ``alternatives`` it does not ask what other numbers of GPUs or another change would do.
+    """
     model, cluster, wish, tools = question.model, question.cluster, question.wish, question.tools
     examined = examine(model, cluster, combinations(model, cluster, wish), tools)
     candidates = ranked(examined.candidates)
     winner = choose(candidates)
-    if winner is None:
-        nearest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
-        reasons = tuple(shortfall(nearest, question))
-    else:
-        reasons = (*why(winner, candidates), *improvements(winner, question))
-    return Recommendation(
+    found = Recommendation(
         model=model,
         cluster=cluster,
         target=target,
         recommended=winner,
         candidates=candidates,
         ruled_out=examined.ruled_out,
-        why=reasons,
-        notes=tuple(notes(winner, candidates)) if winner else (),
+        why=(),
+        notes=(),
         assumption=assumption(cluster),
+        pareto=pareto(candidates),
+    )
+    if winner is not None:
+        return _explained(found, winner, question, alternatives)
+    nearest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
+    return found._replace(why=tuple(shortfall(nearest, question, alternatives)))
+
+
+def _explained(found: Recommendation, winner: Candidate, question: Question, alternatives: bool) -> Recommendation:
+    slowest, room = limits(winner, question.tools), headroom(winner, question.tools)
+    others = tuple(scales(winner, question)) if alternatives else ()
+    changes = tuple(improvements(winner, found.candidates, others, slowest, question)) if alternatives else ()
+    return found._replace(
+        why=(*why(winner, found.candidates, slowest), *(change.text for change in changes)),
+        notes=(*notes(winner, found.candidates, room), *scaling_notes(winner, others)),
+        headroom=room,
+        limits=slowest,
+        scales=others,
+        changes=changes,
     )

@@ -29,9 +29,9 @@ def read_wish(
         InputError: not a positive whole number, or not one of the known words.
     """
     return Wish(
-        seq_len=_whole("--seq-len", seq_len),
-        global_batch=None if global_batch is None else _whole("--global-batch-size", global_batch),
-        micro_batch=None if micro_batch is None else _whole("--micro-batch-size", micro_batch),
+        seq_len=whole("--seq-len", seq_len),
+        global_batch=None if global_batch is None else whole("--global-batch-size", global_batch),
+        micro_batch=None if micro_batch is None else whole("--micro-batch-size", micro_batch),
         precision=precision and one_of("--precision", precision, PRECISIONS),
         optimizer=one_of("--optimizer", optimizer.lower(), OPTIMIZERS),
         stage=None if stage is None else int(one_of("--stage", str(stage), ("0", "1", "2", "3"))),
@@ -51,7 +51,12 @@ def read_target(target: str) -> str:
     return one_of("--for", target, TARGETS)
 
 
-def _whole(option: str, value: int | str) -> int:
+def whole(option: str, value: int | str) -> int:
+    """The positive whole number that ``option`` was given.
+
+    Raises:
+        InputError: it is none.
+    """
     try:
         number = int(value)
         exact = number == float(value)

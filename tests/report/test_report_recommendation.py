@@ -14,7 +14,7 @@ from dsconf.live.result import CheckResult, Figures
 from dsconf.report.as_json import document, estimate_json, recommendation_json
 from dsconf.report.model import model_sentence
 from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
-from dsconf.search.changes import Question
+from dsconf.search.question import Question
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.space import Wish
 from dsconf.units import GIB

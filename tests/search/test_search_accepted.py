@@ -14,7 +14,7 @@ from dsconf.config.render import render
 from dsconf.config.resolve import resolve
 from dsconf.config.validate import validate
 from dsconf.search.candidates import Candidate
-from dsconf.search.changes import Question
+from dsconf.search.question import Question
 from dsconf.search.recommend import answer
 from dsconf.search.space import CPU_OPTIMIZERS, OPTIMIZERS, Wish
 from dsconf.units import GIB

@@ -13,7 +13,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.errors import DoesNotFitError, DsconfError
 from dsconf.job import Job
 from dsconf.model.spec import Model
-from dsconf.search.changes import Question
+from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.space import Wish, combinations

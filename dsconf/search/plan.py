@@ -1,0 +1,218 @@
+"""Many jobs in a row: memory and step time of each, with every model and every cluster read a single time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from dsconf.cluster.read import read_cluster
+from dsconf.cluster.spec import Cluster
+from dsconf.config.settings import Settings
+from dsconf.job import Job
+from dsconf.memory.api import read_job
+from dsconf.memory.estimate import Estimate, estimate
+from dsconf.memory.verdict import verdict
+from dsconf.model.read import read_model
+from dsconf.model.spec import Model
+from dsconf.search.words import whole
+from dsconf.speed.step_time import step_time
+from dsconf.workload import Workload
+
+STAGES = {None: (0, 1, 2, 3), "none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "optimizer+param": (3,)}
+"""ZeRO stages that each ``offload`` leaves open."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedJob:
+    """One job of a plan; ``dataclasses.asdict`` makes a plain dict of it. Memory is that of the fullest rank."""
+
+    model: str
+    """What it was called: ``7B``, ``meta-llama/Llama-3.1-8B``, a path."""
+    parameters: int
+    gpus: int
+    seq_len: int
+    micro_batch_size: int
+    gradient_accumulation_steps: int
+    stage: int
+    fits: str
+    """``yes``, ``tight`` or ``no``, as ``recommend`` says it: headroom on the GPU and the host's memory included."""
+    peak_bytes: int
+    process_bytes: int
+    host_bytes_per_node: int
+    step_seconds: float
+    tokens_per_second: float
+    """Of the whole cluster."""
+
+
+class Planner:
+    """Answers one job after another. What is said here holds for all of them, in the words of ``dsconf.estimate``.
+
+    Raises:
+        InputError: a word that cannot be used as given.
+    """
+
+    def __init__(
+        self,
+        *,
+        gpu: str | None = None,
+        gpu_memory: str | int | None = None,
+        gpus_per_node: int = 8,
+        host_memory: str | int | None = None,
+        precision: str | None = None,
+        optimizer: str | None = None,
+        offload: str | None = None,
+        activation_checkpointing: bool | None = None,
+        attention: str = "sdpa",
+        load_dtype: str | None = None,
+        zero_init: bool | None = None,
+        lora_rank: int | None = None,
+        quantize: str | None = None,
+        allocator: str = "expandable",
+    ) -> None:
+        words = {word: value for word, value in locals().items() if word != "self"}
+        self._words: dict[str, Any] = words
+        self._stages = STAGES.get(offload, (3,))
+        self._mappings: dict[int, tuple[Mapping[str, Any], Model]] = {}
+        # Settings and workloads are kept so that equal ones are one object, which the caches of estimates find sooner.
+        self._template = lru_cache(maxsize=None)(self._read_template)
+        self._cluster = lru_cache(maxsize=4096)(self._read_cluster)
+        self._named = lru_cache(maxsize=1024)(self._read_model)
+        self._settings = lru_cache(maxsize=4096)(self._read_settings)
+        self._workload = lru_cache(maxsize=4096)(self._read_workload)
+        self._template(self._stages[-1])
+
+    def job(
+        self,
+        params: str | int | None = None,
+        model: str | Path | Mapping[str, Any] | None = None,
+        gpus: int = 1,
+        seq_len: int = 2048,
+        *,
+        micro_batch_size: int = 1,
+        gradient_accumulation_steps: int = 1,
+        stage: int | None = None,
+    ) -> PlannedJob:
+        """Memory and time of one job, at ``stage`` or else at the smallest ZeRO stage that fits (3 where none does).
+
+        Raises:
+            InputError: a word that cannot be used as given.
+        """
+        shape, cluster = self._model(params, model), self._cluster(gpus)
+        batch = (micro_batch_size, gradient_accumulation_steps)
+        workload = self._workload(seq_len, *batch)
+        if stage is not None:
+            return _planned(*_judged(Job(shape, cluster, self._settings(stage, *batch), workload)))
+        return self._smallest(Job(shape, cluster, self._settings(self._stages[-1], *batch), workload), batch)
+
+    def _smallest(self, last: Job, batch: tuple[int, int]) -> PlannedJob:
+        """At the first stage with headroom, else the first that is tight, else the ``last``."""
+        tight = None
+        for stage in self._stages[:-1]:
+            job = replace(last, settings=self._settings(stage, *batch))
+            # No rank holds more than the fullest, which takes longer to find.
+            if verdict(estimate(job, rank=0), job.cluster.gpu) == "no":
+                continue
+            judged = _judged(job)
+            if judged[2] == "yes":
+                return _planned(*judged)
+            tight = tight or (judged if judged[2] == "tight" else None)
+        judged = _judged(last)
+        return _planned(*(judged if judged[2] == "yes" or tight is None else tight))
+
+    def _model(self, params: str | int | None, model: str | Path | Mapping[str, Any] | None) -> Model:
+        if not isinstance(model, Mapping):
+            return self._named(params, model)
+        if id(model) not in self._mappings:
+            self._mappings[id(model)] = (model, read_model(params, model, self._words["lora_rank"]))
+        return self._mappings[id(model)][1]
+
+    def _read_model(self, params: str | int | None, model: str | Path | None) -> Model:
+        return read_model(params, model, self._words["lora_rank"])
+
+    def _read_cluster(self, gpus: int) -> Cluster:
+        words = self._words
+        return read_cluster(gpus, words["gpu"], words["gpu_memory"], words["gpus_per_node"], words["host_memory"])
+
+    def _read_template(self, stage: int) -> Job:
+        """Any job at ``stage``: its settings and workload hold what is the same for all."""
+        return read_job(params=10**9, model=None, gpus=1, stage=stage, **self._words)
+
+    def _read_settings(self, stage: int, micro_batch: int, accumulation: int) -> Settings:
+        template = self._template(stage).settings
+        return replace(template, micro_batch=micro_batch, accumulation=accumulation, train_batch=None)
+
+    def _read_workload(self, seq_len: int, micro_batch: int, accumulation: int) -> Workload:
+        return replace(
+            self._template(self._stages[-1]).workload,
+            seq_len=whole("--seq-len", seq_len),
+            micro_batch=whole("--micro-batch-size", micro_batch),
+            accumulation=whole("--gradient-accumulation-steps", accumulation),
+        )
+
+
+def plan(
+    params: str | int | Iterable[str | int] | None = None,
+    model: str | Path | Mapping[str, Any] | Iterable[str | Path | Mapping[str, Any]] | None = None,
+    gpus: int | Iterable[int] = 1,
+    seq_len: int | Iterable[int] = 2048,
+    *,
+    micro_batch_size: int | Iterable[int] = 1,
+    gradient_accumulation_steps: int = 1,
+    stage: int | None = None,
+    **words: Any,
+) -> Iterator[PlannedJob]:
+    """Every combination of models, GPUs, sequence lengths and micro-batches, each a value or several of them.
+
+    ``words`` are those of :class:`Planner`. Jobs come one by one, models slowest and micro-batches fastest.
+
+    Raises:
+        InputError: a word that cannot be used as given.
+    """
+    planner = Planner(**words)
+    models = [(one, None) for one in _several(params)] if model is None else [(params, one) for one in _several(model)]
+    sizes = (_several(gpus), _several(seq_len), _several(micro_batch_size))
+    for (size, name), world_size, length, micro in product(models, *sizes):
+        yield planner.job(
+            size,
+            name,
+            world_size,
+            length,
+            micro_batch_size=micro,
+            gradient_accumulation_steps=gradient_accumulation_steps,
+            stage=stage,
+        )
+
+
+def _several(value: Any) -> tuple[Any, ...]:
+    """One value, or what an iterable holds; text, a path and a config are one."""
+    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else (value,)
+
+
+def _judged(job: Job) -> tuple[Job, Estimate, str]:
+    found = estimate(job)
+    limit = job.cluster.host_memory_bytes
+    too_much = limit is not None and found.host_bytes_per_node > limit
+    return job, found, "no" if too_much else verdict(found, job.cluster.gpu)
+
+
+def _planned(job: Job, found: Estimate, fits: str) -> PlannedJob:
+    step = step_time(job)
+    return PlannedJob(
+        model=job.model.name,
+        parameters=job.model.num_params,
+        gpus=job.cluster.world_size,
+        seq_len=job.workload.seq_len,
+        micro_batch_size=job.workload.micro_batch,
+        gradient_accumulation_steps=job.workload.accumulation,
+        stage=job.settings.stage,
+        fits=fits,
+        peak_bytes=found.peak_bytes,
+        process_bytes=found.process_bytes,
+        host_bytes_per_node=found.host_bytes_per_node,
+        step_seconds=step.seconds,
+        tokens_per_second=step.tokens_per_second,
+    )

@@ -1,0 +1,113 @@
+"""Nothing fits: by how much, and what would change that. Every claim is tried, none is guessed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from dsconf.search.candidates import Candidate, examine
+from dsconf.search.headroom import longest_sequence
+from dsconf.search.question import MOST_GPUS, Question, first_that_fits, more_gpus
+from dsconf.search.rank import name, offload_name
+from dsconf.search.reasons import largest_term, missing
+from dsconf.search.space import Wish, combinations
+from dsconf.units import format_bytes
+
+LORA_RANK = 16
+SHORTEST = 128
+
+
+def shortfall(best: Candidate, question: Question, remedies: bool = True) -> Iterator[str]:
+    """By how much the nearest candidate misses, and with ``remedies`` the changes that would make the job fit."""
+    peak = f"most of its peak of {format_bytes(best.estimate.peak_bytes)} is {largest_term(best)}"
+    yield f"Nothing fits. The nearest, {name(best)}, takes {' and '.join(missing(best))}; {peak}."
+    if not remedies:
+        return
+    tried = list(_remedies(question))
+    yield from tried
+    if not tried:
+        yield f"No single change fits it: not {MOST_GPUS} GPUs, offload, LoRA or a sequence of {SHORTEST} tokens."
+        yield from _two_changes(question)
+
+
+def _remedies(question: Question) -> Iterator[str]:
+    wish = question.wish
+    yield from _unrestricted(question)
+    yield from _more_host_memory(question)
+    larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
+    if larger is not None:
+        yield f"More GPUs: {larger.job.cluster.world_size} would fit it ({name(larger)})."
+    if not question.model.lora_rank:
+        found = first_that_fits(question._replace(model=question.with_lora(LORA_RANK)))
+        if found is not None:
+            yield f"LoRA: --lora-rank {LORA_RANK} would fit ({name(found)})."
+    yield from _shorter(question)
+
+
+def _unrestricted(question: Question) -> Iterator[str]:
+    """Drops one restriction of the person's at a time."""
+    wish = question.wish
+    restrictions = (
+        (wish.offload, wish._replace(offload=None), "Offload: without --offload {} it would fit"),
+        (wish.checkpointing, wish._replace(checkpointing=None), "Activation checkpointing: with it, it would fit"),
+        (wish.stage, wish._replace(stage=None), "Stage: without --stage {} it would fit"),
+        (
+            wish.micro_batch,
+            wish._replace(micro_batch=None),
+            "Micro-batch: without --micro-batch-size {} it would fit",
+        ),
+    )
+    for value, freed, sentence in restrictions:
+        if value is None:
+            continue
+        found = first_that_fits(question._replace(wish=freed))
+        if found is not None:
+            yield f"{sentence.format(value)} ({name(found)}{_host_need(found)})."
+
+
+def _more_host_memory(question: Question) -> Iterator[str]:
+    if question.cluster.host_memory_bytes is None:
+        return
+    unlimited = replace(question.cluster, host_memory_bytes=None)
+    space = combinations(question.model, unlimited, question.wish)
+    fitting = [c for c in examine(question.model, unlimited, space, question.tools).candidates if c.fits != "no"]
+    if fitting:
+        least = min(fitting, key=lambda candidate: candidate.estimate.host_bytes_per_node)
+        needed = format_bytes(least.estimate.host_bytes_per_node)
+        yield f"Host memory: {needed} in each node would fit it ({name(least)})."
+
+
+def _host_need(candidate: Candidate) -> str:
+    if offload_name(candidate) == "none":
+        return ""
+    return f", {format_bytes(candidate.estimate.host_bytes_per_node)} of host memory in each node"
+
+
+def _shorter(question: Question) -> Iterator[str]:
+    seq_len = question.wish.seq_len // 2
+    while seq_len >= SHORTEST:
+        found = first_that_fits(question._replace(wish=question.wish._replace(seq_len=seq_len)))
+        if found is not None:
+            longest = longest_sequence(found, question.tools, below=2 * seq_len)
+            yield f"Shorter sequences: --seq-len {longest} would fit ({name(found)})."
+            return
+        seq_len //= 2
+
+
+def _two_changes(question: Question) -> Iterator[str]:
+    """The longest sequence that fits together with one other change, all other restrictions lifted or more GPUs."""
+    free = Wish(precision=question.wish.precision, optimizer=question.wish.optimizer, attention=question.wish.attention)
+    seq_len = question.wish.seq_len // 2
+    while seq_len >= SHORTEST:
+        freed = question._replace(wish=free._replace(seq_len=seq_len, quantize=question.wish.quantize))
+        found = first_that_fits(freed)
+        if found is not None:
+            yield f"Two changes: --seq-len {seq_len} and no restrictions would fit ({name(found)}{_host_need(found)})."
+        wish = question.wish._replace(seq_len=seq_len, global_batch=None)
+        larger = more_gpus(question._replace(wish=wish))
+        if larger is not None:
+            gpus = larger.job.cluster.world_size
+            yield f"Two changes: --seq-len {seq_len} on {gpus} GPUs would fit ({name(larger)})."
+        if found is not None or larger is not None:
+            return
+        seq_len //= 2
