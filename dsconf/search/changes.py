@@ -11,13 +11,16 @@ from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
 from dsconf.search.limits import Limit, gain, with_nvlink
 from dsconf.search.question import Question, more_gpus
 from dsconf.search.rank import EQUAL, combination, name
-from dsconf.search.reasons import percent
+from dsconf.search.reasons import compared
 from dsconf.search.scaling import Scale
 from dsconf.units import format_bytes
 
 ACCUMULATION = 8
 WORTH = 0.05
 """More tokens a second below which a larger card, more host memory or a faster link is not brought up."""
+
+LARGER = 0.25
+"""Of a GPU's memory: by how much more a faster config may miss to be brought up."""
 
 
 class Change(NamedTuple):
@@ -61,8 +64,8 @@ def _scaled(scale: Scale, winner: Candidate) -> Change:
     """More GPUs, and what a GPU among them is worth against one of the winner's."""
     now = winner.job.cluster.world_size
     worth = scale.efficiency(winner)
-    each = f"; each gives {percent(worth - 1)}" if abs(worth - 1) > EQUAL else ""
-    text = f"{scale.gpus} GPUs in place of {now}: {percent(scale.gain)} tokens/s ({name(scale.candidate)}){each}."
+    each = f"; {compared(worth - 1)} from each" if abs(worth - 1) > EQUAL else ""
+    text = f"{scale.gpus} GPUs in place of {now}: {compared(scale.gain)} ({name(scale.candidate)}){each}."
     return _change("gpus", text, scale.candidate, winner)
 
 
@@ -86,7 +89,7 @@ def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
     gained = more.tokens_per_second / winner.tokens_per_second - 1
     if more.fits != "no" and gained >= 0.01:
         batch = f"--global-batch-size {more.global_batch} (accumulation {ACCUMULATION})"
-        yield _change("accumulation", f"{batch} would give {percent(gained)} tokens/s.", more, winner)
+        yield _change("accumulation", f"{batch} would give {compared(gained)}.", more, winner)
 
 
 def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: Tools) -> Iterator[Change]:
@@ -99,14 +102,14 @@ def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: To
     if not recomputes:
         saved = winner.estimate.process_bytes - _switched(winner, tools).estimate.process_bytes
         text = (
-            f"Activation checkpointing would take {format_bytes(saved)} off each GPU at the same micro-batch, "
-            f"and give {percent(gained)} tokens/s at its best (micro-batch {other.workload.micro_batch})."
+            f"Activation checkpointing would take {format_bytes(max(0, saved))} off each GPU at the same micro-batch "
+            f"and give {compared(gained)} at its best (micro-batch {other.workload.micro_batch})."
         )
     elif other.fits == "no":
         short = f"{format_bytes(other.gpu_short_bytes)} too much on each GPU"
         text = f"Activation checkpointing off does not fit: {short} at micro-batch {other.workload.micro_batch}."
     else:
-        text = f"Activation checkpointing off: {percent(gained)} tokens/s (micro-batch {other.workload.micro_batch})."
+        text = f"Activation checkpointing off: {compared(gained)} (micro-batch {other.workload.micro_batch})."
     yield _change("checkpointing", text, other, winner, other.gpu_short_bytes)
 
 
@@ -123,7 +126,8 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
         if candidate.settings.engine == "deepspeed"
         and candidate.tokens_per_second >= (1 + WORTH) * winner.tokens_per_second
     ]
-    on_gpu = [c for c in faster if c.gpu_short_bytes and not c.host_short_bytes]
+    most = int(LARGER * winner.job.cluster.gpu.memory_bytes)
+    on_gpu = [c for c in faster if 0 < c.gpu_short_bytes <= most and not c.host_short_bytes]
     on_host = [c for c in faster if c.host_short_bytes and not c.gpu_short_bytes]
     if on_gpu:
         near = min(on_gpu, key=lambda candidate: candidate.gpu_short_bytes)
@@ -134,8 +138,8 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
 
 
 def _fitted(kind: str, where: str, near: Candidate, short: int, winner: Candidate) -> Change:
-    gained = percent(near.tokens_per_second / winner.tokens_per_second - 1)
-    text = f"{format_bytes(short)} more memory {where} would fit {name(near)}: {gained} tokens/s."
+    gained = compared(near.tokens_per_second / winner.tokens_per_second - 1)
+    text = f"{format_bytes(short)} more memory {where} would fit {name(near)}: {gained}."
     return _change(kind, text, near, winner, short)
 
 
@@ -158,12 +162,12 @@ def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterat
     for resource, gained in slowest:
         if resource in SENTENCES and gained >= WORTH:
             text = SENTENCES[resource].format(2 * rates.get(resource, 0.0) / 1e9)
-            yield _sped_up(resource, f"{text} would give {percent(gained)} tokens/s.", gained, winner)
+            yield _sped_up(resource, f"{text} would give {compared(gained)}.", gained, winner)
     linked = with_nvlink(cluster) if cluster.gpus_per_node > 1 else None
     if linked is not None:
         gained = gain(winner, linked, tools)
         if gained >= WORTH:
-            text = f"NVLink ({linked.gpu.link_bandwidth / 1e9:.0f} GB/s a GPU) would give {percent(gained)} tokens/s."
+            text = f"NVLink ({linked.gpu.link_bandwidth / 1e9:.0f} GB/s a GPU) would give {compared(gained)}."
             yield _sped_up("nvlink", text, gained, winner)
 
 

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from dsconf.search.headroom import Headroom
     from dsconf.search.limits import Limit
 
-PARTS = {"matmul": "matrix products", "elementwise": "elementwise operations", "launch": "launching kernels"}
+PARTS = {
+    "matmul": "matrix products",
+    "elementwise": "elementwise operations",
+    "launch": "launching kernels",
+    "optimizer": "the optimizer step",
+    "recompute": "recomputing activations",
+    "loss": "the loss",
+    "gradients": "copying gradients",
+}
 """What the parts of a step are called in a sentence, where their name is too short for one."""
 
 
@@ -64,13 +72,14 @@ def loss(candidate: Candidate, winner: Candidate) -> str:
     return f"{abs(ratio):.1%}".replace("%", " %") + (" more tokens/s" if ratio > 0 else " fewer tokens/s")
 
 
-def percent(part: float) -> str:
-    """``61 % more``, ``3.2 % fewer``, ``as many``."""
-    size = abs(part)
-    if size < 0.0005:
-        return "as many"
-    figure = f"{100 * size:.1f}" if size < 0.1 else f"{100 * size:.0f}"
-    return f"{figure} % {'more' if part > 0 else 'fewer'}"
+def compared(part: float) -> str:
+    """``61 % more tokens/s``, ``3.2 % fewer tokens/s``, ``14.9 × the tokens/s``: ``part`` more than there were."""
+    if abs(part) < 0.0005:
+        return "as many tokens/s"
+    if part >= 2:
+        return f"{1 + part:.1f} × the tokens/s"
+    figure = f"{100 * abs(part):.1f}" if abs(part) < 0.1 else f"{100 * abs(part):.0f}"
+    return f"{figure} % {'more' if part > 0 else 'fewer'} tokens/s"
 
 
 def short(candidate: Candidate, winner: Candidate | None) -> str:

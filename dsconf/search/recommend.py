@@ -136,35 +136,84 @@ def recommend(
     Raises:
         InputError: an argument that cannot be used as given.
     """
+    asked = read_asked(**dict(locals()))
+    return with_cost(answer(asked.question, asked.target), asked.tokens, asked.price)
+
+
+class Asked(NamedTuple):
+    """The words of ``recommend``, read and checked. ``price`` is of one GPU-hour."""
+
+    question: Question
+    target: str
+    tokens: int | None
+    price: float | None
+
+
+def read_asked(
+    *,
+    params: str | int | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
+    gpus: str | int = 1,
+    gpu: str | None = None,
+    gpu_memory: str | int | None = None,
+    gpus_per_node: str | int = 8,
+    host_memory: str | int | None = None,
+    nvme: str | None = None,
+    seq_len: int = 2048,
+    global_batch_size: int | None = None,
+    micro_batch_size: int | None = None,
+    precision: str | None = None,
+    optimizer: str = "adamw",
+    stage: int | None = None,
+    offload: str | None = None,
+    activation_checkpointing: bool | None = None,
+    attention: str = "sdpa",
+    lora_rank: int | None = None,
+    quantize: str | None = None,
+    target: str = "deepspeed",
+    tokens: str | int | None = None,
+    price: float | None = None,
+    tools: Tools | None = None,
+) -> Asked:
+    """The words as one value.
+
+    Raises:
+        InputError: an argument that cannot be used as given.
+    """
     if price is not None and tokens is None:
         raise InputError("--price needs --tokens: the cost is that of a number of tokens")
     words = (seq_len, global_batch_size, micro_batch_size, precision, optimizer, stage, offload)
     wish = read_wish(*words, activation_checkpointing, attention, quantize)
-    read_target(target)
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
-    shape = read_model(params, model, lora_rank)
     question = Question(
-        shape,
+        read_model(params, model, lora_rank),
         cluster,
         wish,
         int(gpus_per_node),
         tools or real_tools(),
         lambda rank: read_model(params, model, rank),
     )
-    found = answer(question, target)
-    return found if tokens is None else _with_cost(found, tokens, price)
+    return Asked(question, read_target(target), _count(tokens), price)
 
 
-def _with_cost(found: Recommendation, tokens: str | int, price: float | None) -> Recommendation:
-    """``found`` with what training the winner on ``tokens`` takes; unchanged when nothing fits."""
-    from dsconf.speed.cost import run_cost
+def _count(tokens: str | int | None) -> int | None:
     from dsconf.units import parse_count
 
-    if found.recommended is None:
+    return parse_count(tokens) if isinstance(tokens, str) else tokens
+
+
+def with_cost(found: Recommendation, tokens: int | None, price: float | None) -> Recommendation:
+    """``found`` with what training the winner on ``tokens`` takes; unchanged without them, or when nothing fits.
+
+    Raises:
+        InputError: tokens or price that are not positive.
+    """
+    from dsconf.speed.cost import run_cost
+
+    if found.recommended is None or tokens is None:
         return found
-    count = parse_count(tokens) if isinstance(tokens, str) else tokens
     rate = found.recommended.tokens_per_second
-    return found._replace(tokens=count, cost=run_cost(count, rate, found.cluster.world_size, price))
+    return found._replace(tokens=tokens, cost=run_cost(tokens, rate, found.cluster.world_size, price))
 
 
 def answer(question: Question, target: str, alternatives: bool = True) -> Recommendation:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dsconf.search.candidates import Candidate
 from dsconf.search.question import Question, best
 from dsconf.search.rank import EQUAL
-from dsconf.search.reasons import grown, part_name, percent
+from dsconf.search.reasons import compared, grown, part_name
 
 POOR = 0.8
 """Speed of a GPU among others against the same GPU among fewer below which it is said."""
@@ -49,16 +49,16 @@ def scaling_notes(winner: Candidate, found: Sequence[Scale]) -> Iterator[str]:
     equal = [scale for scale in fewer if scale.gain >= -EQUAL]
     if equal:
         few = equal[0]
-        yield f"{_gpus(few.gpus)} {percent(few.gain)} tokens/s than {now}{_waits(winner, few.candidate)}."
+        yield f"{_gpus(few.gpus)} {compared(few.gain)} than {now}{_waits(winner, few.candidate)}."
     elif fewer and 1 / fewer[0].efficiency(winner) < POOR:
         few = fewer[0]
-        lost = percent(1 / few.efficiency(winner) - 1)
+        lost = compared(1 / few.efficiency(winner) - 1)
         beside = "one alone" if few.gpus == 1 else f"each of {few.gpus}"
-        yield f"Each of the {now} GPUs gives {lost} tokens/s than {beside} would{_waits(winner, few.candidate)}."
+        yield f"Each of the {now} GPUs gives {lost} than {beside} would{_waits(winner, few.candidate)}."
     useless = next((scale for scale in found if scale.gpus > now and scale.gain <= EQUAL), None)
     if useless is not None:
         waits = _waits(useless.candidate, winner)
-        yield f"More GPUs do not help: {useless.gpus} give {percent(useless.gain)} tokens/s{waits}."
+        yield f"More GPUs do not help: {useless.gpus} give {compared(useless.gain)}{waits}."
 
 
 def _gpus(number: int) -> str:
