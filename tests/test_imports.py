@@ -22,7 +22,7 @@ HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "peft", "bitsandbyt
 LIGHT = ("click", "hjson", "jinja2", "jsonschema", "tabulate")
 
 # The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
-WORKER_SIDE = {"build", "data", "failure", "gauge", "group", "guard", "own", "steps", "tracker", "worker"}
+WORKER_SIDE = {"build", "data", "failure", "gauge", "group", "guard", "own", "ranks", "steps", "tracker", "worker"}
 
 # What traces a live torch.nn.Module: whoever has one has torch. The torch side is loaded by the others alone, in the
 # functions that trace, so that planning without a module needs no torch.
@@ -42,9 +42,10 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": BASE,
     "config": SHAPES,
     "job": SHAPES | {"config"},
+    "launch": JOBS,
     "memory": JOBS,
     "speed": JOBS,
-    "search": JOBS | {"memory", "speed"},
+    "search": JOBS | {"launch", "memory", "speed"},
     "live": JOBS | {"memory", "speed"},
     "report": JOBS | {"memory", "speed", "search", "live"},
     "cli": JOBS | {"memory", "speed", "search", "live", "report"},

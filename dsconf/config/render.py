@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.config.names import TARGETS
@@ -10,8 +12,6 @@ from dsconf.config.settings import Settings
 from dsconf.errors import InputError, nearest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from jinja2 import Environment
 
 
@@ -75,8 +75,8 @@ def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Opti
     return _Optimizer({"type": name, "params": params}, tested)
 
 
-def environment(finalize: Callable[[Any], Any] | None = json.dumps) -> Environment:
-    """Of every file that is written: values stand in it as JSON, or as they are where ``finalize`` is None."""
+def environment(**options: Any) -> Environment:
+    """Of every JSON file that is written: values stand in it as JSON."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     from dsconf.resources import text
@@ -84,14 +84,22 @@ def environment(finalize: Callable[[Any], Any] | None = json.dumps) -> Environme
     return Environment(
         loader=FunctionLoader(lambda name: text("templates", name)),
         undefined=StrictUndefined,
-        finalize=finalize,
         autoescape=False,
         auto_reload=False,
         optimized=False,
-        trim_blocks=finalize is None,
-        lstrip_blocks=finalize is None,
-        keep_trailing_newline=finalize is None,
+        **({"finalize": json.dumps} | options),
     )
+
+
+def text_environment() -> Environment:
+    """Of every other file: values stand in it as they are, a line that only steers the template leaves no line.
+
+    The filter ``json`` writes a value as JSON, which YAML reads too; ``quote`` writes it as a shell's word.
+    """
+    made = environment(finalize=None, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    made.filters["json"] = partial(json.dumps, ensure_ascii=False)
+    made.filters["quote"] = quote
+    return made
 
 
 def _rare(settings: Settings, optimizer: _Optimizer | None) -> bool:

@@ -1,0 +1,1 @@
+"""The files and command lines that start training with a config."""

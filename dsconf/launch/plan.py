@@ -1,0 +1,65 @@
+"""What starting a job takes, whichever launcher starts it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from dsconf.config.settings import Settings
+from dsconf.job import Job
+from dsconf.workload import Workload
+
+PORT = 29500
+"""torch's own default port (torch/distributed/run.py), where several nodes meet."""
+KERNELS = {"flash": "flash_attention_2"}
+"""Hugging Face's name of an attention kernel, where it is not sdpa."""
+
+
+class Launch(NamedTuple):
+    """One way to train, as the templates read it. ``cores`` are those of one node."""
+
+    title: str
+    """What is trained how, in words."""
+    target: str
+    """Who loads the config: ``deepspeed``, ``hf`` or ``accelerate``."""
+    settings: Settings
+    workload: Workload
+    world_size: int
+    nodes: int
+    per_node: int
+    """Ranks of each node but the last."""
+    last_node: int
+    """Ranks of the last node."""
+    cores: int
+    whole_nodes: bool
+    """Whether the job has every GPU of its nodes."""
+
+    @property
+    def launcher(self) -> str:
+        """``accelerate launch`` gives every node the same number of ranks (accelerate/utils/launch.py:
+        prepare_deepspeed_cmd_env), so torchrun stands in for it where the last node has fewer."""
+        if self.target == "accelerate" and self.last_node == self.per_node:
+            return "accelerate"
+        return "deepspeed" if self.target == "deepspeed" else "torchrun"
+
+    @property
+    def attention(self) -> str:
+        """The attention kernel by Hugging Face's name; sequence parallelism has no eager one."""
+        return KERNELS.get(self.workload.attention, "sdpa")
+
+
+def launch_of(job: Job, target: str, title: str) -> Launch:
+    """How to start ``job`` when ``target`` loads its config."""
+    cluster = job.cluster
+    per_node = min(cluster.gpus_per_node, cluster.world_size)
+    return Launch(
+        title=" ".join(title.split()),  # it stands in comments of scripts, and a model's name comes from a file
+        target=target,
+        settings=job.settings,
+        workload=job.workload,
+        world_size=cluster.world_size,
+        nodes=cluster.nodes,
+        per_node=per_node,
+        last_node=cluster.world_size - (cluster.nodes - 1) * per_node,
+        cores=cluster.cpu_cores * per_node // cluster.gpus_per_node,
+        whole_nodes=per_node == cluster.gpus_per_node,
+    )
