@@ -1,6 +1,7 @@
 """DeepSpeed config generator and memory estimator.
 
-``estimate``, ``recommend``, ``validate`` and ``check`` take the same words as the command line's options.
+``estimate``, ``recommend``, ``validate`` and ``check`` take the same words as the command line's options. ``sweep``
+asks ``recommend`` on several numbers of GPUs; ``plan`` and ``Planner`` answer many jobs in a row.
 They are loaded on first use, so that ``import dsconf`` costs nothing.
 """
 
@@ -13,15 +14,20 @@ if TYPE_CHECKING:
     from dsconf.live.check import check
     from dsconf.memory.api import estimate
     from dsconf.memory.fits import validate
+    from dsconf.search.plan import Planner, plan
     from dsconf.search.recommend import recommend
+    from dsconf.search.sweep import sweep
 
 __version__ = "0.1.0"
-__all__ = ["check", "estimate", "recommend", "validate"]
+__all__ = ["Planner", "check", "estimate", "plan", "recommend", "sweep", "validate"]
 
 _HOMES = {
+    "Planner": "dsconf.search.plan",
     "check": "dsconf.live.check",
     "estimate": "dsconf.memory.api",
+    "plan": "dsconf.search.plan",
     "recommend": "dsconf.search.recommend",
+    "sweep": "dsconf.search.sweep",
     "validate": "dsconf.memory.fits",
 }
 

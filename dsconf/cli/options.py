@@ -54,6 +54,8 @@ def _real(value: str) -> float:
 COUNT = _Parsed("count", parse_count)
 BYTES = _Parsed("bytes", parse_bytes)
 WHOLE = _Parsed("integer", _whole)
+WHOLES = _Parsed("integers", lambda value: value if "," in value else _whole(value))
+"""One whole number, or the text of several, for whoever reads it to split."""
 REAL = _Parsed("number", _real)
 
 
@@ -80,10 +82,11 @@ gpu_options = combine(
     click.option("--gpus-per-node", type=WHOLE, default=8, show_default=True, help="GPUs in one node."),
     click.option("--host-memory", type=BYTES, metavar="SIZE", help="Memory of one node, e.g. 1TiB."),
 )
+nvme_option = click.option("--nvme", metavar="PATH", help="Path on a fast local disk, for NVMe offload.")
 cluster_options = combine(
     click.option("--gpus", type=WHOLE, required=True, help="Total number of GPUs: the world size."),
     gpu_options,
-    click.option("--nvme", metavar="PATH", help="Path on a fast local disk, for NVMe offload."),
+    nvme_option,
 )
 workload_options = combine(
     click.option("--seq-len", type=WHOLE, default=2048, show_default=True, help="Tokens of one sequence."),

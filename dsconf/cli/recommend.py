@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsconf.cli.options import COUNT, REAL, cluster_options, format_option, model_options
+from dsconf.cli.options import COUNT, REAL, WHOLES, format_option, gpu_options, model_options, nvme_option
 from dsconf.cli.search_options import training_options
 from dsconf.search.space import OFFLOADS
 from dsconf.search.words import TARGETS
@@ -21,7 +21,15 @@ CONFIG = "ds_config.json"
 
 @click.command("recommend")
 @model_options
-@cluster_options
+@click.option(
+    "--gpus",
+    type=WHOLES,
+    metavar="N[,N…]",
+    required=True,
+    help="Total number of GPUs: the world size. Several, such as 8,16,32, are compared.",
+)
+@gpu_options
+@nvme_option
 @training_options
 @click.option("--stage", type=click.Choice(["0", "1", "2", "3"]), help="Only this ZeRO stage.")
 @click.option("--offload", type=click.Choice(list(OFFLOADS)), help="Only this offload.")
@@ -51,6 +59,10 @@ def command(output: Path | None, force: bool, check: bool, output_format: str, *
     \b
     Example: dsconf recommend --params 70B --gpus 8 --gpu-memory 80GiB -o run
     """
+    if isinstance(words["gpus"], str):
+        from dsconf.cli.recommend_sweep import run_sweep
+
+        return run_sweep(output, force, check, output_format, words)
     path = (output or Path()) / CONFIG
     if output is not None:
         _refuse(path, None, force)

@@ -18,6 +18,11 @@ class SweepRow(NamedTuple):
     efficiency: float | None
     """Tokens a second of one GPU, as a part of those of one GPU on the fewest that fit; None where nothing fits."""
 
+    @property
+    def tokens_per_second(self) -> float:
+        """Of the whole cluster; 0 where nothing fits."""
+        return self.found.recommended.tokens_per_second if self.found.recommended is not None else 0.0
+
 
 class Sweep(NamedTuple):
     """One row for each number of GPUs, fewest first. ``tokens`` and ``price`` are as they were asked for."""
@@ -34,16 +39,16 @@ class Sweep(NamedTuple):
     @property
     def fastest(self) -> int | None:
         """The number of GPUs with most tokens a second; of equal ones the fewest; None where nothing fits."""
-        return max(self.fitting, key=_rate).gpus if self.fitting else None
+        return max(self.fitting, key=lambda row: row.tokens_per_second).gpus if self.fitting else None
 
     @property
     def cheapest(self) -> int | None:
         """The number of GPUs with most tokens an hour of a GPU; of equal ones the most."""
-        return max(reversed(self.fitting), key=lambda row: _rate(row) / row.gpus).gpus if self.fitting else None
+        return max(reversed(self.fitting), key=_each).gpus if self.fitting else None
 
 
-def _rate(row: SweepRow) -> float:
-    return row.found.recommended.tokens_per_second if row.found.recommended is not None else 0.0
+def _each(row: SweepRow) -> float:
+    return row.tokens_per_second / row.gpus
 
 
 def sweep(gpus: str | int | Iterable[int], **words: Any) -> Sweep:
@@ -57,18 +62,15 @@ def sweep(gpus: str | int | Iterable[int], **words: Any) -> Sweep:
     """
     sizes = read_sizes(gpus)
     asked = read_asked(gpus=sizes[0], **words)
-    found = [answer(asked.question.on(size), asked.target, alternatives=False) for size in sizes]
-    priced = [with_cost(one, asked.tokens, asked.price) for one in found]
-    each = [
-        one.recommended.tokens_per_second / size if one.recommended else None
-        for one, size in zip(found, sizes, strict=True)
-    ]
-    first = next((rate for rate in each if rate is not None), None)
-    rows = (
-        SweepRow(size, one, None if rate is None or first is None else rate / first)
-        for size, one, rate in zip(sizes, priced, each, strict=True)
+    rows = []
+    for size in sizes:
+        found = answer(asked.question.on(size), asked.target, alternatives=False)
+        rows.append(SweepRow(size, with_cost(found, asked.tokens, asked.price), None))
+    first = next((_each(row) for row in rows if row.found.recommended is not None), 1.0)
+    measured = (
+        row._replace(efficiency=_each(row) / first) if row.found.recommended is not None else row for row in rows
     )
-    return Sweep(tuple(rows), asked.tokens, asked.price)
+    return Sweep(tuple(measured), asked.tokens, asked.price)
 
 
 def read_sizes(gpus: str | int | Iterable[int]) -> tuple[int, ...]:

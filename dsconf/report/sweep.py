@@ -1,0 +1,142 @@
+"""A sweep over numbers of GPUs as a person reads it, and as JSON."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from dsconf.report.as_json import candidate_json, cluster_json, model_json
+from dsconf.report.table import as_gib, as_rate, as_seconds, table
+from dsconf.search.rank import EQUAL, offload_name, stage_name
+from dsconf.search.reasons import compared
+from dsconf.search.sweep import Sweep, SweepRow
+from dsconf.units import format_count
+
+HEADERS = (
+    "GPUs",
+    "strategy",
+    "offload",
+    "recom-\nputes",
+    "batch ×\naccum.",
+    "GPU GiB\na rank",
+    "fits",
+    "tokens/s",
+    "tokens/s\na GPU",
+    "effi-\nciency",
+)
+COSTS = ("hours", "GPU-\nhours", "cost")
+
+
+def sweep_text(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> str:
+    """Model, table, which is fastest and which cheapest, and the files written; ``shape`` is the sentence on the model.
+
+    ``files`` and ``configs`` (the path that the launch lines name) are by the number of GPUs.
+    """
+    return "\n".join(_lines(found, shape, files, configs))
+
+
+def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> Iterator[str]:
+    cluster = found.rows[0].found.cluster
+    yield shape
+    yield f"GPUs: {cluster.gpu.name}, up to {max(row.found.cluster.gpus_per_node for row in found.rows)} in a node"
+    yield ""
+    headers = HEADERS + (COSTS[: 2 + (found.price is not None)] if found.tokens else ())
+    yield table(headers, [_row(row, found) for row in found.rows], (1, 2))
+    yield ""
+    yield from conclusions(found)
+    yield from (f"{row.gpus} GPUs: {row.found.why[0]}" for row in found.rows if row.found.recommended is None)
+    for row in found.rows:
+        if files.get(row.gpus):
+            yield ""
+            yield from (f"Wrote {file}" for file in files[row.gpus])
+            yield from ("Launch:", *(f"  {line}" for line in row.found.launch_with(configs[row.gpus])))
+
+
+def _row(row: SweepRow, found: Sweep) -> list[str]:
+    winner, cost = row.found.recommended, row.found.cost
+    if winner is None:
+        return [f"{row.gpus}", *["-"] * 5, "no"]
+    workload = winner.workload
+    cells = [
+        f"{row.gpus}",
+        stage_name(winner),
+        offload_name(winner),
+        "yes" if workload.checkpointing else "no",
+        f"{workload.micro_batch} × {workload.accumulation}",
+        as_gib(winner.estimate.process_bytes),
+        winner.fits,
+        as_rate(row.tokens_per_second),
+        as_rate(row.tokens_per_second / row.gpus),
+        f"{100 * (row.efficiency or 0):.0f} %",
+    ]
+    if cost is None:
+        return cells
+    money = [] if cost.price is None else [format_count(cost.price)]
+    return [*cells, as_seconds(cost.hours), format_count(cost.gpu_hours), *money]
+
+
+def conclusions(found: Sweep) -> Iterator[str]:
+    """Which number is fastest and which cheapest, where more stop helping, and what was not held equal."""
+    if not found.fitting:
+        yield "Nothing fits on any of them."
+    elif len(found.fitting) > 1:
+        if found.fastest == found.cheapest:
+            yield f"Fastest and cheapest: {found.fastest} GPUs."
+        else:
+            yield f"Fastest: {found.fastest} GPUs. Cheapest, with most tokens/s from each GPU: {found.cheapest}."
+        yield from _useless(found)
+        yield from _unequal(found)
+    for row in found.fitting:
+        if row.found.recommended is not None and row.found.recommended.offloads:
+            yield f"{row.gpus} GPUs: {row.found.notes[0]}"
+
+
+def _useless(found: Sweep) -> Iterator[str]:
+    for fewer, more in pairwise(found.fitting):
+        gain = more.tokens_per_second / fewer.tokens_per_second - 1
+        if gain <= EQUAL:
+            yield f"{more.gpus} GPUs do not help: {compared(gain)} than {fewer.gpus}."
+
+
+def _unequal(found: Sweep) -> Iterator[str]:
+    batches = [row.found.recommended.global_batch for row in found.fitting if row.found.recommended is not None]
+    if len(set(batches)) > 1:
+        sizes = f"from {min(batches)} to {max(batches)} sequences"
+        yield f"The global batch is not the same, {sizes}: give --global-batch-size to keep it."
+
+
+def sweep_json(found: Sweep, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> dict[str, Any]:
+    """The document of ``recommend`` with several numbers of GPUs; each row has the keys of a single answer.
+
+    ``files`` and ``configs`` (the path that the launch lines name) are by the number of GPUs.
+    """
+    first = found.rows[0].found
+    return {
+        "sweep": [_row_json(row, files.get(row.gpus, ()), configs[row.gpus]) for row in found.rows],
+        "fastest": found.fastest,
+        "cheapest": found.cheapest,
+        "notes": list(conclusions(found)),
+        "model": model_json(first.model),
+        "assumption": first.assumption,
+        "tokens": found.tokens,
+        "price": found.price,
+        "files": [file for row in found.rows for file in files.get(row.gpus, ())],
+    }
+
+
+def _row_json(row: SweepRow, files: Sequence[str], config: str) -> dict[str, Any]:
+    winner = row.found.recommended
+    return {
+        "gpus": row.gpus,
+        "fits": winner.fits if winner is not None else "no",
+        "recommended": candidate_json(winner, row.found, "; ".join(row.found.why)) if winner is not None else None,
+        "tokens_per_second": winner.tokens_per_second if winner is not None else None,
+        "efficiency": row.efficiency,
+        "cost": row.found.cost._asdict() if row.found.cost is not None else None,
+        "why": list(row.found.why),
+        "notes": list(row.found.notes),
+        "cluster": cluster_json(row.found.cluster),
+        "launch": list(row.found.launch_with(config)),
+        "files": list(files),
+    }
