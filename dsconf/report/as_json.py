@@ -13,6 +13,7 @@ from dsconf.model.spec import Model
 if TYPE_CHECKING:
     from dsconf.search.candidates import Candidate
     from dsconf.search.recommend import Recommendation
+    from dsconf.search.scaling import Scale
 
 
 def document(answer: dict[str, Any]) -> str:
@@ -87,12 +88,50 @@ def recommendation_json(found: Recommendation, config: str, files: Sequence[str]
         "ruled_out": found.ruled_out,
         "why": list(found.why),
         "notes": list(found.notes),
+        "headroom": found.headroom._asdict() if found.headroom is not None else None,
+        "limits": {limit.resource: limit.gain for limit in found.limits},
+        "changes": [change._asdict() for change in found.changes],
+        "scaling": [_scale_json(scale, found) for scale in found.scales],
+        "pareto": [_point_json(candidate) for candidate in found.pareto],
         "model": model_json(found.model),
         "cluster": cluster_json(found.cluster),
         "assumption": found.assumption,
         "launch": list(found.launch_with(config)),
         "files": list(files),
     } | ({"cost": cost} if cost is not None else {})
+
+
+def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
+    """The best on another number of GPUs; ``gain`` and ``efficiency`` are against what is recommended."""
+    from dsconf.search.rank import name
+
+    assert found.recommended is not None
+    return {
+        "gpus": scale.gpus,
+        "name": name(scale.candidate),
+        "fits": scale.candidate.fits,
+        "tokens_per_second": scale.candidate.tokens_per_second,
+        "gain": scale.gain,
+        "efficiency": scale.efficiency(found.recommended),
+    }
+
+
+def _point_json(candidate: Candidate) -> dict[str, Any]:
+    """A point of the front: enough to find it among ``candidates`` or to ask for it again."""
+    from dsconf.search.rank import name
+
+    workload = candidate.workload
+    return {
+        "name": name(candidate),
+        "activation_checkpointing": workload.checkpointing,
+        "micro_batch_size": workload.micro_batch,
+        "gradient_accumulation_steps": workload.accumulation,
+        "fits": candidate.fits,
+        "peak_bytes": candidate.estimate.peak_bytes,
+        "process_bytes": candidate.estimate.process_bytes,
+        "host_bytes_per_node": candidate.estimate.host_bytes_per_node,
+        "tokens_per_second": candidate.tokens_per_second,
+    }
 
 
 def candidate_json(candidate: Candidate, found: Recommendation, why: str | None = None) -> dict[str, Any]:

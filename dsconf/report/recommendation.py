@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from dsconf.cluster.spec import Cluster
 from dsconf.report.table import as_gib, as_rate, as_seconds, table
+from dsconf.search.pareto import spread
 from dsconf.search.rank import best_of_each, offload_name, stage_name
 from dsconf.search.reasons import short
 from dsconf.units import format_bytes, format_count
@@ -46,18 +47,35 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield table(HEADERS, [_row(candidate, found) for candidate in rows], (0, 1, 2, 9))
     yield _examined(found)
     yield ""
-    if found.recommended is not None:
-        yield f"Recommended: {found.why[0]}"
-    else:
-        yield found.why[0]
-    yield from (f"  {reason}" for reason in found.why[1:])
-    yield from (f"  {note}" for note in found.notes)
+    changes = [change.text for change in found.changes]
+    lead = "Recommended: " if found.recommended is not None else ""
+    yield f"{lead}{found.why[0]}"
+    yield from (f"  {reason}" for reason in (*found.why[1:], *found.notes) if reason not in changes)
     if found.cost is not None:
         yield f"  {format_count(found.tokens or 0)} tokens: {found.cost.sentence()}."
+    if changes:
+        yield from ("", "What one change would do:", *(f"  {change}" for change in changes))
+    yield from _front(found)
     if found.recommended is not None:
         yield ""
         yield from (f"Wrote {file}" for file in files)
         yield from ("Launch:", *(f"  {line}" for line in found.launch_with(config)))
+
+
+def _front(found: Recommendation) -> Iterator[str]:
+    """Speed against memory, shortened."""
+    shown = spread(found.pareto)
+    if len(shown) < 2:
+        return
+    fastest = found.pareto[0].tokens_per_second
+    rows = [[*_row(c, found)[:-4], as_rate(c.tokens_per_second), _share(c, fastest)] for c in shown]
+    yield ""
+    yield f"Speed against memory, the Pareto front ({len(shown)} of {len(found.pareto)} configs none beats in both):"
+    yield table((*HEADERS[:-4], "tokens/s", "of the\nfastest"), rows, (0, 1, 2))
+
+
+def _share(candidate: Candidate, fastest: float) -> str:
+    return f"{100 * candidate.tokens_per_second / fastest:.0f} %"
 
 
 def cluster_sentence(cluster: Cluster) -> str:

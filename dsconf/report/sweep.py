@@ -45,7 +45,7 @@ def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs
     yield table(headers, [_row(row, found) for row in found.rows], (1, 2))
     yield ""
     yield from conclusions(found)
-    yield from (f"{row.gpus} GPUs: {row.found.why[0]}" for row in found.rows if row.found.recommended is None)
+    yield from (f"On {row.gpus}: {row.found.why[0]}" for row in found.rows if row.found.recommended is None)
     for row in found.rows:
         if files.get(row.gpus):
             yield ""
@@ -89,7 +89,7 @@ def conclusions(found: Sweep) -> Iterator[str]:
         yield from _unequal(found)
     for row in found.fitting:
         if row.found.recommended is not None and row.found.recommended.offloads:
-            yield f"{row.gpus} GPUs: {row.found.notes[0]}"
+            yield f"On {row.gpus}: {row.found.notes[0]}"
 
 
 def _useless(found: Sweep) -> Iterator[str]:

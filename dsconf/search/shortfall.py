@@ -19,8 +19,9 @@ SHORTEST = 128
 
 def shortfall(best: Candidate, question: Question, remedies: bool = True) -> Iterator[str]:
     """By how much the nearest candidate misses, and with ``remedies`` the changes that would make the job fit."""
-    peak = f"most of its peak of {format_bytes(best.estimate.peak_bytes)} is {largest_term(best)}"
-    yield f"Nothing fits. The nearest, {name(best)}, takes {' and '.join(missing(best))}; {peak}."
+    peak = f"; most of its peak of {format_bytes(best.estimate.peak_bytes)} is {largest_term(best)}"
+    filled = peak if best.gpu_short_bytes else ""
+    yield f"Nothing fits. The nearest, {name(best)}, takes {' and '.join(missing(best))}{filled}."
     if not remedies:
         return
     tried = list(_remedies(question))

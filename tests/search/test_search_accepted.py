@@ -42,7 +42,7 @@ def random_candidate(seed: int) -> Candidate:
     )
     model = fake_model(128 * dice.randint(1, 128), dice.randint(1, 120), dice.choice([512, 32_000, 256_000]))
     cluster = fake_cluster(gpus, 10**5 * GIB, nvme="/nvme")
-    found = answer(Question(model, cluster, wish, 8, FAKES, lambda rank: model), "deepspeed").candidates
+    found = answer(Question(model, cluster, wish, 8, FAKES, lambda rank: model), "deepspeed", False).candidates
     return dice.choice([candidate for candidate in found if candidate.settings.engine == "deepspeed"])
 
 

@@ -23,8 +23,15 @@ LARGE = fake_model(8192, 80)
 SMALL = fake_model(2048, 16)
 
 
-def ask(model: Model, cluster: Cluster, wish: Wish = Wish(), adapters: Model | None = None) -> Recommendation:  # noqa: B008
-    return answer(Question(model, cluster, wish, 8, FAKES, lambda rank: adapters or model), "deepspeed")
+def ask(
+    model: Model,
+    cluster: Cluster,
+    wish: Wish = Wish(),  # noqa: B008
+    adapters: Model | None = None,
+    alternatives: bool = True,
+) -> Recommendation:
+    question = Question(model, cluster, wish, 8, FAKES, lambda rank: adapters or model)
+    return answer(question, "deepspeed", alternatives)
 
 
 def best_rate(found: Recommendation) -> float:
@@ -44,8 +51,8 @@ def test_what_is_recommended_fits_and_more_memory_never_hurts(
     hidden: int, layers: int, gpus: int, memory: int, host: int
 ) -> None:
     model = fake_model(hidden, layers)
-    found = ask(model, fake_cluster(gpus, memory * GIB, host * GIB))
-    larger = ask(model, fake_cluster(gpus, 2 * memory * GIB, host * GIB))
+    found = ask(model, fake_cluster(gpus, memory * GIB, host * GIB), alternatives=False)
+    larger = ask(model, fake_cluster(gpus, 2 * memory * GIB, host * GIB), alternatives=False)
     if found.recommended is None:
         return
     estimate = found.recommended.estimate
@@ -62,12 +69,12 @@ def test_what_is_recommended_fits_and_more_memory_never_hurts(
 def test_nothing_is_cut_unsaid(gpus: int, share: int, memory: int) -> None:
     """Every candidate of the space is examined or counted as ruled out, and none that is ruled out would fit."""
     cluster, wish = fake_cluster(gpus, memory * GIB), Wish(global_batch=gpus * share)
-    found = ask(SMALL, cluster, wish)
+    found = ask(SMALL, cluster, wish, alternatives=False)
     space = [
         (settings, workload) for settings, workloads in combinations(SMALL, cluster, wish) for workload in workloads
     ]
     assert found.examined + found.ruled_out == len(space)
-    everything = ask(SMALL, fake_cluster(gpus, 10**6 * GIB), wish)
+    everything = ask(SMALL, fake_cluster(gpus, 10**6 * GIB), wish, alternatives=False)
     assert everything.ruled_out == 0
     fitting = [c for c in everything.candidates if c.estimate.process_bytes <= memory * GIB]
     assert len(fitting) == sum(c.fits != "no" for c in found.candidates)
