@@ -8,10 +8,10 @@ of which the first two are left out where there are more (lazy optimizer state, 
 Cases without a ``source`` were measured on one H200 of a machine with 16 cores, with torch's ``fake`` process group
 where ``world_size`` is above 1: nothing was sent, so the predicted communication is left out of the prediction.
 Cases with a ``source`` were published by others and have besides: ``url``, ``gpu`` (a name of the catalogue),
-``gpus_per_node``, and as far as known ``node_bandwidth`` (bytes a second of a GPU), ``cpu_cores`` (of a node), ``figures``
-(of the GPU, where theirs differ from the catalogue's), ``kernels`` (``eager``, ``fused`` or ``compiled``), ``recomputed``
-(share of the layers' forward that runs again, where it is neither none nor all), ``quantize``, and ``held_out`` (true where nobody looked
-at the case while the model was made).
+``gpus_per_node``, and as far as known ``node_bandwidth`` (bytes a second of a GPU), ``cpu_cores`` (of a node),
+``figures`` (of the GPU, where theirs differ from the catalogue's), ``kernels`` (``eager``, ``fused`` or ``compiled``),
+``recomputed`` (share of the layers' forward that runs again, where it is neither none nor all), ``quantize``, and
+``held_out`` (true where nobody looked at the case while the model was made).
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def predicted(row: Row, job: Job) -> float:
 
     def at(checkpointing: bool) -> float:
         work = replace(job.workload, checkpointing=checkpointing)
-        return seconds_of(row, step_time(replace(job, workload=work)))
+        return seconds_of(row, step_time(replace(job, workload=work), row.get("kernels", "eager")))
 
     share = row.get("recomputed", float(job.workload.checkpointing))
     return (1 - share) * at(False) + share * at(True)
