@@ -17,6 +17,9 @@ STAGE_0_BUCKET = 500_000_000
 """Elements of stage 0's all-reduce buckets (``runtime/engine.py:151``)."""
 DDP_BUCKET_BYTES = 25 * 2**20
 """torch DistributedDataParallel's ``bucket_cap_mb``."""
+QUANTIZED_GRADIENT_BYTES = 0.5
+STORED_BYTES = {"4bit": 0.5, "8bit": 1.0}
+"""Bytes of a frozen weight of QLoRA; its scales stay on every rank."""
 _COMMUNICATED = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -80,6 +83,13 @@ def regathered(job: Job) -> float:
 
 
 @lru_cache(maxsize=256)
+def frozen_weights(model: Model) -> int:
+    """Elements of the layers' frozen matrices: what QLoRA quantizes."""
+    layer = (p.numel for p in model.parameters.layer if p.kind == "linear" and len(p.shape) == 2 and not p.trainable)
+    return model.layers * sum(layer)
+
+
+@lru_cache(maxsize=256)
 def _layer_elements(model: Model) -> int:
     return sum(p.numel for p in model.parameters.layer)
 
@@ -95,18 +105,48 @@ def gathers(job: Job) -> tuple[float, float]:
     return 1.0, again
 
 
+def gathered_bytes(job: Job) -> tuple[float, float]:
+    """Bytes of all parameters as stage 3 gathers them, in forward and in backward.
+
+    Frozen weights of QLoRA travel as they are stored (``STORED_BYTES``). ``zero_quantized_weights`` halves them, in
+    backward only where no secondary partition (hpZ) holds them in 16 bits already (``partition_parameters.py``).
+    """
+    settings, model = job.settings, job.model
+    width, quantize = element_bytes(settings), job.workload.quantize
+    whole = float(width * model.num_params)
+    if quantize:
+        frozen = frozen_weights(model)
+        whole += (STORED_BYTES[quantize] - width) * frozen
+    halved = whole / 2 if settings.quantized_weights else whole
+    return halved, whole if settings.hpz_partition_size > 1 else halved
+
+
+def reduced_bytes(job: Job) -> float:
+    """Bytes that the gradients of stage 3 are worth in one reduce-scatter.
+
+    ``zero_quantized_gradients`` sends 4 bits an element through two all-to-alls, one in the node and one of the node's
+    share across nodes, instead of a ring (ZeRO++, https://arxiv.org/abs/2306.10209, section 3.3).
+    """
+    elements = trained(job.model)[0]
+    return (
+        QUANTIZED_GRADIENT_BYTES * elements
+        if job.settings.quantized_gradients
+        else gradient_width(job.settings) * elements
+    )
+
+
 def _stage_3(job: Job) -> Collectives:
     settings, cluster, model = job.settings, job.cluster, job.model
     elements, tensors = trained(model)
-    width = element_bytes(settings) / (2 if settings.quantized_weights else 1)
     forward, backward = gathers(job)
+    first, again = gathered_bytes(job)
     # Modules fetch their parameters together; prefetching joins fetches up to its bucket.
     fetches = min(tensors, 2 * model.layers + model.num_params / max(1, settings.prefetch_bucket_size))
     nearby = settings.hpz_partition_size if settings.hpz_partition_size > 1 else None
-    reduced = all_gather(cluster, gradient_width(settings) * elements, elements / settings.reduce_bucket_size)
+    reduced = all_gather(cluster, reduced_bytes(job), elements / settings.reduce_bucket_size)
     return Collectives(
-        forward * all_gather(cluster, width * model.num_params, fetches),
-        backward * all_gather(cluster, width * model.num_params, fetches, nearby) + reduced,
+        forward * all_gather(cluster, first, fetches),
+        backward * all_gather(cluster, again, fetches, nearby) + reduced,
     )
 
 
@@ -143,6 +183,16 @@ def overlaps(settings: Settings) -> bool:
     return settings.engine != "deepspeed" or (settings.stage > 0 and settings.overlap_comm)
 
 
-def exposed(seconds: float, hidden_by: float, overlap: bool) -> float:
-    """What is left of ``seconds`` of communication beside ``hidden_by`` seconds of computing."""
-    return max(0.0, seconds - hidden_by) if overlap else seconds
+def processors(cluster: Cluster) -> float:
+    """Share of a GPU's multiprocessors that a collective takes from what computes beside it."""
+    linked = cluster.gpu.link_bandwidth > cluster.gpu.host_bandwidth and cluster.nodes == 1
+    return rates.COLLECTIVE_PROCESSORS if linked else rates.NODE_COLLECTIVE_PROCESSORS
+
+
+def exposed(seconds: float, hidden_by: float, overlap: bool, taken: float = 0.0) -> float:
+    """By how much ``seconds`` of communication or copying lengthen ``hidden_by`` seconds of computing.
+
+    Beside each other, computing has 1 - ``taken`` of the GPU: it ends later by what the collective took of it, or, if
+    that is longer, waits for the collective's end.
+    """
+    return max(taken * seconds, seconds - hidden_by) if overlap else seconds

@@ -1,4 +1,8 @@
-"""Seconds of the forward and backward passes of one micro-batch on one GPU, kernel by kernel."""
+"""Seconds of the forward and backward passes of one micro-batch on one GPU, kernel by kernel.
+
+What depends on the model and the card alone is worked out once (``Block``); a shape then costs a few multiplications,
+because a search asks for thousands of them.
+"""
 
 from __future__ import annotations
 
@@ -47,12 +51,83 @@ class Pass(NamedTuple):
 
     def times(self, count: float) -> Pass:
         """This pass ``count`` times."""
-        return Pass(*(value * count for value in self))
+        matmul, attention, elementwise, loss, launch = self
+        return Pass(count * matmul, count * attention, count * elementwise, count * loss, count * launch)
+
+    def plus(self, other: Pass) -> Pass:
+        """The sum of both."""
+        a, b, c, d, e = self
+        v, w, x, y, z = other
+        return Pass(a + v, b + w, c + x, d + y, e + z)
 
 
-def total(*passes: Pass) -> Pass:
-    """The sum of ``passes``."""
-    return Pass(*map(sum, zip(*passes, strict=True)))
+class Products(NamedTuple):
+    """Seconds of ``copies`` alike projections as straight lines of the rows that each sees (``share`` of the tokens).
+
+    A product takes the larger of its arithmetic and of its three matrices' way through memory, ``per_row`` · rows +
+    ``fixed``; the weight's gradient has the rows as inner dimension, so there the ramp adds to them.
+    """
+
+    copies: float
+    share: float
+    forward: float
+    inputs: float
+    weight: float
+    ramp: float
+    per_row: float
+    fixed: float
+
+    def seconds(self, tokens: float) -> tuple[float, float]:
+        """Of forward, and of the gradients of the input and of a trained weight."""
+        copies, share, forward, inputs, weight, ramp, per_row, fixed = self
+        rows = tokens * share
+        moved = per_row * rows + fixed
+        backward = max(inputs * rows, moved)
+        if weight:
+            backward += max(weight * (rows + ramp), moved)
+        return copies * max(forward * rows, moved), copies * backward
+
+
+class Block(NamedTuple):
+    """A decoder layer, or what comes before and after all layers, on one card.
+
+    ``attention``: of forward and of backward, seconds a sequence at length s are factor · s · (s + ramp).
+    ``elementwise`` and ``loss``: seconds a token; ``fixed`` those of what does not depend on the tokens.
+    """
+
+    products: tuple[Products, ...]
+    attention: tuple[tuple[float, float], tuple[float, float]]
+    elementwise: tuple[float, float]
+    fixed: tuple[float, float]
+    loss: tuple[float, float]
+    launch: tuple[float, float]
+
+    def passes(self, sequences: float, seq_len: float) -> tuple[Pass, Pass]:
+        """Forward and backward of ``sequences`` of ``seq_len`` tokens."""
+        tokens = sequences * seq_len
+        forward = backward = 0.0
+        for product in self.products:
+            seconds = product.seconds(tokens)
+            forward += seconds[0]
+            backward += seconds[1]
+        (f, f_ramp), (b, b_ramp) = self.attention
+        elementwise, fixed, loss, launch = self.elementwise, self.fixed, self.loss, self.launch
+        return (
+            Pass(
+                forward,
+                f * tokens * (seq_len + f_ramp),
+                elementwise[0] * tokens + fixed[0],
+                loss[0] * tokens,
+                launch[0],
+            ),
+            Pass(
+                backward,
+                b * tokens * (seq_len + b_ramp),
+                elementwise[1] * tokens + fixed[1],
+                loss[1] * tokens,
+                launch[1],
+            ),
+        )
 
 
 def _projection(param: Param, model: Model) -> Projection:
@@ -82,17 +157,33 @@ def head(model: Model) -> Projection:
     return Projection(inner, model.vocab, param.trainable, 0)
 
 
-def _products(gpu: Gpu, precision: str, tokens: int, p: Projection) -> tuple[float, float]:
-    """Seconds of one projection, forward and backward: gradients of the input, and of a trained weight."""
-    rows = tokens * p.share
-    forward = kernels.matmul(gpu, precision, rows, p.inner, p.columns, p.aligned)
-    backward = kernels.matmul(gpu, precision, rows, p.columns, p.inner, p.aligned)
-    if p.trainable:
-        backward += kernels.matmul(gpu, precision, p.columns, rows, p.inner, p.aligned)
-    return p.copies * forward, p.copies * backward
+def _products(gpu: Gpu, precision: str, found: tuple[Projection, ...]) -> tuple[Products, ...]:
+    """Alike projections (query and output, gate and up) are counted together."""
+    counts: dict[Projection, int] = {}
+    for p in found:
+        counts[p] = counts.get(p, 0) + 1
+    return tuple(_lines(gpu, precision, p, count) for p, count in counts.items())
 
 
-def _launches(cost: Cost, products: int) -> tuple[float, float]:
+def _lines(gpu: Gpu, precision: str, p: Projection, count: int) -> Products:
+    flops, ramp = kernels.matmul_rate(gpu, precision, p.aligned)
+    byte = (4 if precision == "fp32" else 2) / gpu.memory_bandwidth
+    return Products(
+        copies=count * p.copies,
+        share=p.share,
+        forward=2 * p.columns * (p.inner + ramp) / flops,
+        inputs=2 * p.inner * (p.columns + ramp) / flops,
+        weight=2 * p.columns * p.inner / flops if p.trainable else 0.0,
+        ramp=ramp,
+        per_row=byte * (p.inner + p.columns),
+        fixed=byte * p.inner * p.columns,
+    )
+
+
+def _launches(cost: Cost, products: int, compiled: bool) -> tuple[float, float]:
+    if compiled:
+        single = cost.forward_operations + products, cost.backward_operations + 2 * products
+        return single[0] * rates.COMPILED_OPERATION_SECONDS, single[1] * rates.COMPILED_OPERATION_SECONDS
     forward = (cost.forward_operations + products) * rates.OPERATION_SECONDS
     return forward, (cost.backward_operations + 2 * products) * rates.BACKWARD_OPERATION_SECONDS
 
@@ -102,60 +193,74 @@ def _width(precision: str) -> float:
     return 2.0 if precision == "fp32" else 1.0
 
 
+def _fraction(written_by: str) -> float:
+    return rates.TRAFFIC_FRACTION if written_by == "eager" else rates.FUSED_TRAFFIC_FRACTION
+
+
 def writes_scores(model: Model, attention: str) -> bool:
     """Whether attention scores go through memory: eager attention, ALiBi's bias, a soft-cap inside the softmax."""
     return attention == "eager" or model.alibi or bool(model.attention_softcap)
 
 
-@lru_cache(maxsize=4096)
-def layer_passes(
-    model: Model, gpu: Gpu, precision: str, sequences: int, seq_len: int, attention: str, quantize: str | None
-) -> tuple[Pass, Pass]:
-    """One decoder layer, forward and backward, for ``sequences`` of ``seq_len`` tokens."""
-    tokens = sequences * seq_len
-    products = [_products(gpu, precision, tokens, p) for p in projections(model)]
-    kernel = kernels.eager_attention if writes_scores(model, attention) else kernels.attention
-    attend = kernel(gpu, precision, sequences, seq_len, model.heads, model.head_dim)
-    cost = layer_cost(model)
-    stored = DEQUANTIZE_BYTES[quantize] * sum(p.frozen_numel for p in projections(model)) if quantize else 0.0
-    moved = [_width(precision) * tokens * per_token + stored for per_token in (cost.forward, cost.backward)]
-    launch = _launches(cost, len(products) + 1)
-    forward, backward = (
-        Pass(sum(p[i] for p in products), attend[i], kernels.traffic(gpu, moved[i]), 0.0, launch[i]) for i in (0, 1)
+def _attention(
+    model: Model, gpu: Gpu, precision: str, attention: str
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """Factor and ramp of forward and of backward; the kernels are asked at one length, being quadratics."""
+    if writes_scores(model, attention):
+        both = kernels.eager_attention(gpu, precision, 1, 1, model.heads, model.head_dim)
+        return (both[0], 0.0), (both[1], 0.0)
+    both = kernels.attention(gpu, precision, 1, 1, model.heads, model.head_dim, attention)
+    ramps = rates.ATTENTION_FORWARD_RAMP, rates.ATTENTION_BACKWARD_RAMP
+    return (both[0] / (1 + ramps[0]), ramps[0]), (both[1] / (1 + ramps[1]), ramps[1])
+
+
+@lru_cache(maxsize=1024)
+def layer_block(
+    model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str = "eager"
+) -> Block:
+    """One decoder layer."""
+    found = projections(model)
+    cost = layer_cost(model, written_by)
+    token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
+    stored = DEQUANTIZE_BYTES[quantize] * sum(p.frozen_numel for p in found) if quantize else 0.0
+    return Block(
+        _products(gpu, precision, found),
+        _attention(model, gpu, precision, attention),
+        (token * cost.forward, token * cost.backward),
+        (kernels.traffic(gpu, stored),) * 2,
+        (0.0, 0.0),
+        _launches(cost, len(found) + 1, written_by == "compiled"),
     )
-    return forward, backward
 
 
-@lru_cache(maxsize=4096)
-def ends_passes(model: Model, gpu: Gpu, precision: str, sequences: int, seq_len: int) -> tuple[Pass, Pass]:
-    """Embedding, final norm, output projection and loss, forward and backward.
+@lru_cache(maxsize=1024)
+def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager") -> Block:
+    """Embedding, final norm, output projection and loss.
 
     The embedding's gradient is a dense tensor: zeroed (2 bytes), and where the output projection is tied added to
     that one's (6).
     """
-    tokens = sequences * seq_len
-    products = _products(gpu, precision, tokens, head(model))
-    ends, loss = ends_cost(model), loss_cost(model, precision)
+    ends, loss = ends_cost(model, written_by), loss_cost(model, precision, written_by)
     embedding = (8 if model.tied else 2) * model.vocab * (model.embedding_dim or model.hidden)
-    width = _width(precision)
-    launch = _launches(add(ends, loss), 1)
-    moved = width * tokens * ends.forward, width * (tokens * ends.backward + embedding * head(model).trainable)
-    logits = tokens * loss.forward, tokens * loss.backward
-    forward, backward = (
-        Pass(products[i], 0.0, kernels.traffic(gpu, moved[i]), kernels.traffic(gpu, logits[i]), launch[i])
-        for i in (0, 1)
+    token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
+    logit = kernels.traffic(gpu, 1.0, _fraction(written_by))
+    return Block(
+        _products(gpu, precision, (head(model),)),
+        ((0.0, 0.0), (0.0, 0.0)),
+        (token * ends.forward, token * ends.backward),
+        (0.0, kernels.traffic(gpu, _width(precision) * embedding * head(model).trainable)),
+        (logit * loss.forward, logit * loss.backward),
+        _launches(add(ends, loss), 1, written_by == "compiled"),
     )
-    return forward, backward
 
 
-def micro_batch(job: Job) -> tuple[Pass, Pass, Pass]:
+def micro_batch(job: Job, written_by: str = "eager") -> tuple[Pass, Pass, Pass]:
     """Forward, backward and recomputation of one micro-batch; checkpointing runs every layer's forward again."""
-    model, work = job.model, job.workload
+    model, work, gpu = job.model, job.workload, job.cluster.gpu
     sequences = job.settings.micro_batch or work.micro_batch
     precision = job.settings.precision
-    forward, backward = layer_passes(
-        model, job.cluster.gpu, precision, sequences, work.seq_len, work.attention, work.quantize
-    )
-    first, last = ends_passes(model, job.cluster.gpu, precision, sequences, work.seq_len)
-    again = forward.times(model.layers if work.checkpointing else 0)
-    return total(forward.times(model.layers), first), total(backward.times(model.layers), last), again
+    layer = layer_block(model, gpu, precision, work.attention, work.quantize, written_by)
+    forward, backward = layer.passes(sequences, work.seq_len)
+    first, last = ends_block(model, gpu, precision, written_by).passes(sequences, work.seq_len)
+    layers = forward.times(model.layers)
+    return layers.plus(first), backward.times(model.layers).plus(last), layers if work.checkpointing else Pass()

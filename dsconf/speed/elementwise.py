@@ -1,7 +1,8 @@
 """Bytes that a decoder layer moves outside of its matrix products, and the operations it launches.
 
-The figures are for eager PyTorch in 16 bits, counted by letting every operation of transformers' layers report the
-sizes of its inputs and outputs (tests/speed/test_counted_traffic.py counts them again).
+The figures are for 16 bits. Those of eager PyTorch were counted by letting every operation of transformers' layers
+report the sizes of its inputs and outputs (tests/speed/test_counted_traffic.py counts them again). A fused kernel
+reads each input once and writes each output once.
 """
 
 from __future__ import annotations
@@ -53,6 +54,23 @@ DROPOUT = Cost(5, 5, 1, 1)
 """torch's fused dropout with its mask of one byte."""
 COPY = Cost(4, 4, 1, 1)
 """A copy to another layout."""
+ADAPTER_OUTPUT = Cost(10, 4, 2, 1)
+"""peft's LoRA, per element of the adapted layer's output: scaled (4) and added (6); in backward scaled."""
+ADAPTER_INPUT = Cost(0, 6, 0, 1)
+"""The same, per element of its input: the gradients of layer and adapter summed."""
+
+# The same where one kernel does it all (Liger, torch.compile).
+FUSED_NORM = Cost(4, 6, 1, 1)
+FUSED_ROTARY = Cost(4, 4, 1, 1)
+FUSED_ACTIVATION = Cost(4, 6, 1, 1)
+FUSED_GATED_ACTIVATION = Cost(6, 10, 1, 1)
+"""Read gate and up (4), write (2); in backward read both and the gradient (6), write both (4)."""
+FUSED_LOSS = Cost(4, 4, 1, 1)
+"""Per logit: read twice for maximum and sum (4); in backward read (2), write the gradient (2). No fp32 copy."""
+
+KERNELS = ("eager", "fused", "compiled")
+"""Who wrote the kernels beside products and attention: PyTorch and transformers as they are; Liger and the like, with
+the rest as it is; torch.compile, which leaves Python and autograd with one launch for each kernel."""
 
 _TANH_GELUS = ("gelu_new", "gelu_fast", "bloom_gelu")
 
@@ -67,31 +85,45 @@ def _norm_width(model: Model, param: Param) -> int:
     return model.hidden
 
 
-def _norms(model: Model) -> Cost:
+def _norms(model: Model, fused: bool) -> Cost:
     weights = [p for p in model.parameters.layer if p.kind == "norm" and p.name.endswith("weight")]
     with_bias = any(p.kind == "norm" and p.name.endswith("bias") for p in model.parameters.layer)
-    rms = FP32_RMS_NORM if model.family.startswith(("gemma", "olmo2")) else RMS_NORM
-    return add(Cost(), *((LAYER_NORM if with_bias else rms).times(_norm_width(model, p)) for p in weights))
+    norm = _norm(model, with_bias, fused)
+    return add(Cost(), *(norm.times(_norm_width(model, p)) for p in weights))
 
 
-def _rotation(model: Model) -> Cost:
+def _norm(model: Model, with_bias: bool, fused: bool) -> Cost:
+    if with_bias:
+        return LAYER_NORM
+    if fused:
+        return FUSED_NORM
+    return FP32_RMS_NORM if model.family.startswith(("gemma", "olmo2")) else RMS_NORM
+
+
+def _rotation(model: Model, fused: bool) -> Cost:
     """A part of each head may be rotated; then heads are cut and put together again (GPT-NeoX, Phi)."""
     if not model.rotary_dim:
         return Cost()
     heads = model.heads + model.kv_heads
+    if fused:
+        return FUSED_ROTARY.times(heads * model.head_dim)
     whole = ROTARY.times(heads * model.rotary_dim)
     return whole if model.rotary_dim == model.head_dim else add(whole, PARTIAL_ROTARY.times(heads * model.head_dim))
 
 
-def _feed_forward(model: Model) -> Cost:
+def _feed_forward(model: Model, fused: bool) -> Cost:
     """Activation and gate of every expert that a token visits, and its rows' way there and back."""
     names = [p.name for p in model.parameters.layer]
     gated = any("gate_proj" in name or "gate_up_proj" in name for name in names)
     tanh = model.activation in _TANH_GELUS or model.family == "bloom"
-    activation = TANH_GELU if tanh else SIMPLE_ACTIVATION
+    if fused:
+        activation = FUSED_GATED_ACTIVATION if gated else FUSED_ACTIVATION
+    else:
+        activation = TANH_GELU if tanh else SIMPLE_ACTIVATION
+        activation = add(activation, GATE) if gated else activation
     width = model.mlp * max(1, model.experts_per_token)
     routing = COPY.times(2 * model.hidden * model.experts_per_token) if model.experts else Cost()
-    return add((add(activation, GATE) if gated else activation).times(width), routing)
+    return add(activation.times(width), routing)
 
 
 def _joins(model: Model) -> Cost:
@@ -115,21 +147,33 @@ def _biases(model: Model) -> Cost:
     return Cost(0, 2 * sum(p.numel for p in biases), 0, len(biases))
 
 
+def _adapters(model: Model) -> Cost:
+    outputs = sum(p.shape[0] for p in model.parameters.layer if "lora_B" in p.name)
+    inputs = sum(p.shape[-1] for p in model.parameters.layer if "lora_A" in p.name)
+    pairs = sum("lora_B" in p.name for p in model.parameters.layer)
+    moved = add(ADAPTER_OUTPUT.times(outputs), ADAPTER_INPUT.times(inputs))
+    return moved._replace(
+        forward_operations=moved.forward_operations * pairs, backward_operations=moved.backward_operations * pairs
+    )
+
+
 def _dropouts(model: Model) -> Cost:
     return add(DROPOUT, DROPOUT).times(model.hidden) if model.hidden_dropout else Cost()
 
 
 @lru_cache(maxsize=256)
-def layer_cost(model: Model) -> Cost:
+def layer_cost(model: Model, kernels: str = "eager") -> Cost:
     """Of one decoder layer and one token, in 16 bits, without products and attention."""
+    fused_kernels = kernels != "eager"
     queries = model.heads * model.head_dim
     fused = any(word in p.name for p in model.parameters.layer for word in ("qkv", "query_key_value", "c_attn"))
     split = COPY.times(queries + 2 * model.kv_heads * model.head_dim) if fused else Cost()
     return add(
-        _norms(model),
-        _rotation(model),
-        _feed_forward(model),
+        _norms(model, fused_kernels),
+        _rotation(model, fused_kernels),
+        _feed_forward(model, fused_kernels),
         _joins(model),
+        _adapters(model),
         _biases(model),
         _dropouts(model),
         COPY.times(queries),
@@ -138,24 +182,25 @@ def layer_cost(model: Model) -> Cost:
 
 
 @lru_cache(maxsize=256)
-def ends_cost(model: Model) -> Cost:
+def ends_cost(model: Model, kernels: str = "eager") -> Cost:
     """Of one token before the first layer and after the last: embedding, final norm."""
     norms = [p for p in model.parameters.after if p.kind == "norm"]
     with_bias = any(p.name.endswith("bias") for p in norms)
-    rms = FP32_RMS_NORM if model.family.startswith(("gemma", "olmo2")) else RMS_NORM
     return add(
-        (LAYER_NORM if with_bias else rms).times(model.hidden),
+        _norm(model, with_bias, kernels != "eager").times(model.hidden),
         Cost(4, 4, 1, 1).times(model.embedding_dim or model.hidden),
         DROPOUT.times(model.hidden) if model.embedding_dropout else Cost(),
     )
 
 
-def loss_cost(model: Model, precision: str) -> Cost:
-    """Of one token's logits, through transformers' fp32 cross-entropy.
+def loss_cost(model: Model, precision: str, kernels: str = "eager") -> Cost:
+    """Of one token's logits, through transformers' fp32 cross-entropy, or a fused one.
 
     Forward: upcast 6 (none in fp32), log_softmax 12 (its input is read twice). Backward: zeros 4, log_softmax 12,
     downcast 6. A logit soft-cap adds three operations (Gemma 2).
     """
+    if kernels != "eager":
+        return FUSED_LOSS.times(model.vocab)
     cast = 0 if precision == "fp32" else 6
     cap = Cost(12, 18, 3, 4) if model.logit_softcap else Cost()
     return add(Cost(cast + 12, 4 + 12 + cast, 4, 4), cap).times(model.vocab)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from dsconf.cluster.spec import Gpu
-from dsconf.speed import rates
+from dsconf.speed import cards, rates
 
 
 def matrix_rate(gpu: Gpu, precision: str) -> float:
@@ -16,29 +19,39 @@ def matrix_rate(gpu: Gpu, precision: str) -> float:
     return gpu.bf16_flops
 
 
-def traffic(gpu: Gpu, num_bytes: float) -> float:
+def traffic(gpu: Gpu, num_bytes: float, fraction: float = rates.TRAFFIC_FRACTION) -> float:
     """Seconds to read and write ``num_bytes`` in all by kernels that do little arithmetic."""
-    return num_bytes / (rates.TRAFFIC_FRACTION * gpu.memory_bandwidth)
+    return num_bytes / (fraction * gpu.memory_bandwidth)
+
+
+class Rate(NamedTuple):
+    """What a card makes of matrix products: FLOP/s, and the steps of the inner dimension lost at each tile's ends."""
+
+    flops: float
+    ramp: float
+
+
+@lru_cache(maxsize=1024)
+def matmul_rate(gpu: Gpu, precision: str, aligned: bool = True) -> Rate:
+    """Of products in ``precision``; a small one where the rows in memory are not ``aligned`` to 16 bytes."""
+    peak = matrix_rate(gpu, precision)
+    if peak == gpu.fp32_flops:
+        return Rate(rates.FP32_MATMUL_FRACTION * peak, 0.0)
+    if not aligned:
+        return Rate(rates.MATMUL_MISALIGNED_FRACTION * peak, 0.0)
+    return Rate(cards.matmul_fraction(gpu) * peak, rates.MATMUL_RAMP)
 
 
 def matmul(gpu: Gpu, precision: str, rows: float, inner: float, columns: float, aligned: bool = True) -> float:
     """Seconds of one product of ``rows`` × ``inner`` by ``inner`` × ``columns``.
 
-    The larger of 2 · rows · inner · columns over the achieved rate and of the three matrices' bytes over the memory
-    bandwidth. The achieved rate is a fraction of the peak, times inner / (inner + MATMUL_RAMP), and a small one
-    where the matrices' rows in memory are not ``aligned`` to 16 bytes.
+    The larger of 2 · rows · (inner + ramp) · columns over the achieved rate and of the three matrices' bytes over the
+    memory bandwidth.
     """
-    flops = 2 * rows * inner * columns
     width = 4 if precision == "fp32" else 2
     moved = width * (rows * inner + inner * columns + rows * columns) / gpu.memory_bandwidth
-    peak = matrix_rate(gpu, precision)
-    if peak == gpu.fp32_flops:
-        fraction = rates.FP32_MATMUL_FRACTION
-    elif not aligned:
-        fraction = rates.MATMUL_MISALIGNED_FRACTION
-    else:
-        fraction = rates.MATMUL_FRACTION * inner / (inner + rates.MATMUL_RAMP)
-    return max(flops / (fraction * peak), moved)
+    flops, ramp = matmul_rate(gpu, precision, aligned)
+    return max(2 * rows * (inner + ramp) * columns / flops, moved)
 
 
 def _at_head_size(fractions: tuple[float, float], head_dim: int) -> float:
@@ -49,7 +62,23 @@ def _at_head_size(fractions: tuple[float, float], head_dim: int) -> float:
     return small + (large - small) * (min(head_dim, 128) - 64) / 64
 
 
-def attention(gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int) -> tuple[float, float]:
+def attention_fractions(gpu: Gpu, kernel: str, head_dim: int) -> tuple[float, float]:
+    """Of the peak that flash attention reaches over long sequences, forward and backward.
+
+    ``sdpa`` takes the card's own kernel (cuDNN's on Hopper), as FlashAttention-3 does. ``flash`` is FlashAttention-2,
+    written with the A100's instructions: on an H100 it reaches 335 TFLOP/s forward (0.34 of the peak, 0.32 here) and
+    322 backward (0.33, 0.28 here), where cuDNN reaches 539 and 516 (https://arxiv.org/abs/2407.08608, figures 5, 6).
+    """
+    old = kernel == "flash1"
+    width = 1 if kernel == "sdpa" else cards.instruction_width(gpu)
+    forward = rates.FLASH_1_FORWARD if old else rates.ATTENTION_FORWARD
+    backward = rates.FLASH_1_BACKWARD if old else rates.ATTENTION_BACKWARD
+    return _at_head_size(forward, head_dim) / width, _at_head_size(backward, head_dim) / width
+
+
+def attention(
+    gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int, kernel: str = "sdpa"
+) -> tuple[float, float]:
     """Seconds of one layer's causal flash attention, forward and backward.
 
     Forward is 2 · seq_len² · head_dim FLOPs a head (two products, half of each masked); backward is five products,
@@ -57,11 +86,10 @@ def attention(gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int
     """
     flops = 2.0 * sequences * heads * seq_len**2 * head_dim
     peak = matrix_rate(gpu, precision)
-    forward = peak * _at_head_size(rates.ATTENTION_FORWARD, head_dim)
-    backward = peak * _at_head_size(rates.ATTENTION_BACKWARD, head_dim)
+    forward, backward = attention_fractions(gpu, kernel, head_dim)
     return (
-        flops / forward * (1 + rates.ATTENTION_FORWARD_RAMP / seq_len),
-        2.5 * flops / backward * (1 + rates.ATTENTION_BACKWARD_RAMP / seq_len),
+        flops / (peak * forward) * (1 + rates.ATTENTION_FORWARD_RAMP / seq_len),
+        2.5 * flops / (peak * backward) * (1 + rates.ATTENTION_BACKWARD_RAMP / seq_len),
     )
 
 
@@ -74,6 +102,6 @@ def eager_attention(
     fp32 softmax, cast, read by the second product (24); in backward 34 (``eager_attention_forward``, transformers).
     """
     scores = float(sequences) * heads * seq_len**2
-    peak = matrix_rate(gpu, precision) * rates.MATMUL_FRACTION * head_dim / (head_dim + rates.MATMUL_RAMP)
-    product = 4 * scores * head_dim / peak
+    flops, ramp = matmul_rate(gpu, precision)
+    product = 4 * scores * (head_dim + ramp) / flops
     return product + traffic(gpu, 24 * scores), 2 * product + traffic(gpu, 34 * scores)

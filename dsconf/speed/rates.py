@@ -29,6 +29,13 @@ ATTENTION_FORWARD = (0.45, 0.64)
 ATTENTION_BACKWARD = (0.42, 0.55)
 """The same in backward."""
 
+FLASH_1_FORWARD = (0.40, 0.40)
+"""Of the A100's peak, by FlashAttention of the first generation: the middle of the 30 to 50 % that its author gives
+for forward (https://arxiv.org/abs/2307.08691, section 1). Only published tables of 2023 need it."""
+
+FLASH_1_BACKWARD = (0.30, 0.30)
+"""The same in backward, of 25 to 35 %."""
+
 ATTENTION_FORWARD_RAMP = 300
 """Sequence length at which the causal kernel runs at half of ATTENTION_FORWARD: 302, 524 and 614 TFLOP/s at 1024
 (64 to a head), 2048 and 8192 (128 to a head)."""
@@ -47,6 +54,12 @@ OPERATION_SECONDS = 10.7e-6
 BACKWARD_OPERATION_SECONDS = 6e-6
 """The same from autograd's C++ engine."""
 
+FUSED_TRAFFIC_FRACTION = 0.87
+"""The same by kernels that read and write each element once, as a plain copy does: 4.2 of 4.8 TB/s."""
+
+COMPILED_OPERATION_SECONDS = 4e-6
+"""Launch of one kernel by torch.compile's generated Python: the driver's launch alone takes 2 to 4 µs."""
+
 HOST_LINK_FRACTION = 0.88
 """Of PCIe's signalling rate, between pinned host memory and GPU: 55.3 of 63 GB/s either way."""
 
@@ -54,6 +67,13 @@ LINK_FRACTION = 0.8
 """Of NVLink's or the network's rate, by NCCL's large collectives: bus bandwidths near 360 of 450 GB/s on H100 and
 235 of 300 GB/s on A100, as nccl-tests results are published:
 https://github.com/stas00/ml-engineering/tree/master/network/benchmarks"""
+
+COLLECTIVE_PROCESSORS = 24 / 132
+"""Share of the multiprocessors that a collective within an NVLink node takes from the kernels beside it: NCCL says
+"24 coll channels" on 8 H100 (132 multiprocessors), each one thread block that stays while it waits."""
+
+NODE_COLLECTIVE_PROCESSORS = 16 / 132
+"""The same across nodes ("16 coll channels"), and between cards on PCIe, where NCCL opens no more."""
 
 COLLECTIVE_SECONDS = 25e-6
 """Of a small collective in one node; nccl-tests print 15 to 40 µs for 8 GPUs."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dsconf.job import Job
-from dsconf.speed import communication, compute, kernels, offload, optimizer
+from dsconf.speed import communication, compute, offload, optimizer
+from dsconf.speed.kernels import traffic
 
 
 class StepTime(NamedTuple):
@@ -27,7 +28,7 @@ def _gradients(job: Job) -> float:
     moved = optimizer.gradient_bytes(settings, world) * optimizer.trained(job.model)[0]
     if world > 1:
         moved += optimizer.gather_bytes(settings) * sum(communication.gathers(job)) * job.model.num_params
-    return kernels.traffic(gpu, moved)
+    return traffic(gpu, moved)
 
 
 class _Busy(NamedTuple):
@@ -47,11 +48,11 @@ class _Waits(NamedTuple):
 
 def _waits(job: Job, busy: _Busy) -> _Waits:
     collectives = communication.collectives(job)
-    overlap = communication.overlaps(job.settings)
-    boundary = communication.exposed(collectives.boundary, busy.backward, overlap)
+    overlap, taken = communication.overlaps(job.settings), communication.processors(job.cluster)
+    boundary = communication.exposed(collectives.boundary, busy.backward, overlap, taken)
     return _Waits(
-        communication.exposed(collectives.forward, busy.forward, overlap),
-        communication.exposed(collectives.backward, busy.backward, overlap),
+        communication.exposed(collectives.forward, busy.forward, overlap, taken),
+        communication.exposed(collectives.backward, busy.backward, overlap, taken),
         boundary + collectives.step,
     )
 
@@ -69,21 +70,21 @@ def _offload(job: Job, busy: _Busy, waits: _Waits) -> tuple[float, float]:
     return forward + backward + offload.gradient_copy(job), step
 
 
-def step_time(job: Job) -> StepTime:
+def step_time(job: Job, kernels: str = "eager") -> StepTime:
     """Predicts the seconds of one optimizer step of ``job`` on its cluster.
 
     A micro-batch is its kernels, or the CPU's time to launch them where that is longer, and what communication and
     offload leave exposed; the step adds the optimizer.
     """
     accumulation = job.settings.accumulation or job.workload.accumulation
-    forward, backward, again = compute.micro_batch(job)
+    forward, backward, again = compute.micro_batch(job, kernels)
     gradients = _gradients(job)
     behind = backward.gpu + again.gpu + gradients
     launched = backward.launch + again.launch + optimizer.hook_seconds(job)
     busy = _Busy(max(forward.gpu, forward.launch), max(behind, launched))
     waits = _waits(job, busy)
     offloads = _offload(job, busy, waits)
-    both = compute.total(forward, backward)
+    both = forward.plus(backward)
     parts = {
         "matmul": accumulation * both.matmul,
         "attention": accumulation * both.attention,

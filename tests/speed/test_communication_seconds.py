@@ -118,6 +118,46 @@ def test_overlap_hides_what_computing_covers():
     assert communication.overlaps(Settings(engine="ddp"))
 
 
+def test_a_collective_takes_processors_from_what_it_hides_behind():
+    """24 of 132 in an NVLink node: 2 s hidden behind 10 s of computing make them 10.36 s; 12 s are waited for."""
+    taken = communication.processors(EIGHT)
+    assert taken == 24 / 132
+    assert communication.exposed(2.0, 10.0, overlap=True, taken=taken) == pytest.approx(2 * 24 / 132)
+    assert communication.exposed(12.0, 10.0, overlap=True, taken=taken) == pytest.approx(24 / 11)
+    assert communication.exposed(30.0, 10.0, overlap=True, taken=taken) == 20.0
+    assert communication.processors(read_cluster(16, "h100")) == 16 / 132
+    assert communication.processors(read_cluster(2, "rtx 4090")) == 16 / 132
+
+
+def test_frozen_weights_travel_as_they_are_stored():
+    """Of 10^9 weights frozen in 4 bits, 5 · 10^8 bytes; in 16 bits 2 · 10^9."""
+    frozen = job(stage=3, model=of_a_billion(trainable=False))
+    stored = replace(frozen, workload=replace(frozen.workload, quantize="4bit"))
+    assert communication.gathered_bytes(frozen) == (2e9, 2e9)
+    assert communication.gathered_bytes(stored) == (5e8, 5e8)
+    assert communication.gathered_bytes(replace(stored, model=of_a_billion())) == (2e9, 2e9)
+
+
+def test_zero_plus_plus_halves_weights_and_quarters_gradients():
+    """hpZ keeps 16 bits in the node, so only forward's gather is halved; gradients go in 4 of 16 bits."""
+    plain, both = job(stage=3), job(stage=3, quantized_weights=True, quantized_gradients=True)
+    assert communication.gathered_bytes(both) == (1e9, 1e9)
+    assert communication.reduced_bytes(plain) == 2e9
+    assert communication.reduced_bytes(both) == 5e8
+    near = job(stage=3, quantized_weights=True, hpz_partition_size=8)
+    assert communication.gathered_bytes(near) == (1e9, 2e9)
+
+
+def test_hpz_gathers_for_backward_within_the_node():
+    """Of 16 ranks, forward's ring is at the adapters' 400 GB/s, backward's at NVLink's 450."""
+    cluster = read_cluster(16, "h100", gpus_per_node=8)
+    far = job(cluster, stage=3, max_reuse_distance=0)
+    near = replace(far, settings=replace(far.settings, hpz_partition_size=8))
+    reduced = 15 / 16 * 2e9 / (0.8 * 400e9) + 2 * (SMALL + 10e-6)
+    assert communication.collectives(near).forward == communication.collectives(far).forward
+    assert communication.collectives(near).backward == pytest.approx(7 / 8 * 2e9 / RING + 10 * SMALL + reduced)
+
+
 def test_bytes_of_the_optimizer_step():
     """Stage 2, bf16, AdamW: 2 + 16 (norm) + 4 (flatten) + 6 (cast) + 8 (clip) + 28 + 6 (back) = 70."""
     assert optimizer.step_bytes(Settings(stage=2, precision="bf16")) == 70

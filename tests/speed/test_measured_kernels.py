@@ -87,7 +87,7 @@ def test_kernels_of_a_decoder_layer(index):
     one, five = (row[("forward", "backward")[index]] for row in rows("model") if row["config"] == "llama1b")
     layer = {kind: (five[kind] - one[kind]) / 4 for kind in one}
     model = read_model(model=LLAMA_1B)
-    predicted = compute.layer_passes(model, H200, "bf16", 8, 2048, "sdpa", None)[index]
+    predicted = compute.layer_block(model, H200, "bf16", "sdpa", None).passes(8, 2048)[index]
     assert predicted.matmul == pytest.approx(layer["gemm"], rel=0.10)
     assert predicted.attention == pytest.approx(layer["attn"], rel=0.20)
     assert predicted.elementwise == pytest.approx(layer["other"], rel=0.20)
@@ -98,6 +98,6 @@ def test_kernels_of_head_and_loss(index):
     """What is left of one layer's model: embedding, norm, output projection, fp32 cross-entropy."""
     one, five = (row[("forward", "backward")[index]] for row in rows("model") if row["config"] == "llama1b")
     ends = {kind: one[kind] - (five[kind] - one[kind]) / 4 for kind in one}
-    predicted = compute.ends_passes(read_model(model=LLAMA_1B), H200, "bf16", 8, 2048)[index]
+    predicted = compute.ends_block(read_model(model=LLAMA_1B), H200, "bf16").passes(8, 2048)[index]
     assert predicted.matmul == pytest.approx(ends["gemm"], rel=0.15)
     assert predicted.elementwise + predicted.loss == pytest.approx(ends["other"], rel=0.20)
