@@ -13,7 +13,7 @@ FUNCTIONS = ["check", "estimate", "recommend", "validate"]
 # Names without a command of their own: several numbers of GPUs, and many jobs.
 OTHERS = ["Planner", "plan", "sweep"]
 # Options about where and how an answer is shown, which a caller in Python decides for itself.
-SHOWING = {"output", "output_format", "explain", "force", "check", "fix", "diff"}
+SHOWING = {"output", "output_format", "explain", "force", "check", "fix", "diff", "slurm", "comments"}
 RENAMED = {"file": "config"}
 # Words without an option: what a caller may put in the place of a real part.
 SEAMS = {"progress", "runner", "tools"}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dsconf.cli.options import COUNT, REAL, WHOLES, format_option, gpu_options, model_options, nvme_option
+from dsconf.cli.recommend_files import Writing, file_options
 from dsconf.cli.search_options import training_options
 from dsconf.search.space import OFFLOADS
 from dsconf.search.words import TARGETS
@@ -15,8 +16,6 @@ from dsconf.search.words import TARGETS
 if TYPE_CHECKING:
     from dsconf.live.result import CheckResult
     from dsconf.search.recommend import Recommendation
-
-CONFIG = "ds_config.json"
 
 
 @click.command("recommend")
@@ -43,36 +42,33 @@ CONFIG = "ds_config.json"
 )
 @click.option("--tokens", type=COUNT, help="Tokens to train on, e.g. 1T: adds hours and cost.")
 @click.option("--price", type=REAL, help="Price of one GPU-hour.")
-@click.option(
-    "-o",
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help=f"Write {CONFIG} into this folder [default: the current one; with --format json nowhere].",
-)
-@click.option("--force", is_flag=True, help=f"Replace an existing {CONFIG}.")
+@file_options
 @click.option("--check", is_flag=True, help="Prove the winner by a short real DeepSpeed step.")
 @format_option("table", "json")
-def command(output: Path | None, force: bool, check: bool, output_format: str, **words: Any) -> int:
+def command(
+    output: Path | None, slurm: bool, comments: bool, force: bool, check: bool, output_format: str, **words: Any
+) -> int:
     """Choose the fastest config that fits, and write it.
 
     \b
     Example: dsconf recommend --params 70B --gpus 8 --gpu-memory 80GiB -o run
     """
+    writing = Writing(output, slurm, comments, force, words["target"])
+    writing.check()
     if isinstance(words["gpus"], str):
         from dsconf.cli.recommend_sweep import run_sweep
 
-        return run_sweep(output, force, check, output_format, words)
-    path = (output or Path()) / CONFIG
+        return run_sweep(writing, check, output_format, words)
+    folder = output or Path()
+    path = writing.config(folder)
     if output is not None:
-        _refuse(path, None, force)
+        writing.refuse_early([folder])
     from dsconf.search.recommend import recommend
 
     found = recommend(**words)
-    text = found.config_text if found.recommended is not None else None
     files = []
-    if text is not None and (output is not None or output_format == "table"):
-        files = _write(text, path, force)
+    if found.recommended is not None and (output is not None or output_format == "table"):
+        files = writing.write({folder: found})[folder]
     if output_format == "table":
         _print_table(found, words["params"] is not None, path, files)
     checked = _check(found, words) if check and found.recommended else None
@@ -81,22 +77,6 @@ def command(output: Path | None, force: bool, check: bool, output_format: str, *
     elif checked is not None:
         _print_check(checked)
     return _exit_code(found, checked)
-
-
-def _refuse(path: Path, text: str | None, force: bool) -> None:
-    from dsconf.report.files import check_writable, refuse_other
-
-    check_writable(path.parent)
-    refuse_other(path, text, force)
-
-
-def _write(text: str, path: Path, force: bool) -> list[str]:
-    """The files written. An equal file that is there already may stay."""
-    from dsconf.report.files import write_whole
-
-    _refuse(path, text, force)
-    write_whole(path, text)
-    return [str(path)]
 
 
 def _check(found: Recommendation, words: dict[str, Any]) -> CheckResult:

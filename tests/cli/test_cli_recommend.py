@@ -92,7 +92,7 @@ def test_json_follows_the_contract_and_writes_only_where_told(here: Path) -> Non
     assert best["estimate"]["process_bytes"] <= 80 * GIB
     assert found["examined"] >= len(found["candidates"])
     assert answer("--params", "7B", "--gpus", "8", "--gpu-memory", "80GiB", "-o", "run")["files"] == [
-        str(Path("run") / "ds_config.json")
+        str(Path("run") / name) for name in ("ds_config.json", "launch.sh")
     ]
     assert json.loads(Path("run/ds_config.json").read_text()) == best["config"]
 

@@ -1,0 +1,107 @@
+"""What ``dsconf recommend`` writes: the options that choose it, and the writing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import click
+
+from dsconf.cli.options import combine
+from dsconf.errors import InputError
+
+if TYPE_CHECKING:
+    from dsconf.search.recommend import Recommendation
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+file_options = combine(
+    click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Write a folder that can be launched: ds_config.json, launch.sh and what they need "
+        "[default: ds_config.json alone, into the current folder; with --format json nothing].",
+    ),
+    click.option("--slurm", is_flag=True, help="With -o: a script for sbatch, slurm.sh, as well."),
+    click.option(
+        "--comments",
+        is_flag=True,
+        help="Write ds_config.hjson, with a comment on each value, in place of ds_config.json; DeepSpeed reads both.",
+    ),
+    click.option("--force", is_flag=True, help="Replace files that exist."),
+)
+
+
+class Writing(NamedTuple):
+    """What the options say."""
+
+    output: Path | None
+    slurm: bool
+    comments: bool
+    force: bool
+    target: str
+
+    def check(self) -> None:
+        """Refuse what cannot be meant.
+
+        Raises:
+            InputError: --slurm without a folder, comments for a loader that takes none, a name no script can hold.
+        """
+        from dsconf.search.launch import refuse_comments
+
+        if self.slurm and self.output is None:
+            raise InputError("--slurm writes slurm.sh into a folder: name it with -o DIR")
+        if self.comments:
+            refuse_comments(self.target)
+        if self.output is not None and not str(self.output).isprintable():
+            raise InputError(f"-o: {str(self.output)!r} has characters that cannot stand in a script")
+
+    def config(self, folder: Path) -> Path:
+        """Where the config of ``folder`` is."""
+        from dsconf.search.launch import config_name
+
+        return folder / config_name(self.comments)
+
+    def refuse_early(self, folders: Iterable[Path]) -> None:
+        """Look for files in the way in ``folders``, before any work.
+
+        Raises:
+            InputError: there is one, and no --force.
+        """
+        from dsconf.search.launch import folder_names
+
+        names = folder_names(self.target, slurm=self.slurm, comments=self.comments)
+        self._refuse({folder / name: None for folder in folders for name in names})
+
+    def write(self, wanted: Mapping[Path, Recommendation]) -> dict[Path, list[str]]:
+        """Every file of every folder, or none; a file that holds the same already may stay. The paths, by folder.
+
+        Raises:
+            InputError: a file is in the way, or cannot be written.
+        """
+        from dsconf.report.files import write_together
+
+        texts = {folder: self._texts(folder, found) for folder, found in wanted.items()}
+        together = {path: text for files in texts.values() for path, text in files.items()}
+        self._refuse(together)
+        write_together(together)
+        return {folder: [str(path) for path in files] for folder, files in texts.items()}
+
+    def _texts(self, folder: Path, found: Recommendation) -> dict[Path, str]:
+        """Without -o the config alone."""
+        from dsconf.search.launch import config_file, folder_files
+
+        if self.output is None:
+            return {self.config(folder): config_file(found, comments=self.comments)}
+        files = folder_files(found, str(folder), slurm=self.slurm, comments=self.comments)
+        return {folder / name: text for name, text in files.items()}
+
+    def _refuse(self, files: Mapping[Path, str | None]) -> None:
+        from dsconf.report.files import check_writable, refuse_other
+
+        for path, text in files.items():
+            check_writable(path.parent)
+            refuse_other(path, text, self.force)
