@@ -1,7 +1,7 @@
 """Seconds of one optimizer step, and of each of its parts.
 
-What it does not know: the data loader, other kernels than eager PyTorch's (torch.compile, fused losses), a busy
-network, stragglers. Compare configs with it; measure before promising a date.
+What it does not know: the data loader, a busy network, stragglers; docs/speed.md has the rest, and how far it is from
+measured steps. Compare configs with it; measure before promising a date.
 """
 
 from __future__ import annotations
@@ -63,6 +63,8 @@ def _offload(job: Job, busy: _Busy, waits: _Waits) -> tuple[float, float]:
     Stage 3 fetches offloaded parameters ahead, over a link of its own, and hides what computing and communication
     cover; gradients go after their bucket.
     """
+    if job.settings.offload_optimizer == "none" == job.settings.offload_param:
+        return 0.0, 0.0
     copies, reads = offload.parameter_copy(job), offload.nvme_parameters(job)
     forward = communication.exposed(max(copies[0], reads[0]), busy.forward + waits.forward, True)
     backward = communication.exposed(max(copies[1], reads[1]), busy.backward + waits.backward, True)
@@ -71,7 +73,10 @@ def _offload(job: Job, busy: _Busy, waits: _Waits) -> tuple[float, float]:
 
 
 def step_time(job: Job, kernels: str = "eager") -> StepTime:
-    """Predicts the seconds of one optimizer step of ``job`` on its cluster.
+    """Predicts the seconds of one optimizer step of ``job`` on its cluster, in some 20 µs once the model is known.
+
+    ``kernels`` says who wrote what is neither product nor attention (``elementwise.KERNELS``): ``eager`` PyTorch,
+    ``fused`` ones such as Liger's, or torch.compile's (``compiled``).
 
     A micro-batch is its kernels, or the CPU's time to launch them where that is longer, and what communication and
     offload leave exposed; the step adds the optimizer.

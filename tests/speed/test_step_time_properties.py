@@ -13,6 +13,7 @@ from dsconf.cluster.read import read_cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.model.read import read_model
+from dsconf.speed import cards, compute, kernels
 from dsconf.speed.step_time import step_time
 from dsconf.workload import Workload
 
@@ -188,9 +189,49 @@ def test_model_flops_utilisation_of_a_well_fed_gpu_is_in_the_published_range():
     assert 0.30 < utilisation < 0.50
 
 
-def test_one_call_is_quick_once_the_model_is_known():
-    """Recommend asks for thousands: under 100 µs a call by far more than a loaded machine's noise."""
+def test_a_call_for_a_new_shape_is_quick_once_the_model_is_known():
+    """Recommend asks for thousands of shapes: about 20 µs each, and never more than 90 on a busy machine."""
     model, cluster = read_model(params="70B"), read_cluster(64, "h100")
     job = Job(model, cluster, Settings(stage=3, precision="bf16", overlap_comm=True), Workload(checkpointing=True))
+    shapes = [replace(job, workload=replace(job.workload, seq_len=length)) for length in range(100, 1100)]
     step_time(job)
-    assert min(repeat(lambda: step_time(job), number=200, repeat=5)) / 200 < 200e-6
+    assert min(repeat(lambda: [step_time(shape) for shape in shapes], number=1, repeat=5)) / 1000 < 90e-6
+
+
+@given(jobs())
+def test_fused_kernels_are_never_slower_and_compiled_ones_never_slower_than_fused(job):
+    eager, fused, compiled = (step_time(job, kernels).seconds for kernels in ("eager", "fused", "compiled"))
+    assert eager >= fused * (1 - 1e-9) >= compiled * (1 - 2e-9)
+
+
+@given(jobs())
+def test_newer_attention_kernels_are_never_slower(job):
+    first, second, own = (
+        seconds(replace(job, workload=replace(job.workload, attention=kernel)))
+        for kernel in ("flash1", "flash", "sdpa")
+    )
+    assert first >= second * (1 - 1e-9) >= own * (1 - 2e-9)
+
+
+@given(st.integers(1, 10**5), st.sampled_from([64, 100, 1000, 4096]), st.sampled_from([64, 999, 11008]))
+def test_a_block_adds_up_the_products_of_the_kernel_model(tokens, inner, columns):
+    """The straight lines that a block keeps are ``kernels.matmul`` at every number of rows."""
+    gpu = find_gpu("h100")
+    projection = compute.Projection(inner, columns, True, 0)
+    (lines,) = compute._products(gpu, "bf16", (projection,))
+    forward = kernels.matmul(gpu, "bf16", tokens, inner, columns, projection.aligned)
+    inputs = kernels.matmul(gpu, "bf16", tokens, columns, inner, projection.aligned)
+    weight = kernels.matmul(gpu, "bf16", columns, tokens, inner, projection.aligned)
+    assert lines.seconds(tokens) == pytest.approx((forward, inputs + weight))
+
+
+def test_what_sets_cards_apart():
+    """An A100 gets nearer its peak than an H100; FlashAttention-2 uses half of what a Hopper does in a cycle."""
+    h100, a100 = find_gpu("h100"), find_gpu("a100 80gb")
+    assert cards.matmul_fraction(h100) == pytest.approx(0.79)
+    assert cards.matmul_fraction(a100) == pytest.approx(0.79 * 0.869 / 0.803)
+    assert kernels.attention_fractions(h100, "sdpa", 128) == (0.64, 0.55)
+    assert kernels.attention_fractions(h100, "flash", 128) == (0.32, 0.275)
+    assert kernels.attention_fractions(a100, "flash", 128) == (0.64, 0.55)
+    assert cards.instruction_width(find_gpu("gb200")) == 4
+    assert cards.instruction_width(find_gpu("gh200")) == 2
