@@ -214,7 +214,6 @@ def _attention(
     return (both[0] / (1 + ramps[0]), ramps[0]), (both[1] / (1 + ramps[1]), ramps[1])
 
 
-@lru_cache(maxsize=1024)
 def layer_block(
     model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str = "eager"
 ) -> Block:
@@ -233,7 +232,6 @@ def layer_block(
     )
 
 
-@lru_cache(maxsize=1024)
 def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager") -> Block:
     """Embedding, final norm, output projection and loss.
 
@@ -254,13 +252,22 @@ def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager"
     )
 
 
+@lru_cache(maxsize=1024)
+def _blocks(
+    model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str
+) -> tuple[Block, Block]:
+    """Layer and ends; one look-up, because hashing a card is dear where a step costs microseconds."""
+    layer = layer_block(model, gpu, precision, attention, quantize, written_by)
+    return layer, ends_block(model, gpu, precision, written_by)
+
+
 def micro_batch(job: Job, written_by: str = "eager") -> tuple[Pass, Pass, Pass]:
     """Forward, backward and recomputation of one micro-batch; checkpointing runs every layer's forward again."""
     model, work, gpu = job.model, job.workload, job.cluster.gpu
     sequences = job.settings.micro_batch or work.micro_batch
     precision = job.settings.precision
-    layer = layer_block(model, gpu, precision, work.attention, work.quantize, written_by)
+    layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by)
     forward, backward = layer.passes(sequences, work.seq_len)
-    first, last = ends_block(model, gpu, precision, written_by).passes(sequences, work.seq_len)
+    first, last = ends.passes(sequences, work.seq_len)
     layers = forward.times(model.layers)
     return layers.plus(first), backward.times(model.layers).plus(last), layers if work.checkpointing else Pass()

@@ -26,7 +26,7 @@ def _gradients(job: Job) -> float:
     """GPU seconds of copying one micro-batch's gradients to where they are reduced, and of unpacking gathers."""
     gpu, settings, world = job.cluster.gpu, job.settings, job.cluster.world_size
     moved = optimizer.gradient_bytes(settings, world) * optimizer.trained(job.model)[0]
-    if world > 1:
+    if world > 1 and settings.stage == 3:
         moved += optimizer.gather_bytes(settings) * sum(communication.gathers(job)) * job.model.num_params
     return traffic(gpu, moved)
 
