@@ -14,14 +14,15 @@ if TYPE_CHECKING:
     from dsconf.live.check import check
     from dsconf.memory.api import estimate
     from dsconf.memory.fits import validate
-    from dsconf.search.plan import Planner, plan
+    from dsconf.search.plan import PlannedJob, Planner, plan
     from dsconf.search.recommend import recommend
     from dsconf.search.sweep import sweep
 
 __version__ = "0.1.0"
-__all__ = ["Planner", "check", "estimate", "plan", "recommend", "sweep", "validate"]
+__all__ = ["PlannedJob", "Planner", "check", "estimate", "plan", "recommend", "sweep", "validate"]
 
 _HOMES = {
+    "PlannedJob": "dsconf.search.plan",
     "Planner": "dsconf.search.plan",
     "check": "dsconf.live.check",
     "estimate": "dsconf.memory.api",

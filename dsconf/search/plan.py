@@ -77,6 +77,7 @@ class Planner:
         self._words: dict[str, Any] = words
         self._stages = STAGES.get(offload, (3,))
         self._mappings: dict[int, tuple[Mapping[str, Any], Model]] = {}
+        self._too_long: dict[tuple[Model, int, int, tuple[int, int]], int] = {}
         # Settings and workloads are kept so that equal ones are one object, which the caches of estimates find sooner.
         self._template = lru_cache(maxsize=None)(self._read_template)
         self._cluster = lru_cache(maxsize=4096)(self._read_cluster)
@@ -110,16 +111,19 @@ class Planner:
 
     def _smallest(self, last: Job, batch: tuple[int, int]) -> PlannedJob:
         """At the first stage with headroom, else the first that is tight, else the ``last``."""
-        tight = None
+        tight, seq_len = None, last.workload.seq_len
         for stage in self._stages[:-1]:
-            job = replace(last, settings=self._settings(stage, *batch))
-            # No rank holds more than the fullest, which takes longer to find.
-            if verdict(estimate(job, rank=0), job.cluster.gpu) == "no":
+            # Memory never falls as samples grow, so what is too long once is so for good.
+            key = (last.model, last.cluster.world_size, stage, batch)
+            if seq_len >= self._too_long.get(key, seq_len + 1):
                 continue
-            judged = _judged(job)
-            if judged[2] == "yes":
+            judged = _quickly_judged(replace(last, settings=self._settings(stage, *batch)))
+            if judged is None:
+                self._too_long[key] = seq_len
+            elif judged[2] == "yes":
                 return _planned(*judged)
-            tight = tight or (judged if judged[2] == "tight" else None)
+            else:
+                tight = tight or judged
         judged = _judged(last)
         return _planned(*(judged if judged[2] == "yes" or tight is None else tight))
 
@@ -190,6 +194,14 @@ def plan(
 def _several(value: Any) -> tuple[Any, ...]:
     """One value, or what an iterable holds; text, a path and a config are one."""
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else (value,)
+
+
+def _quickly_judged(job: Job) -> tuple[Job, Estimate, str] | None:
+    """None where it does not fit; rank 0 may say so first, since the fullest rank takes longer to find."""
+    if verdict(estimate(job, rank=0), job.cluster.gpu) == "no":
+        return None
+    judged = _judged(job)
+    return None if judged[2] == "no" else judged
 
 
 def _judged(job: Job) -> tuple[Job, Estimate, str]:
