@@ -1,0 +1,61 @@
+"""Speed against memory: the front is what nothing beats, and the short list is part of it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dsconf.search.pareto import LESS, pareto, spread
+
+
+def point(memory: int, speed: int, fits: str = "yes", engine: str = "deepspeed") -> Any:
+    return SimpleNamespace(
+        estimate=SimpleNamespace(process_bytes=memory),
+        tokens_per_second=float(speed),
+        fits=fits,
+        settings=SimpleNamespace(engine=engine),
+    )
+
+
+def figures(points: Any) -> list[tuple[int, float]]:
+    return [(one.estimate.process_bytes, one.tokens_per_second) for one in points]
+
+
+def test_what_is_slower_and_larger_is_not_on_the_front() -> None:
+    points = [point(70, 100), point(60, 90), point(65, 80), point(40, 90), point(30, 20), point(30, 10)]
+    assert figures(pareto(points)) == [(70, 100), (40, 90), (30, 20)]
+
+
+def test_what_does_not_fit_and_torch_ddp_are_left_out() -> None:
+    points = [point(90, 200, fits="no"), point(80, 150, fits="tight"), point(50, 140, engine="ddp"), point(70, 100)]
+    assert figures(pareto(points)) == [(80, 150), (70, 100)]
+    assert pareto([point(1, 1, fits="no")]) == ()
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=40))
+def test_the_front_is_what_no_other_point_beats(pairs: list[tuple[int, int]]) -> None:
+    naive = {
+        (memory, speed)
+        for memory, speed in pairs
+        if not any((m <= memory and s >= speed) and (m, s) != (memory, speed) for m, s in pairs)
+    }
+    front = figures(pareto(point(*pair) for pair in pairs))
+    assert set(front) == naive
+    assert front == sorted(naive, key=lambda pair: -pair[1])
+
+
+@given(st.lists(st.tuples(st.integers(1, 1000), st.integers(1, 1000)), min_size=1, max_size=60))
+def test_the_short_list_begins_with_the_fastest_and_gets_a_tenth_smaller_each_time(
+    pairs: list[tuple[int, int]],
+) -> None:
+    front = pareto(point(*pair) for pair in pairs)
+    shown = spread(front)
+    assert shown[0] is front[0]
+    assert all(one in front for one in shown)
+    sizes = [one.estimate.process_bytes for one in shown]
+    assert all(small <= LESS * large for large, small in zip(sizes, sizes[1:], strict=False))
+    for one in front:
+        assert any(kept.estimate.process_bytes <= one.estimate.process_bytes / LESS for kept in shown)

@@ -1,0 +1,82 @@
+"""What more GPUs, or fewer, would give, and when it is said that they bring nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from search_fakes import FAKES, fake_cluster, fake_model
+
+from dsconf.cluster.spec import Cluster
+from dsconf.search.question import Question
+from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.scaling import sizes
+from dsconf.search.space import Wish
+
+SMALL = fake_model(1024, 8)
+
+
+def ask(gpus: int, link: float = 4e11, wish: Wish = Wish()) -> Recommendation:  # noqa: B008
+    cluster = fake_cluster(gpus)
+    slow: Cluster = replace(cluster, gpu=replace(cluster.gpu, link_bandwidth=link))
+    return answer(Question(SMALL, slow, wish, 8, FAKES, lambda rank: SMALL), "deepspeed")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "others"),
+    [
+        (1, [2, 8]),
+        (2, [1, 4, 8]),
+        (4, [1, 2, 6, 8]),
+        (8, [1, 4, 16]),
+        (12, [1, 6, 8, 16, 24]),
+        (16, [1, 8, 24, 32]),
+        (64, [1, 8, 32, 72, 128]),
+    ],
+)
+def test_the_numbers_worth_a_look(gpus: int, others: list[int]) -> None:
+    assert sizes(gpus, 8) == others
+
+
+def test_each_number_is_what_a_question_of_its_own_says() -> None:
+    found = ask(4)
+    assert found.recommended is not None
+    assert [scale.gpus for scale in found.scales] == [1, 2, 6, 8]
+    for scale in found.scales:
+        alone = ask(scale.gpus).recommended
+        assert alone is not None
+        assert scale.candidate.tokens_per_second == alone.tokens_per_second
+        assert scale.gain == alone.tokens_per_second / found.recommended.tokens_per_second - 1
+        each = alone.tokens_per_second / scale.gpus / (found.recommended.tokens_per_second / 4)
+        assert scale.efficiency(found.recommended) == pytest.approx(each)
+
+
+def test_a_single_gpu_that_is_as_fast_is_named() -> None:
+    """Over so slow a link the all-reduce of a step takes longer than the step itself."""
+    notes = [note for note in ask(8, link=1e7).notes if "A single GPU gives" in note]
+    assert len(notes) == 1
+    assert "communication takes" in notes[0]
+    assert not any("GPU gives" in note for note in ask(8).notes)
+
+
+def test_gpus_that_wait_for_each_other_are_said_to() -> None:
+    """A link at which the two numbers for each parameter that stage 0 sends take as long as computing."""
+    wish = Wish(micro_batch=1)
+    alone = ask(1, wish=wish).recommended
+    assert alone is not None
+    notes = ask(8, link=2 * SMALL.num_params / alone.step.seconds, wish=wish).notes
+    told = (
+        "Each of the 8 GPUs gives 50 % fewer tokens/s than one alone would: communication takes 50 % of the step on 8."
+    )
+    assert told in notes
+
+
+def test_more_gpus_than_the_global_batch_has_work_for_do_not_help() -> None:
+    """At a global batch of 16, 16 GPUs have a sequence each; communication takes nearly all of the step."""
+    notes = " ".join(ask(8, link=1e8, wish=Wish(global_batch=16)).notes)
+    assert "More GPUs do not help: 16 give " in notes
+    assert "More GPUs do not help" not in " ".join(ask(8).notes)
+
+
+def test_numbers_that_cannot_share_the_global_batch_are_left_out() -> None:
+    assert [scale.gpus for scale in ask(4, wish=Wish(global_batch=4)).scales] == [1, 2]
