@@ -37,6 +37,11 @@ from dsconf.workload import ATTENTION_KERNELS
 @click.option("--learning-rate", type=REAL, default=1e-4, show_default=True, help="The same for all.")
 @click.option("--steps", type=WHOLE, default=20, show_default=True, help="Optimizer steps of each strategy.")
 @click.option("--resume", is_flag=True, help="Save a checkpoint half-way, resume from it, compare the losses.")
+@click.option(
+    "--launcher",
+    type=click.Choice(["torchrun", "deepspeed", "direct"]),
+    help="What starts the ranks [default: torchrun for two or more].",
+)
 @click.option("--timeout", type=REAL, default=900.0, show_default=True, help="Seconds for one strategy.")
 @click.option("--plot", metavar="FILE", help="Draw speed and memory as PNG or SVG.")
 @click.option("--force", is_flag=True, help="Overwrite the plot.")

@@ -24,6 +24,11 @@ from dsconf.cli.options import REAL, WHOLE, finite, format_option, model_options
 @workload_options
 @click.option("--fit", is_flag=True, help="Find the largest micro-batch that runs, by running.")
 @click.option("--steps", type=WHOLE, default=3, show_default=True, help="Optimizer steps to run.")
+@click.option(
+    "--launcher",
+    type=click.Choice(["torchrun", "deepspeed", "direct"]),
+    help="What starts the ranks [default: torchrun for two or more].",
+)
 @click.option("--timeout", type=REAL, default=600.0, show_default=True, help="Seconds until the run is ended.")
 @click.option("--record", metavar="FILE", help="Append the measurement to this file, one JSON object a line.")
 @click.option("--memory-snapshot", metavar="FILE", help="Write torch's memory snapshot of the first process here.")

@@ -14,9 +14,10 @@ from typing import Any, NamedTuple
 from dsconf.errors import InputError, UnavailableError, one_of
 from dsconf.live.crew import StopSignals
 from dsconf.live.launcher import Failure, Runner, SubprocessRunner
+from dsconf.live.order import LAUNCHERS
 from dsconf.live.plan import CPU_RANKS, Wish
 from dsconf.live.result import CheckResult
-from dsconf.live.run import launch
+from dsconf.live.run import launch, silent
 from dsconf.workload import ATTENTION_KERNELS
 
 STRATEGIES = {
@@ -95,6 +96,7 @@ def bench(
     learning_rate: float = 1e-4,
     steps: int = 20,
     resume: bool = False,
+    launcher: str | None = None,
     timeout: float = 900.0,
     progress: Callable[[str], None] | None = None,
     runner: Runner | None = None,
@@ -108,6 +110,7 @@ def bench(
     Args:
         strategies: some of ``single``, ``ddp``, ``zero1``, ``zero2``, ``zero3``, ``accelerate``, comma-separated.
         resume: also save a checkpoint half-way, go on from it in new processes and compare the losses.
+        launcher: what starts the ranks, ``torchrun``, ``deepspeed`` or ``direct``; by default torchrun for two or more.
         timeout: seconds for one strategy.
 
     Raises:
@@ -119,28 +122,44 @@ def bench(
     names = _names(strategies)
     one_of("--precision", precision, PRECISIONS)
     one_of("--attention", attention, ATTENTION_KERNELS)
-    tell = progress or (lambda line: None)
+    if launcher is not None:
+        one_of("--launcher", launcher, LAUNCHERS)
+    if resume and steps < 2:
+        raise InputError(f"--steps {steps}: --resume saves half-way, so it needs at least 2")
     ranks = _ranks(gpus)
     wish = Wish({}, read_model(params, model), ranks, ranks, steps, seq_len, micro_batch_size)
     wish = wish._replace(checkpointing=activation_checkpointing, attention=attention, zero_init=False)
-    results: dict[str, CheckResult] = {}
-    resumed: dict[str, bool | None] = dict.fromkeys(names)
-    with StopSignals() as signals, TemporaryDirectory(prefix="dsconf-bench-") as folder:
-        for name in names:
-            tell(f"strategy {name}")
-            wanted = _wish(wish, name, gradient_accumulation_steps, precision, learning_rate)
-            wanted = wanted._replace(checkpoint=str(Path(folder) / name), save_after=steps // 2 if resume else 0)
+    wish = wish._replace(real_gpus=ranks, launcher=launcher, save_after=steps // 2 if resume else 0)
+    wishes = {name: _wish(wish, name, gradient_accumulation_steps, precision, learning_rate) for name in names}
+    return _collect(_run_all(wishes, timeout, progress or silent, runner or SubprocessRunner()), seq_len, steps)
 
-            def run(wish: Wish) -> CheckResult:
-                return launch(wish, (), timeout, tell, runner or SubprocessRunner())
 
-            results[name] = run(wanted)
-            if resume and results[name].ran:
-                again = run(wanted._replace(save_after=0, resume_at=wanted.save_after))
-                resumed[name] = _goes_on(results[name], again, wanted.save_after)
-                results[name] = replace(results[name], failure=again.failure)
+class _Run(NamedTuple):
+    """What came of one strategy, and whether it resumed (None: not tried)."""
+
+    result: CheckResult
+    resumed: bool | None
+
+
+def _run_all(
+    wishes: Mapping[str, Wish], timeout: float, tell: Callable[[str], None], runner: Runner
+) -> dict[str, _Run]:
+    """Each strategy in its turn. A checkpoint is deleted before the next strategy writes one."""
+    runs: dict[str, _Run] = {}
+    with StopSignals() as signals:
+        for name, wish in wishes.items():
+            with TemporaryDirectory(prefix="dsconf-bench-") as folder:
+                wish = wish._replace(checkpoint=str(Path(folder) / name))
+                tell(f"strategy {name}")
+                result, resumed = launch(wish, (), timeout, tell, runner), None
+                if wish.save_after and result.ran:
+                    tell(f"strategy {name}, from its checkpoint")
+                    again = launch(wish._replace(save_after=0, resume_at=wish.save_after), (), timeout, tell, runner)
+                    resumed = _goes_on(result, again, wish.save_after)
+                    result = replace(result, failure=again.failure)
+                runs[name] = _Run(result, resumed)
             signals.end_as_asked()
-    return _collect(results, resumed, seq_len, steps)
+    return runs
 
 
 def _names(strategies: str | Sequence[str]) -> list[str]:
@@ -184,7 +203,7 @@ def _wish(wish: Wish, name: str, accumulation: int, precision: str, learning_rat
         accumulation *= wish.world_size
     load_dtype = "fp32" if backend == "ddp" else None
     return wish._replace(
-        config=config, world_size=ranks, accumulation=accumulation, backend=backend, load_dtype=load_dtype, real=True
+        config=config, world_size=ranks, accumulation=accumulation, backend=backend, load_dtype=load_dtype
     )
 
 
@@ -200,12 +219,12 @@ def _near(a: float, b: float) -> bool:
     return abs(a - b) <= 2e-3 * max(abs(a), abs(b))
 
 
-def _collect(results: dict[str, CheckResult], resumed: dict[str, bool | None], seq_len: int, steps: int) -> BenchResult:
-    every = list(results.values())
+def _collect(runs: dict[str, _Run], seq_len: int, steps: int) -> BenchResult:
+    every = [run.result for run in runs.values()]
     some = next((result for result in every if result.order is not None), every[0])
     order = some.order
     return BenchResult(
-        rows=tuple(_rows(results, resumed)),
+        rows=tuple(_rows(runs)),
         device=some.device,
         global_batch=order.world_size * order.micro_batch * order.accumulation if order else 0,
         seq_len=order.seq_len if order else seq_len,
@@ -216,10 +235,10 @@ def _collect(results: dict[str, CheckResult], resumed: dict[str, bool | None], s
     )
 
 
-def _rows(results: dict[str, CheckResult], resumed: dict[str, bool | None]) -> Iterator[Row]:
-    alone = results["single"].tokens_per_second if "single" in results else None
-    first = _losses(next(iter(results.values())))
-    for name, result in results.items():
+def _rows(runs: dict[str, _Run]) -> Iterator[Row]:
+    alone = runs["single"].result.tokens_per_second if "single" in runs else None
+    first = _losses(next(iter(runs.values())).result)
+    for name, (result, resumed) in runs.items():
         losses, speed = _losses(result), result.tokens_per_second
         compared = [abs(a - b) for a, b in zip(losses, first, strict=False)]
         yield Row(
@@ -231,7 +250,7 @@ def _rows(results: dict[str, CheckResult], resumed: dict[str, bool | None]) -> I
             result.measured.peak_bytes,
             losses,
             max(compared, default=None),
-            resumed[name],
+            resumed,
             result.failure,
         )
 

@@ -9,11 +9,12 @@ from typing import Any
 from dsconf.errors import InputError, UnavailableError, one_of
 from dsconf.live.fit import find_boundary
 from dsconf.live.launcher import Runner, SubprocessRunner
+from dsconf.live.order import LAUNCHERS
 from dsconf.live.plan import Wish, settled
 from dsconf.live.precheck import precheck
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult
-from dsconf.live.run import launch
+from dsconf.live.run import launch, silent
 from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES
 
 
@@ -36,6 +37,7 @@ def check(
     module: str | None = None,
     fit: bool = False,
     steps: int = 3,
+    launcher: str | None = None,
     timeout: float = 600.0,
     record: str | Path | None = None,
     memory_snapshot: str | Path | None = None,
@@ -48,6 +50,7 @@ def check(
     with none, two real ranks train on the CPU a model scaled down to fit.
 
     The words are those of ``dsconf check``, sizes in tokens, sequences and seconds; ``config`` may be its content.
+    ``launcher`` starts the ranks: ``torchrun``, ``deepspeed`` or ``direct``; by default torchrun for two or more.
     ``progress`` is told, line by line, what is being done. ``runner`` carries the order out: real processes on this
     machine unless a test says otherwise. A run that failed has ``ran`` False and says why in ``failure``.
 
@@ -62,7 +65,7 @@ def check(
     judged = precheck(config, wish.config, gpus, any((micro_batch_size, gradient_accumulation_steps)))
     if judged.failure is not None:
         return CheckResult(False, "real", world_size=gpus, failure=judged.failure, findings=judged.findings)
-    wish, tell, launched = settled(wish), progress or _silent, runner or SubprocessRunner()
+    wish, tell, launched = settled(wish), progress or silent, runner or SubprocessRunner()
 
     def run(wanted: Wish) -> CheckResult:
         return launch(wanted, judged.notes, timeout, tell, launched)
@@ -77,6 +80,8 @@ def _read(words: Mapping[str, Any]) -> Wish:
 
     _require(**{name: words[name] for name in ("steps", "gpus", "timeout", "seq_len", "gpus_per_node")})
     one_of("--attention", words["attention"], ATTENTION_KERNELS)
+    if words["launcher"] is not None:
+        one_of("--launcher", words["launcher"], LAUNCHERS)
     if words["load_dtype"] is not None:
         one_of("--load-dtype", words["load_dtype"], LOAD_DTYPES)
     if words["quantize"] is not None:
@@ -98,12 +103,9 @@ def _read(words: Mapping[str, Any]) -> Wish:
         zero_init=_zero_init(words["zero_init"], module),
         module=module or "",
         cap_bytes=_cap(words["gpu"], words["gpus"], words["gpus_per_node"]),
+        launcher=words["launcher"],
         snapshot="" if snapshot is None else str(writable("--memory-snapshot", snapshot, new=True)),
     )
-
-
-def _silent(line: str) -> None:
-    """Progress that nobody asked for."""
 
 
 def _model(

@@ -4,88 +4,148 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dsconf.live.journal import JournalReader, log_path
-from dsconf.live.session import kill_session, members
+from dsconf.live.journal import FIRST, JournalReader, held_locks, log_path, rank_name
+from dsconf.live.order import Order
+from dsconf.live.session import kill_session
 
 GRACE_SECONDS = 3.0
 LOG_LINES = 30
 
 
+class Member:
+    """A training process as its parent sees it."""
+
+    def __init__(self, folder: Path, name: str, process: subprocess.Popen[bytes] | None) -> None:
+        self.process = process
+        """None for a rank that a launcher started."""
+        self.events: list[dict[str, Any]] = []
+        self._reader = JournalReader(folder, name)
+        self._log = log_path(folder, name)
+
+    def new_events(self) -> list[dict[str, Any]]:
+        """What it reported since the last call."""
+        fresh = self._reader.new_events()
+        self.events += fresh
+        return fresh
+
+    def ended_at(self) -> float:
+        """When, in seconds since the epoch; infinity where nobody wrote it down."""
+        return next((event["time"] for event in self.events if event["event"] == "ended"), float("inf"))
+
+    def exit_code(self) -> int | None:
+        """None while it runs, its exit code, or minus the signal that ended it."""
+        said = next((int(event["code"]) for event in self.events if event["event"] == "ended"), None)
+        if said is not None or self.process is None:
+            return said
+        return _exit_code(self.process)  # where its keeper, too, was killed
+
+    def sessions(self) -> set[int]:
+        """The session it leads; none where it has not said so yet."""
+        if self.process is not None:
+            return {self.process.pid} if self.process.returncode is None else set()
+        ended = any(event["event"] == "ended" for event in self.events)  # its number may be another's by now
+        return set() if ended else {event["session"] for event in self.events if event["event"] == "started"}
+
+    def log_tail(self) -> list[str]:
+        """The last lines it printed."""
+        try:
+            text = self._log.read_text(encoding="utf-8", errors="replace")
+        except FileNotFoundError:
+            return []
+        return text.splitlines()[-LOG_LINES:]
+
+
 class Crew:
-    """The processes of one run, each in a session of its own, so that its compilers end with it."""
+    """The processes of one run. Each rank has a session of its own, so that its compilers end with it.
+
+    Standard input of them all, and of whatever they start, is one end of a socket. Its other end tells them that we
+    live, and tells us when the last of them has ended, whoever started it.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.events: list[list[dict[str, Any]]] = []
-        self._processes: list[subprocess.Popen[bytes]] = []
-        self._readers: list[JournalReader] = []
+        self.ranks: list[Member] = []
+        self.launcher: Member | None = None
+        """The first process, once it has become the launcher of the ranks."""
+        self._lifeline, self._theirs = socket.socketpair()
 
-    def start(self, ranks: range) -> None:
-        """Start one process for each of ``ranks``. Its standard input is the line that tells it we live."""
-        for rank in ranks:
-            with log_path(self.folder, rank).open("wb") as log:
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "dsconf.live.worker", str(self.folder), str(rank)],
-                    stdin=subprocess.PIPE,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    env=environment(self.folder),
-                    start_new_session=True,
-                )
-            self._processes.append(process)
-            self._readers.append(JournalReader(self.folder, rank))
-            self.events.append([])
+    @property
+    def events(self) -> list[list[dict[str, Any]]]:
+        """Everything that each rank reported so far."""
+        return [member.events for member in self.ranks]
+
+    def start_first(self) -> None:
+        """Start the process that looks at the machine and waits for the order."""
+        self.ranks = [self._started(FIRST, [FIRST], {})]
+
+    def start_others(self, order: Order) -> None:
+        """Start the ranks that ``order`` has beside the first process, or follow those that a launcher starts."""
+        if order.launcher == "direct":
+            for rank in range(1, order.processes):
+                self.ranks.append(self._started(rank_name(rank), [], {"LOCAL_RANK": str(rank)}))
+            return
+        self.launcher = self.ranks[0]
+        self.ranks = [Member(self.folder, rank_name(rank), None) for rank in range(order.processes)]
+
+    def _started(self, name: str, words: list[str], variables: dict[str, str]) -> Member:
+        with log_path(self.folder, name).open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "dsconf.live.worker", str(self.folder), *words],
+                stdin=self._theirs.fileno(),
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment(self.folder) | variables,
+                start_new_session=True,
+            )
+        return Member(self.folder, name, process)
 
     def new_events(self) -> list[tuple[int, dict[str, Any]]]:
-        """What the processes reported since the last call, as (rank, event)."""
-        fresh = [(rank, event) for rank, reader in enumerate(self._readers) for event in reader.new_events()]
-        for rank, event in fresh:
-            self.events[rank].append(event)
-        return fresh
+        """What the ranks reported since the last call, as (rank, event)."""
+        if self.launcher is not None:
+            self.launcher.new_events()
+        return [(rank, event) for rank, member in enumerate(self.ranks) for event in member.new_events()]
 
-    def exit_codes(self) -> list[int | None]:
-        """For each rank None while it runs, its exit code, or minus the signal that ended it."""
-        return [_exit_code(process) for process in self._processes]
+    def ended(self) -> list[tuple[int, int]]:
+        """The ranks that ended, the earliest first, and the exit code of each, or minus the signal that ended it."""
+        order = sorted(range(len(self.ranks)), key=lambda rank: self.ranks[rank].ended_at())
+        return [(rank, code) for rank in order if (code := self.ranks[rank].exit_code()) is not None]
 
     def log_tail(self, rank: int) -> list[str]:
-        """The last lines ``rank`` printed."""
-        text = log_path(self.folder, rank).read_text(encoding="utf-8", errors="replace")
-        return text.splitlines()[-LOG_LINES:]
+        """The last lines that ``rank`` printed, else those of its launcher."""
+        return self.ranks[rank].log_tail() or (self.launcher.log_tail() if self.launcher else [])
 
     def end(self) -> None:
         """End every process and all it started; clear the build locks they held."""
-        for process in self._processes:
-            with suppress(ProcessLookupError, PermissionError):  # gone; macOS says the latter of a zombie's group
-                os.killpg(process.pid, signal.SIGTERM)
-        limit = time.monotonic() + GRACE_SECONDS
-        while any(members(process.pid) for process in self._processes) and time.monotonic() < limit:
-            time.sleep(0.01)
-        for process in self._processes:
-            kill_session(process.pid)
-            process.wait()
-            if process.stdin is not None:
-                process.stdin.close()
-        self._clear_locks()
+        self.new_events()  # the keepers delete the journals
+        members = [*filter(None, [self.launcher]), *self.ranks]
+        if self.launcher is not None:  # first, so that it neither starts a rank nor waits for one
+            self._kill(self.launcher)
+        self._theirs.close()
+        with suppress(OSError):
+            self._lifeline.shutdown(socket.SHUT_WR)  # each keeper ends its own, also those we do not know of yet
+        self._lifeline.settimeout(GRACE_SECONDS)
+        with suppress(OSError):
+            self._lifeline.recv(1)  # until no process holds the other end
+        self._lifeline.close()
+        for member in members:
+            self._kill(member)
 
-    def _clear_locks(self) -> None:
-        self.new_events()
-        for events in self.events:
-            held: set[str] = set()
-            for event in events:
-                if event["event"] == "lock":
-                    held.add(event["path"])
-                elif event["event"] == "unlock":
-                    held.discard(event["path"])
-            for path in held:
-                Path(path).unlink(missing_ok=True)
+    @staticmethod
+    def _kill(member: Member) -> None:
+        for session in member.sessions():
+            kill_session(session)
+        for lock in held_locks(member.events):
+            lock.unlink(missing_ok=True)
+        if member.process is not None:
+            member.process.wait()
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:

@@ -1,44 +1,87 @@
 """A training process never outlives its parent, and never leaves a build lock behind.
 
-The parent holds the other end of standard input. However the parent ends, SIGKILL included, the kernel closes
-it; the end of file is the signal. PR_SET_PDEATHSIG would end this process alone and at once: the compilers it
-started would run on, and torch's lock of a half-built kernel would block every later run on the machine.
+Each one has a keeper: the process that was started, which imports nothing heavy, forks the one that trains and waits
+for its end. Whoever started it, a launcher or the parent itself, it does three things: it writes down how the training
+process ended, ends the compilers that one left behind, and ends everything when the parent is gone. The parent holds
+the other end of standard input, and however it ends, SIGKILL included, the kernel closes that. A thread of the
+training process could not do this while a kernel hangs without giving up Python's lock, and PR_SET_PDEATHSIG would
+end one process alone: its compilers would run on, and torch's lock of a half-built kernel would block every later
+run on the machine.
 """
 
 from __future__ import annotations
 
 import os
+import select
 import shutil
 import signal
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from dsconf.live.journal import Journal
+from dsconf.live.journal import Journal, held_locks, journal_path, log_path, parsed, whole_lines
 from dsconf.live.session import kill_session
 
-
-def watch_parent(journal: Journal) -> set[str]:
-    """End this session when the parent is gone; returns the set of build locks to clear on the way out."""
-    locks: set[str] = set()
-    threading.Thread(target=_wait_for_end, args=(journal.folder, locks), daemon=True).start()
-    return locks
+STDIN = 0
 
 
-def _wait_for_end(folder: Path, locks: set[str]) -> None:
-    while os.read(0, 4096):
-        pass
+def keep(folder: Path, name: str) -> Journal:
+    """Return in a child, with its journal; the caller stays behind as that child's keeper and ends with it.
+
+    Both lead a session of their own, and print to a log of their own.
+    """
+    if os.getsid(0) != os.getpid():  # DeepSpeed's launcher leaves its processes in its own session
+        os.setsid()
+    _print_to(log_path(folder, name))
+    journal = Journal(folder, name)
+    child = os.fork()
+    if child:
+        _wait_for(child, journal, journal_path(folder, name))
+    journal.write("started", pid=os.getpid(), session=os.getsid(0))
+    return journal
+
+
+def _print_to(log: Path) -> None:
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+
+def _wait_for(child: int, journal: Journal, path: Path) -> None:
+    """Does not return: ends as ``child`` ended, and with the parent at the latest."""
+    reader = path.open("rb")  # now, since another rank's keeper may delete the folder
+    parent_gone = threading.Event()
+    threading.Thread(target=_end_with_parent, args=(child, parent_gone), daemon=True).start()
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with suppress(OSError):
+        journal.write("ended", code=code)
     kill_session(os.getsid(0), spare=os.getpid())
-    for lock in list(locks):
-        Path(lock).unlink(missing_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+    if parent_gone.is_set() or _at_end(STDIN):
+        for lock in held_locks(parsed(whole_lines(reader.read()))):
+            lock.unlink(missing_ok=True)
+        shutil.rmtree(journal.folder, ignore_errors=True)
+    os._exit(code if code >= 0 else 128 - code)
 
 
-def watch_build_locks(journal: Journal, locks: set[str]) -> None:
+def _end_with_parent(child: int, parent_gone: threading.Event) -> None:
+    while os.read(STDIN, 4096):
+        pass
+    parent_gone.set()
+    with suppress(ProcessLookupError):
+        os.kill(child, signal.SIGKILL)
+
+
+def _at_end(descriptor: int) -> bool:
+    """Whether there is nothing more to read, now or later."""
+    return bool(select.select([descriptor], [], [], 0)[0]) and not os.read(descriptor, 1)
+
+
+def watch_build_locks(journal: Journal) -> None:
     """Journal every build lock that torch's extension builder takes, waits for and gives back.
 
-    The parent clears the locks of a process it ends; a lock that somebody else left behind is named while waiting.
+    The parent or the keeper clears the locks of a process that ended with them; a lock that somebody else left
+    behind is named while waiting.
     """
     from torch.utils.file_baton import FileBaton
 
@@ -46,7 +89,6 @@ def watch_build_locks(journal: Journal, locks: set[str]) -> None:
         def try_acquire(self) -> Any:
             taken = super().try_acquire()
             if taken:
-                locks.add(self.lock_file_path)
                 journal.write("lock", path=self.lock_file_path)
             return taken
 
@@ -57,7 +99,6 @@ def watch_build_locks(journal: Journal, locks: set[str]) -> None:
 
         def release(self) -> None:
             super().release()
-            locks.discard(self.lock_file_path)
             journal.write("unlock", path=self.lock_file_path)
 
     from torch.utils import cpp_extension

@@ -7,28 +7,36 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-
-def journal_path(folder: Path, rank: int) -> Path:
-    """Where ``rank`` writes."""
-    return folder / f"rank{rank}.jsonl"
+FIRST = "first"
+"""The process that looks at the machine; it goes on as rank 0 or as the launcher of the ranks."""
 
 
-def log_path(folder: Path, rank: int) -> Path:
-    """Standard output and standard error of ``rank``."""
-    return folder / f"rank{rank}.log"
+def rank_name(rank: int) -> str:
+    """What ``rank`` is called in the names of its files."""
+    return f"rank{rank}"
+
+
+def journal_path(folder: Path, name: str) -> Path:
+    """Where the process called ``name`` writes."""
+    return folder / f"{name}.jsonl"
+
+
+def log_path(folder: Path, name: str) -> Path:
+    """Standard output and standard error of the process called ``name``."""
+    return folder / f"{name}.log"
 
 
 class Journal:
     """The writing side; every event is on disk when ``write`` returns."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
+    def __init__(self, folder: Path, name: str) -> None:
         self.folder = folder
-        self.rank = rank
         self.phase = "start"
-        self._file = journal_path(folder, rank).open("a", encoding="utf-8")
+        self._file = journal_path(folder, name).open("a", encoding="utf-8")
 
     def write(self, event: str, **fields: Any) -> None:
         """Append one event with the time (seconds since the epoch)."""
@@ -44,8 +52,8 @@ class Journal:
 class JournalReader:
     """The reading side: hands out each event once."""
 
-    def __init__(self, folder: Path, rank: int) -> None:
-        self._path = journal_path(folder, rank)
+    def __init__(self, folder: Path, name: str) -> None:
+        self._path = journal_path(folder, name)
         self._offset = 0
 
     def new_events(self) -> list[dict[str, Any]]:
@@ -53,9 +61,29 @@ class JournalReader:
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
-                text = file.read()
+                whole = whole_lines(file.read())
         except FileNotFoundError:
             return []
-        whole = text[: text.rfind(b"\n") + 1]
         self._offset += len(whole)
-        return [json.loads(line) for line in whole.splitlines()]
+        return parsed(whole)
+
+
+def whole_lines(text: bytes) -> bytes:
+    """``text`` up to its last line end."""
+    return text[: text.rfind(b"\n") + 1]
+
+
+def parsed(lines: bytes) -> list[dict[str, Any]]:
+    """The events in whole ``lines``."""
+    return [json.loads(line) for line in lines.splitlines()]
+
+
+def held_locks(events: Iterable[dict[str, Any]]) -> set[Path]:
+    """The build locks that a process took and did not give back."""
+    held: set[Path] = set()
+    for event in events:
+        if event["event"] == "lock":
+            held.add(Path(event["path"]))
+        elif event["event"] == "unlock":
+            held.discard(Path(event["path"]))
+    return held

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple, Protocol
@@ -20,8 +21,13 @@ PHASES = {
     "import": "importing torch and deepspeed",
     "build": "building the model",
     "init": "initialising DeepSpeed (the first time it compiles kernels, which takes a minute or more)",
+    "init ddp": "initialising torch's DistributedDataParallel",
+    "load": "reading the checkpoint",
     "train": "training",
+    "save": "writing a checkpoint",
 }
+SILENT = ("plan", "launch")
+"""Phases of the first process that the parent has words of its own for."""
 
 
 class Failure(NamedTuple):
@@ -42,6 +48,8 @@ class Outcome(NamedTuple):
     events: list[list[dict[str, Any]]]
     failure: Failure | None
     seconds: float
+    phase_seconds: Mapping[str, float] = {}
+    """Where the time of rank 0 went, phase by phase; ``launch`` is all before that rank began, ``end`` all after it."""
 
 
 class Runner(Protocol):
@@ -90,16 +98,19 @@ class _Watch:
         self.timeout = timeout
         self.started = time.monotonic()
         self.phase = "start"
+        self.backend = ""
         self.waiting_for: str | None = None
         self.expected: int | None = None
 
     def until_the_end(self) -> Outcome:
-        self.crew.start(range(1))
+        began = time.time()
+        self.crew.start_first()
         failure = None
         while self.signals.received is None and failure is None and not self._all_done():
             time.sleep(POLL_SECONDS)
             failure = self._look()
-        return Outcome(self.crew.events, failure, self._elapsed())
+        spent = phase_seconds(began, self.crew.events[0], time.time())
+        return Outcome(self.crew.events, failure, self._elapsed(), spent)
 
     def _elapsed(self) -> float:
         return time.monotonic() - self.started
@@ -110,10 +121,13 @@ class _Watch:
 
     def _look(self) -> Failure | None:
         """Take in what is new; the failure that ends the run, if any."""
-        exit_codes = self.crew.exit_codes()  # before the events, so that an ended rank's last words are in
+        ended = self.crew.ended()  # before the events, so that an ended rank's last words are in
+        launcher_code = self.crew.launcher.exit_code() if self.crew.launcher else None
         for rank, event in self.crew.new_events():
             self._take(rank, event)
-        failure = self._first_failure(exit_codes)
+        failure = self._first_failure(ended)
+        if failure is None and launcher_code is not None and not self._all_done():
+            failure = self._launcher_ended(launcher_code)
         if failure is None and self._elapsed() > self.timeout:
             return self._out_of_time()
         return failure
@@ -124,7 +138,8 @@ class _Watch:
             self._give_order(Probe(**{key: event[key] for key in Probe._fields}))
         elif kind == "phase" and rank == 0:
             self.phase = event["phase"]
-            self.progress(PHASES.get(self.phase, self.phase))
+            if self.phase not in SILENT:
+                self.progress(PHASES.get(f"{self.phase} {self.backend}", PHASES.get(self.phase, self.phase)))
         elif kind == "iteration" and rank == 0:
             self.progress(_iteration_line(event))
         elif kind in ("waiting", "waited"):
@@ -132,11 +147,13 @@ class _Watch:
 
     def _give_order(self, probe: Probe) -> None:
         order = self.decide(probe)
-        self.expected = order.processes
+        self.expected, self.backend = order.processes, order.backend
+        if order.launcher != "direct":
+            self.progress(f"starting {order.processes} rank{'s' * (order.processes > 1)} with {order.launcher}")
         order.write(self.crew.folder)
-        self.crew.start(range(1, order.processes))
+        self.crew.start_others(order)
 
-    def _first_failure(self, exit_codes: list[int | None]) -> Failure | None:
+    def _first_failure(self, ended: list[tuple[int, int]]) -> Failure | None:
         """A rank that was killed explains the complaints of the others; else the earliest complaint counts."""
         complaints = [
             (event["time"], rank, event)
@@ -144,12 +161,13 @@ class _Watch:
             for event in events
             if event["event"] == "failure"
         ]
-        if complaints and None in exit_codes:
+        if complaints and len(ended) < len(self.crew.ranks):
             time.sleep(SETTLE_SECONDS)
-            exit_codes = self.crew.exit_codes()
             self.crew.new_events()
-        for rank, code in enumerate(exit_codes):
-            if code is not None and not self._has_last_words(rank):
+            ended = self.crew.ended()
+            self.crew.new_events()
+        for rank, code in ended:
+            if not self._has_last_words(rank):
                 return self._died(rank, code)
         if not complaints:
             return None
@@ -161,10 +179,18 @@ class _Watch:
         return any(event["event"] in ("done", "failure") for event in self.crew.events[rank])
 
     def _died(self, rank: int, code: int) -> Failure:
-        how = f"with exit code {code}" if code >= 0 else f"by {_signal_name(-code)}"
         why = "; the host probably ran out of memory" if code == -signal.SIGKILL else ""
         log = tuple(self.crew.log_tail(rank))
-        return Failure("died", f"rank {rank} ended {how} in {self.phase}{why}", self.phase, rank, None, log)
+        return Failure("died", f"rank {rank} ended {_how(code)} in {self.phase}{why}", self.phase, rank, None, log)
+
+    def _launcher_ended(self, code: int) -> Failure:
+        """It complained itself, or somebody ended it: a rank that ends it is told of before."""
+        assert self.crew.launcher is not None
+        log = tuple(self.crew.launcher.log_tail())
+        for event in self.crew.launcher.events:
+            if event["event"] == "failure":
+                return Failure("exception", event["message"], event["phase"], None, None, log)
+        return Failure("died", f"the launcher ended {_how(code)} in {self.phase}", self.phase, None, None, log)
 
     def _out_of_time(self) -> Failure:
         message = f"stopped after the time limit of {self.timeout:g} s in {self.phase}"
@@ -173,11 +199,23 @@ class _Watch:
         return Failure("timeout", message, self.phase, None, None, tuple(self.crew.log_tail(0)))
 
 
-def _signal_name(number: int) -> str:
+def _how(code: int) -> str:
+    if code >= 0:
+        return f"with exit code {code}"
     try:
-        return signal.Signals(number).name
+        return f"by {signal.Signals(-code).name}"
     except ValueError:
-        return f"signal {number}"
+        return f"by signal {-code}"
+
+
+def phase_seconds(began: float, events: list[dict[str, Any]], now: float) -> dict[str, float]:
+    """Seconds of each phase in the ``events`` of one rank, from ``began`` to ``now`` without a gap."""
+    marks = [(event["phase"], event["time"]) for event in events if event["event"] == "phase"]
+    marks += [("end", event["time"]) for event in events if event["event"] == "done"]
+    spent: dict[str, float] = {}
+    for (name, start), (_, end) in pairwise([("launch", began), *marks, ("", now)]):
+        spent[name] = spent.get(name, 0.0) + max(0.0, end - start)
+    return {name: round(seconds, 3) for name, seconds in spent.items()}
 
 
 def _iteration_line(event: dict[str, Any]) -> str:

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ORDER_FILE = "order.json"
+LAUNCHERS = ("torchrun", "deepspeed", "direct")
+"""What starts the ranks: torch's launcher, DeepSpeed's, or dsconf itself."""
 
 
 class Probe(NamedTuple):
@@ -16,7 +18,7 @@ class Probe(NamedTuple):
     cuda_devices: int = 0
     device_name: str = "CPU"
     device_bytes: int = 0
-    """Memory of one GPU as ``torch.cuda.mem_get_info`` reports it; 0 without a GPU."""
+    """Memory of one GPU as torch reports it; 0 without a GPU."""
     fp16: bool = True
     """Whether the device computes in fp16 (not every CPU does)."""
     can_build: bool = True
@@ -47,6 +49,8 @@ class Order(NamedTuple):
     hf_config: dict[str, Any]
     backend: str = "deepspeed"
     """``deepspeed``, ``ddp`` or ``accelerate``."""
+    launcher: str = "direct"
+    """One of ``LAUNCHERS``."""
     rank: int = 0
     """The rank rehearsed; each real process puts its own here."""
     seed: int = 1

@@ -43,8 +43,10 @@ class Wish(NamedTuple):
     checkpoint: str = ""
     save_after: int = 0
     resume_at: int = 0
-    real: bool = False
-    """Only real ranks will do: a rehearsal holds no communication."""
+    real_gpus: int = 0
+    """GPUs that must be here, since a rehearsal holds no communication; 0: a rehearsal will do."""
+    launcher: str | None = None
+    """None: torchrun where there is more than one process to start."""
 
     @property
     def hidden(self) -> int:
@@ -67,9 +69,9 @@ def make_plan(wish: Wish, probe: Probe) -> Plan:
     config = prepare.launchable(wish.config, wish.hidden)
     if probe.cuda_devices == 0:
         return _on_cpu(wish, config, probe)
+    if probe.cuda_devices < wish.real_gpus:
+        raise UnavailableError(f"--gpus {wish.real_gpus}: {probe.cuda_devices} here, and only real ranks can be timed")
     rehearsed = probe.cuda_devices < wish.world_size
-    if rehearsed and wish.real:
-        raise UnavailableError(f"--gpus {wish.world_size}: {probe.cuda_devices} here, and only real ranks can be timed")
     plan = _plan(wish, config, probe, wish.world_size, rehearsed, (), ())
     if not rehearsed:
         return plan
@@ -175,11 +177,13 @@ def _plan(
 def _order(
     wish: Wish, workload: Workload, config: dict[str, Any], probe: Probe, world_size: int, rehearsed: bool
 ) -> Order:
+    processes = 1 if rehearsed else world_size
     return Order(
         device="cuda" if probe.cuda_devices else "cpu",
         rehearsed=rehearsed,
         world_size=world_size,
-        processes=1 if rehearsed else world_size,
+        processes=processes,
+        launcher=wish.launcher or ("direct" if processes == 1 else "torchrun"),
         steps=wish.steps,
         seq_len=workload.seq_len,
         micro_batch=workload.micro_batch,

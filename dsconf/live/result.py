@@ -99,6 +99,8 @@ class CheckResult:
     notes: tuple[str, ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
+    phase_seconds: Mapping[str, float] = field(default_factory=dict)
+    """Where the time of rank 0 went: ``launch`` (until it begins), ``import``, ``build``, ``init``, ``train``, …"""
     failure: Failure | None = None
     order: Order | None = None
     """What was run, in every detail; not in the JSON document."""

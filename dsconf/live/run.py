@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from dsconf.live import advice, result
+from dsconf.live.checkpoint import room_note
 from dsconf.live.launcher import Outcome, Runner
 from dsconf.live.order import Order, Probe
 from dsconf.live.plan import Plan, Wish, make_plan
@@ -23,9 +24,10 @@ def launch(
     def decide(probe: Probe) -> Order:
         plan = make_plan(wish, probe)
         plan = plan._replace(notes=(*notes, *plan.notes))
+        room = room_note(plan)
         plans.append(plan)
         probes.append(probe)
-        for line in (*plan.notes, *(f"scaled down: {change}" for change in plan.scaled_down)):
+        for line in (*plan.notes, *(f"scaled down: {change}" for change in plan.scaled_down), *filter(None, [room])):
             progress(line)
         return plan.order
 
@@ -34,6 +36,10 @@ def launch(
         explained = advice.explained(outcome.failure, None, None)
         return CheckResult(False, "real", world_size=wish.world_size, failure=explained)
     return _report(wish, plans[0], probes[0], outcome)
+
+
+def silent(line: str) -> None:
+    """Progress that nobody asked for."""
 
 
 def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResult:
@@ -79,6 +85,7 @@ def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResu
         notes=notes,
         versions=probe.versions,
         seconds=round(outcome.seconds, 2),
+        phase_seconds=outcome.phase_seconds,
         failure=advice.explained(outcome.failure, predicted, plan),
         order=order,
     )

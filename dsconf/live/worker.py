@@ -1,4 +1,4 @@
-"""One training process: ``python -m dsconf.live.worker FOLDER RANK``.
+"""One training process: ``python -m dsconf.live.worker FOLDER [first]``, a rank by its LOCAL_RANK.
 
 Needs torch, deepspeed, transformers and the standard library. Reports through its journal; see ``launcher``.
 """
@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsconf.live import guard
-from dsconf.live.journal import Journal
+from dsconf.live.journal import FIRST, Journal, rank_name
 from dsconf.live.order import Order, Probe, read_order
+from dsconf.live.ranks import launch
 
 if TYPE_CHECKING:
     from dsconf.live.backends import Trainer
@@ -29,11 +30,20 @@ USUAL_ARCH_LIST = re.compile(r"\d+\.\d(\+PTX)?([; ]+\d+\.\d(\+PTX)?)*")
 
 
 def main() -> None:
-    """Run the order found in FOLDER as RANK; every way to fail ends as one ``failure`` event."""
-    journal = Journal(Path(sys.argv[1]), int(sys.argv[2]))
-    locks = guard.watch_parent(journal)
+    """Run the order found in FOLDER; every way to fail ends as one ``failure`` event."""
+    folder, first = Path(sys.argv[1]), sys.argv[2:] == [FIRST]
+    rank = 0 if first else int(os.environ["LOCAL_RANK"])
+    journal = guard.keep(folder, FIRST if first else rank_name(rank))
     try:
-        _run(journal, locks)
+        order = _first(journal) if first else read_order(folder)
+        if order is None:
+            return
+        _prepare_environment(order)
+        if first and order.launcher != "direct":
+            journal.enter("launch")
+            launch(order, folder)
+        else:
+            _run(order, rank, journal)
     except Exception as error:
         from dsconf.live.failure import describe
 
@@ -41,29 +51,36 @@ def main() -> None:
         raise
 
 
-def _run(journal: Journal, locks: set[str]) -> None:
+def _first(journal: Journal) -> Order | None:
+    """Say what there is, and wait for what to run; None where a package is missing."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         journal.write("failure", phase="start", kind="missing", message=f"{missing[0]} is not installed")
-        return
+        return None
     journal.enter("import")
-    if journal.rank == 0:
-        journal.write("probe", **_probe()._asdict())
-    order = _wait_for_order(journal)
+    journal.write("probe", **_probe()._asdict())
+    journal.enter("plan")
+    while (order := read_order(journal.folder)) is None:
+        time.sleep(0.01)
+    return order
+
+
+def _run(order: Order, rank: int, journal: Journal) -> None:
+    journal.enter("import")
     if not order.rehearsed:
-        order = order._replace(rank=journal.rank)
-    _prepare_environment(order)
-    guard.watch_build_locks(journal, locks)
-    _train(order, journal)
+        order = order._replace(rank=rank)
+    guard.watch_build_locks(journal)
+    _train(order, rank, journal)
 
 
 def _probe() -> Probe:
+    """Makes no context on a GPU: the launcher, which this process may become, has no place there."""
     import torch
 
     versions = {name: version(name) for name in NEEDED}
     if torch.cuda.is_available():
-        total = int(torch.cuda.mem_get_info()[1])
-        return Probe(torch.cuda.device_count(), torch.cuda.get_device_name(0), total, versions=versions)
+        card = torch.cuda.get_device_properties(0)
+        return Probe(torch.cuda.device_count(), card.name, int(card.total_memory), versions=versions)
     return Probe(fp16=_cpu_has_fp16(), can_build=_can_build(), versions=versions)
 
 
@@ -82,27 +99,31 @@ def _can_build() -> bool:
     return shutil.which(compiler) is not None and shutil.which("ninja") is not None
 
 
-def _wait_for_order(journal: Journal) -> Order:
-    while (order := read_order(journal.folder)) is None:
-        time.sleep(0.02)
-    return order
-
-
 def _prepare_environment(order: Order) -> None:
-    """What must be set before deepspeed is imported."""
-    import torch
+    """What must be set before deepspeed is imported; the ranks of a launcher inherit it.
 
+    A fair share of the cores: torchrun would give each rank a single one, other launchers all cores to every rank.
+    """
     os.environ["DS_ACCELERATOR"] = order.device
+    os.environ.setdefault("OMP_NUM_THREADS", str(_cores(order)))
     if order.device == "cpu":
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // order.processes))
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # DeepSpeed's launcher names devices where there are none, too
         return
     arch_list = os.environ.get("TORCH_CUDA_ARCH_LIST", "")
     if not USUAL_ARCH_LIST.fullmatch(arch_list.strip()):
+        import torch
+
         major, minor = torch.cuda.get_device_capability()
         os.environ["TORCH_CUDA_ARCH_LIST"] = f"{major}.{minor}"
 
 
-def _train(order: Order, journal: Journal) -> None:
+def _cores(order: Order) -> int:
+    """How many cores each of the processes may keep busy."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, here // order.processes)
+
+
+def _train(order: Order, local_rank: int, journal: Journal) -> None:
     import torch
 
     from dsconf.live.build import build
@@ -113,13 +134,15 @@ def _train(order: Order, journal: Journal) -> None:
     from dsconf.live.steps import train
 
     if order.device == "cuda":
-        torch.cuda.set_device(journal.rank)
+        torch.cuda.set_device(local_rank)
+    else:
+        torch.set_num_threads(_cores(order))
     gauge: Gauge = CudaGauge() if order.device == "cuda" else CpuGauge()
     gauge.cap(order.cap_bytes)
     gauge.record(order.snapshot)
-    join(order, journal.rank, journal.folder)
+    join(order, local_rank, journal.folder)
     journal.enter("build")
-    if order.module and journal.rank == 0:
+    if order.module and local_rank == 0:
         journal.write("predicted", **predicted(order))
     torch.manual_seed(order.seed)
     built = build(order)
@@ -131,7 +154,7 @@ def _train(order: Order, journal: Journal) -> None:
         journal.enter("train")
         train(trainer, order, gauge, journal, batches)
     finally:  # a snapshot tells most where memory ran out
-        if journal.rank == 0 and gauge.save(order.snapshot):
+        if local_rank == 0 and gauge.save(order.snapshot):
             journal.write("snapshot", file=order.snapshot)
     journal.write("done", source=gauge.source, host_peak_bytes=host_peak_bytes())
     leave()
@@ -149,6 +172,7 @@ def _initialize(order: Order, model: Any, gauge: Gauge, journal: Journal) -> Tra
     if order.device == "cuda":
         torch.cuda.empty_cache()
     if order.resume_at:
+        journal.enter("load")
         trainer.load(Path(order.checkpoint))
     journal.write("initialized", init_bytes=peak, after_init_bytes=gauge.now_bytes())
     return trainer

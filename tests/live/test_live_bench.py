@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from dsconf.errors import InputError, UnavailableError
 from dsconf.live.bench import STRATEGIES, bench
 from dsconf.live.launcher import Failure, Outcome
 from dsconf.live.order import Order, Probe
+from dsconf.model.read import read_model
 from dsconf.report.bench import bench_text
 
 
@@ -86,6 +89,8 @@ def test_a_strategy_that_fails_leaves_the_others() -> None:
         ({"attention": "flesh"}, "--attention"),
         ({"gpus": 0}, "--gpus: 0 is not a positive number"),
         ({"model": None}, "--params"),
+        ({"launcher": "mpirun"}, "--launcher"),
+        ({"resume": True, "steps": 1}, "--steps 1: --resume saves half-way"),
     ],
 )
 def test_a_wrong_word_is_refused(words: dict[str, Any], line: str) -> None:
@@ -93,9 +98,33 @@ def test_a_wrong_word_is_refused(words: dict[str, Any], line: str) -> None:
         ask(Recorder(), **words)
 
 
-def test_a_bench_is_never_rehearsed() -> None:
+@pytest.mark.parametrize("strategies", ["ddp", "single,ddp"])
+def test_a_bench_is_never_rehearsed_and_refused_before_anything_runs(strategies: str) -> None:
+    runner = Recorder(H200)
     with pytest.raises(UnavailableError, match="--gpus 2: 1 here"):
-        ask(Recorder(H200), strategies="ddp")
+        ask(runner, strategies=strategies)
+    assert runner.orders == []
+
+
+def test_a_checkpoint_is_refused_where_the_disk_has_no_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = 16 * read_model(model=TINY).num_params
+    lines: list[str] = []
+    for left, refused in ((free, False), (free - 1, True)):
+        runner = Recorder()
+        monkeypatch.setattr("shutil.disk_usage", lambda _, left=left: SimpleNamespace(free=left))
+        with pytest.raises(UnavailableError, match="set TMPDIR") if refused else nullcontext():
+            ask(runner, strategies="ddp,zero2", resume=True, progress=lines.append)
+        assert [order.resume_at for order in runner.orders] == ([] if refused else [0, 1, 0, 1])
+    assert "strategy zero2, from its checkpoint" in lines
+    assert any(line.startswith("a checkpoint of at most ") for line in lines)
+
+
+def test_a_launcher_is_for_two_ranks_or_more_unless_it_is_named() -> None:
+    default, named = Recorder(), Recorder()
+    ask(default, strategies="single,zero2")
+    assert [order.launcher for order in default.orders] == ["direct", "torchrun"]
+    ask(named, strategies="single,zero2", launcher="deepspeed")
+    assert [order.launcher for order in named.orders] == ["deepspeed", "deepspeed"]
 
 
 def test_the_command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

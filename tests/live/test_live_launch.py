@@ -89,7 +89,24 @@ def test_two_real_ranks_train_and_the_prediction_holds(stage: int, tmp_path: Pat
     assert result.iterations[2]["loss"] < result.iterations[0]["loss"]  # the same batch thrice: it must learn
     assert result.error_percent is not None
     assert abs(result.error_percent) < 5
+    assert "starting 2 ranks with torchrun" in lines
     assert any(line.startswith("iteration 3: loss") for line in lines)
+    assert list(tmp_path.iterdir()) == []
+    spent = result.phase_seconds
+    assert sum(spent.values()) == pytest.approx(result.seconds, abs=0.1)
+    assert sum(spent[name] for name in ("import", "build", "init", "train")) > result.seconds / 2
+
+
+@pytest.mark.parametrize("launcher", ["deepspeed", "direct"])
+def test_the_other_launchers_train_the_same(launcher: str, tmp_path: Path) -> None:
+    lines: list[str] = []
+    words = {"model": TINY, "gpus": 2, "seq_len": 64, "steps": 1, "launcher": launcher}
+    result = check(config(3), **words, progress=lines.append)
+    assert result.failure is None
+    assert (result.ranks, result.world_size_run) == ("real", 2)
+    assert result.order is not None
+    assert result.order.launcher == launcher
+    assert ("starting 2 ranks with deepspeed" in lines) == (launcher == "deepspeed")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -130,19 +147,34 @@ def test_the_time_limit_ends_everything(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_killed_rank_is_named(tmp_path: Path) -> None:
-    def kill_rank_1(line: str) -> None:
-        if line == "building the model":
-            for pid in descendants_of(tmp_path):
-                if Path(f"/proc/{pid}/cmdline").read_bytes().endswith(b"\x001\x00"):
+@pytest.mark.parametrize(
+    ("launcher", "keeper", "rank", "line"),
+    [
+        ("torchrun", False, 1, "rank 1 ended by SIGKILL"),
+        ("torchrun", True, None, "the launcher ended with exit code 1"),
+        ("direct", True, 1, "rank 1 ended by SIGKILL"),
+    ],
+)
+def test_a_killed_rank_is_named(launcher: str, keeper: bool, rank: int | None, line: str, tmp_path: Path) -> None:
+    """The process that trains is killed, or that and its keeper."""
+
+    def kill_rank_1(progress: str) -> None:
+        if progress == "building the model":
+            pids = [
+                p for p in descendants_of(tmp_path) if b"\0LOCAL_RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()
+            ]
+            assert len(pids) == 2
+            for pid in pids:
+                if keeper or pid != os.getsid(pid):
                     os.kill(pid, signal.SIGKILL)
 
-    result = check(config(2), model=TINY, gpus=2, seq_len=32, progress=kill_rank_1)
+    result = check(config(2), model=TINY, gpus=2, seq_len=32, progress=kill_rank_1, launcher=launcher)
     assert result.exit_code == 1
     assert result.failure is not None
-    assert (result.failure.kind, result.failure.rank) == ("died", 1)
-    assert "SIGKILL" in result.failure.message
-    assert descendants_of(tmp_path) == []
+    assert (result.failure.kind, result.failure.rank) == ("died", rank)
+    assert result.failure.message.startswith(line)
+    assert gone(tmp_path, 0.5)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(
@@ -181,7 +213,7 @@ def test_ranks_end_with_a_parent_that_dies_before_they_are_ready(tmp_path: Path)
     scratch.mkdir()
     code = (
         "import os, signal, pathlib, sys; from dsconf.live.crew import Crew;"
-        "Crew(pathlib.Path(sys.argv[1])).start(range(2)); os.kill(os.getpid(), signal.SIGKILL)"
+        "Crew(pathlib.Path(sys.argv[1])).start_first(); os.kill(os.getpid(), signal.SIGKILL)"
     )
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code, str(scratch)], env=environment, check=False)
