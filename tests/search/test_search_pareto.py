@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any
 
@@ -56,6 +57,6 @@ def test_the_short_list_begins_with_the_fastest_and_gets_a_tenth_smaller_each_ti
     assert shown[0] is front[0]
     assert all(one in front for one in shown)
     sizes = [one.estimate.process_bytes for one in shown]
-    assert all(small <= LESS * large for large, small in zip(sizes, sizes[1:], strict=False))
+    assert all(small <= LESS * large for large, small in pairwise(sizes))
     for one in front:
         assert any(kept.estimate.process_bytes <= one.estimate.process_bytes / LESS for kept in shown)

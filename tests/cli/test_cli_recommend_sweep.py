@@ -1,0 +1,102 @@
+"""``dsconf recommend --gpus 8,16,32`` as a person runs it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from dsconf.cli import group
+
+JOB = ("--params", "1B", "--gpu", "h100-80gb")
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(group, ["recommend", *words], prog_name="dsconf")
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test runs in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_table_with_hours_and_cost(here: Path) -> None:
+    result = run(*JOB, "--gpus", "8,16,32,64", "--tokens", "1T", "--price", "2.5")
+    assert result.exit_code == 0, result.output
+    assert result.stderr == ""
+    rows = [line.split()[0] for line in result.stdout.splitlines() if line.lstrip()[:1].isdigit()]
+    assert rows[-4:] == ["8", "16", "32", "64"]
+    assert "Fastest" in result.stdout
+    assert "The global batch is not the same" in result.stdout
+    assert list(here.iterdir()) == [], "nothing is written unasked"
+
+
+def test_json_equals_single_questions(here: Path) -> None:
+    result = run(*JOB, "--gpus", "8,16", "--tokens", "1T", "--price", "2.5", "--format", "json")
+    assert result.stderr == ""
+    found: dict[str, Any] = json.loads(result.stdout)
+    for row in found["sweep"]:
+        words = ("--gpus", str(row["gpus"]), "--tokens", "1T", "--price", "2.5", "--format", "json")
+        alone = json.loads(run(*JOB, *words).stdout)
+        assert row["recommended"]["config"] == alone["recommended"]["config"]
+        assert row["tokens_per_second"] == alone["recommended"]["tokens_per_second"]
+        assert row["cost"] == alone["cost"]
+    assert found["files"] == []
+    assert list(here.iterdir()) == []
+
+
+def test_each_number_gets_a_folder_of_its_own(here: Path) -> None:
+    result = run(*JOB, "--gpus", "8,16", "-o", "run", "--format", "json")
+    assert result.exit_code == 0, result.output
+    for row in json.loads(result.stdout)["sweep"]:
+        config = json.loads((here / "run" / f"{row['gpus']}-gpus" / "ds_config.json").read_text())
+        assert config == row["recommended"]["config"]
+        assert config["train_batch_size"] % row["gpus"] == 0
+        assert str(Path("run") / f"{row['gpus']}-gpus" / "ds_config.json") in row["files"]
+
+
+def test_nothing_is_written_where_one_file_is_in_the_way(here: Path) -> None:
+    mine = here / "run" / "16-gpus" / "ds_config.json"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    result = run(*JOB, "--gpus", "8,16", "-o", "run")
+    assert result.exit_code == 2
+    assert "already exists; use --force" in result.stderr
+    assert [path for path in here.rglob("*") if path.is_file()] == [mine]
+    assert run(*JOB, "--gpus", "8,16", "-o", "run", "--force").exit_code == 0
+    assert mine.read_text() != "mine"
+
+
+def test_no_only_where_nothing_fits_on_any() -> None:
+    words = ("--params", "70B", "--gpu-memory", "40GiB", "--offload", "none", "--seq-len", "512")
+    some = run(*words, "--gpus", "8,64")
+    assert some.exit_code == 0, some.output
+    assert "On 8: Nothing fits." in some.stdout
+    none = run(*words, "--gpus", "1,8")
+    assert none.exit_code == 1
+    assert "Nothing fits on any of them." in none.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--gpus", "8,x"), "--gpus: 8,x is not a number of GPUs, nor several such as 8,16,32"),
+        (("--gpus", "8,0"), "--gpus: 8,0 is not"),
+        (("--gpus", "8,"), "--gpus: 8, is not"),
+        (("--gpus", "8,3", "--global-batch-size", "64"), "--global-batch-size 64 is no multiple of 3 GPUs"),
+        (("--gpus", "8,16", "--check"), "--check proves one config: give it a single number of --gpus"),
+        (("--gpus", "8,16", "--price", "2"), "--price needs --tokens"),
+    ],
+)
+def test_a_mistake_is_one_line_and_exit_2(words: tuple[str, ...], told: str, here: Path) -> None:
+    result = run(*JOB, *words)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert told in result.stderr
+    assert list(here.iterdir()) == []

@@ -1,0 +1,74 @@
+"""What a sweep prints, with a small memory and speed model in place of the real ones."""
+
+from __future__ import annotations
+
+import json
+
+from search_fakes import FAKES
+
+from dsconf.report.as_json import document
+from dsconf.report.sweep import conclusions, sweep_json, sweep_text
+from dsconf.search.sweep import Sweep, sweep
+
+WORDS = {"params": "13B", "gpu_memory": "40GiB", "offload": "none", "tools": FAKES}
+CONFIGS = {gpus: f"run/{gpus}-gpus/ds_config.json" for gpus in (1, 8, 16, 32)}
+
+
+def lines(found: Sweep) -> list[str]:
+    return sweep_text(found, "the shape", {16: ["run/16-gpus/ds_config.json"]}, CONFIGS).splitlines()
+
+
+def test_a_row_for_each_number_and_what_follows() -> None:
+    found = sweep([1, 8, 16], **WORDS, tokens="1T", price=2.5)
+    text = lines(found)
+    assert text[0] == "the shape"
+    assert text[1].startswith("GPUs: ")
+    assert text[1].endswith(", up to 8 in a node")
+    rows = {int(line.split()[0]): line for line in text if line.split()[:1] in (["1"], ["8"], ["16"])}
+    assert sorted(rows) == [1, 8, 16]
+    assert rows[1].split()[1:] == ["-", "-", "-", "-", "-", "no"]
+    assert "100 %" in rows[8]
+    cost = found.rows[1].found.cost
+    assert cost is not None
+    assert rows[8].split()[-3] == f"{cost.hours:,.0f}"
+    assert "Fastest and cheapest: 16 GPUs." in text
+    assert any(line.startswith("On 1: Nothing fits. The nearest, ") for line in text)
+    assert text[text.index("Wrote run/16-gpus/ds_config.json") + 1] == "Launch:"
+    assert text[-1].endswith("run/16-gpus/ds_config.json")
+
+
+def test_without_tokens_there_are_no_costs() -> None:
+    text = "\n".join(lines(sweep([8, 16], **WORDS)))
+    assert "hours" not in text
+    assert "cost" not in text
+    assert "cost" in "\n".join(lines(sweep([8, 16], **WORDS, tokens="1B", price=1)))
+    hours_alone = "\n".join(lines(sweep([8, 16], **WORDS, tokens="1B")))
+    assert "hours" in hours_alone
+    assert "cost" not in hours_alone
+
+
+def test_numbers_that_bring_nothing_and_batches_that_differ_are_said() -> None:
+    words = {"params": "125M", "gpu": "rtx-4090", "seq_len": 128}
+    told = list(conclusions(sweep([8, 16], **words, global_batch_size=16, gpus_per_node=16)))
+    assert any(line.startswith("16 GPUs do not help: ") and line.endswith(" than 8.") for line in told)
+    assert not any("global batch" in line for line in told)
+    told = list(conclusions(sweep([8, 16], **words)))
+    assert any(line.startswith("The global batch is not the same, from ") for line in told)
+    assert list(conclusions(sweep([1], params="70B", gpu_memory="16GiB", offload="none", tools=FAKES))) == [
+        "Nothing fits on any of them."
+    ]
+
+
+def test_json_has_a_row_for_each_number_with_the_keys_of_a_single_answer() -> None:
+    found = sweep([1, 8, 16], **WORDS, tokens="1T", price=2.5)
+    answered = json.loads(document(sweep_json(found, {8: ["a"], 16: ["b"]}, CONFIGS)))
+    assert [row["gpus"] for row in answered["sweep"]] == [1, 8, 16]
+    assert [row["fits"] for row in answered["sweep"]] == ["no", "yes", "yes"]
+    assert answered["sweep"][0]["recommended"] is answered["sweep"][0]["cost"] is None
+    for row in answered["sweep"][1:]:
+        assert {"config", "estimate", "step_seconds", "tokens_per_second", "fits", "why"} <= set(row["recommended"])
+        assert row["tokens_per_second"] == row["recommended"]["tokens_per_second"]
+        assert set(row["cost"]) == {"hours", "gpu_hours", "price"}
+        assert row["launch"][-1].endswith(f"run/{row['gpus']}-gpus/ds_config.json")
+    assert (answered["fastest"], answered["cheapest"], answered["files"]) == (16, 16, ["a", "b"])
+    assert (answered["tokens"], answered["price"]) == (10**12, 2.5)

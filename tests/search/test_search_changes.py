@@ -1,0 +1,154 @@
+"""Every change that is named does what is said of it when it is made."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import cache
+
+import pytest
+from search_fakes import FAKES, fake_cluster, fake_model
+
+import dsconf
+from dsconf.search.changes import Change, _more_memory
+from dsconf.search.question import Question
+from dsconf.search.reasons import compared
+from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.space import Wish
+from dsconf.units import GIB
+
+CARD = {"params": "8B", "gpus": 8, "gpu": "h100-80gb"}
+
+
+@cache
+def real() -> Recommendation:
+    """ZeRO without checkpointing, since 8 cards of 80 GiB have the room."""
+    return dsconf.recommend(**CARD)
+
+
+@cache
+def offloaded() -> Recommendation:
+    return dsconf.recommend(params="70B", gpus=8, gpu="h100-80gb")
+
+
+def change(found: Recommendation, kind: str) -> Change:
+    (one,) = (change for change in found.changes if change.kind == kind)
+    assert one.text in found.why
+    return one
+
+
+def rate(found: Recommendation) -> float:
+    assert found.recommended is not None
+    return found.recommended.tokens_per_second
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        (0.61, "61 % more tokens/s"),
+        (0.0321, "3.2 % more tokens/s"),
+        (-0.796, "80 % fewer tokens/s"),
+        (-0.05, "5.0 % fewer tokens/s"),
+        (0.0001, "as many tokens/s"),
+        (13.9, "14.9 × the tokens/s"),
+        (2.0, "3.0 × the tokens/s"),
+    ],
+)
+def test_a_gain_in_words(part: float, words: str) -> None:
+    assert compared(part) == words
+
+
+def test_more_gpus_give_what_asking_for_them_gives() -> None:
+    more = [one for one in real().changes if one.kind == "gpus"]
+    assert [one.gpus for one in more] == [16]
+    doubled = dsconf.recommend(**{**CARD, "gpus": 16})
+    assert more[0].tokens_per_second == rate(doubled)
+    assert more[0].gain == rate(doubled) / rate(real()) - 1
+    assert f"16 GPUs in place of 8: {compared(more[0].gain)}" in more[0].text
+
+
+def test_a_little_more_memory_fits_what_is_said_to_fit() -> None:
+    more = change(real(), "gpu_memory")
+    memory = real().cluster.gpu.memory_bytes
+    enough = dsconf.recommend(**CARD, gpu_memory=memory + more.short_bytes)
+    assert rate(enough) == pytest.approx((1 + more.gain) * rate(real()))
+    short = dsconf.recommend(**CARD, gpu_memory=memory + more.short_bytes - 1)
+    assert rate(short) < 0.99 * rate(enough)
+
+
+def test_more_accumulation_gives_what_asking_for_it_gives() -> None:
+    more = change(real(), "accumulation")
+    winner = real().recommended
+    assert winner is not None
+    words = {"global_batch_size": 8 * winner.global_batch, "micro_batch_size": winner.workload.micro_batch}
+    asked = dsconf.recommend(**CARD, **words, stage=winner.settings.stage)
+    assert more.tokens_per_second == pytest.approx(rate(asked), rel=0.05)
+    assert f"--global-batch-size {8 * winner.global_batch}" in more.text
+
+
+def test_checkpointing_on_takes_off_and_costs_what_is_said() -> None:
+    more = change(real(), "checkpointing")
+    winner = real().recommended
+    assert winner is not None
+    assert not winner.workload.checkpointing
+    words = {"stage": winner.settings.stage, "offload": "none", "activation_checkpointing": True}
+    assert more.tokens_per_second == rate(dsconf.recommend(**CARD, **words))
+    same = dsconf.estimate(**CARD, config=winner_config(real()), activation_checkpointing=True)
+    saved = winner.estimate.process_bytes - same.process_bytes
+    assert f"would take {saved / GIB:.2f} GiB off each GPU at the same micro-batch" in more.text
+
+
+def winner_config(found: Recommendation) -> dict[str, object]:
+    config: dict[str, object] = json.loads(found.config_text)
+    return config
+
+
+def test_checkpointing_off_that_does_not_fit_says_by_how_much() -> None:
+    less = change(offloaded(), "checkpointing")
+    assert less.fits == "no"
+    assert f"does not fit: {less.short_bytes / GIB:.2f} GiB too much on each GPU at micro-batch 1" in less.text
+    config = winner_config(offloaded()) | {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 8}
+    one = dsconf.estimate(params="70B", gpus=8, gpu="h100-80gb", config=config)
+    assert one.process_bytes - offloaded().cluster.gpu.memory_bytes == less.short_bytes
+
+
+def test_without_offload_from_how_many_gpus_on() -> None:
+    fewest = change(offloaded(), "offload").gpus
+    assert fewest == 16
+    words = {"params": "70B", "gpu": "h100-80gb", "offload": "none"}
+    assert dsconf.recommend(gpus=fewest, **words).recommended is not None
+    assert dsconf.recommend(gpus=8, **words).recommended is None
+
+
+def test_a_faster_link_is_brought_up_where_the_step_waits_for_it() -> None:
+    slow = fake_cluster(8)
+    model = fake_model(2048, 16)
+    question = Question(model, slow, Wish(micro_batch=1), 8, FAKES, lambda rank: model)
+    kinds = {one.kind for one in answer(question, "deepspeed").changes}
+    assert "link_in_node" in kinds
+    assert "nvlink" not in kinds
+    on_pcie = replace(slow, gpu=replace(slow.gpu, link_bandwidth=slow.gpu.host_bandwidth))
+    found = answer(question._replace(cluster=on_pcie), "deepspeed")
+    linked = change(found, "nvlink")
+    with_it = replace(on_pcie, gpu=replace(on_pcie.gpu, link_bandwidth=300e9))
+    step = FAKES.step_time(replace(found.recommended.job, cluster=with_it))  # type: ignore[union-attr]
+    assert linked.tokens_per_second == pytest.approx(step.tokens_per_second)
+    assert linked.text.startswith("NVLink (300 GB/s a GPU) would give ")
+
+
+def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
+    model = fake_model(2048, 16)
+    wish = Wish(micro_batch=1, stage=3)
+    winner = answer(Question(model, fake_cluster(8), wish, 8, FAKES, lambda rank: model), "deepspeed").recommended
+    assert winner is not None
+    quick = winner.step._replace(tokens_per_second=1.5 * winner.tokens_per_second)
+    far = winner._replace(fits="no", host_short_bytes=9 * GIB, step=quick)
+    near = far._replace(host_short_bytes=4 * GIB)
+    slow = near._replace(host_short_bytes=GIB, step=winner.step)
+    both = near._replace(host_short_bytes=GIB, gpu_short_bytes=GIB)
+    (more,) = _more_memory(winner, [winner, far, near, slow, both])
+    assert more.kind == "host_memory"
+    assert more.text == "4.00 GiB more memory in each node would fit ZeRO stage 3, micro-batch 1: 50 % more tokens/s."
+    assert (more.short_bytes, more.gain) == (4 * GIB, 0.5)
+    large = near._replace(host_short_bytes=0, gpu_short_bytes=30 * GIB)
+    assert list(_more_memory(winner, [winner, large])) == [], "a card half as large again is another card"
