@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dsconf.cluster.spec import Gpu
 from dsconf.speed import rates
 
 ACHIEVED = (
@@ -35,13 +34,13 @@ WIDTH = (("GH200", 2), ("GB200", 4), ("H100", 2), ("H200", 2), ("H800", 2), ("B1
 
 
 @lru_cache(maxsize=256)
-def matmul_fraction(gpu: Gpu) -> float:
-    """Of ``gpu``'s peak that large matrix products reach."""
-    achieved = next((share for name, share in ACHIEVED if name in gpu.name), REFERENCE)
+def matmul_fraction(gpu: str) -> float:
+    """Of the peak of the card called ``gpu`` that large matrix products reach."""
+    achieved = next((share for name, share in ACHIEVED if name in gpu), REFERENCE)
     return rates.MATMUL_FRACTION * achieved / REFERENCE
 
 
 @lru_cache(maxsize=256)
-def instruction_width(gpu: Gpu) -> int:
-    """By what factor ``gpu`` falls behind its peak with kernels that are written with the A100's instructions."""
-    return next((width for name, width in WIDTH if name in gpu.name), 1)
+def instruction_width(gpu: str) -> int:
+    """By what factor the card falls behind its peak with kernels that are written with the A100's instructions."""
+    return next((width for name, width in WIDTH if name in gpu), 1)

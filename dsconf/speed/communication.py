@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from math import ceil, log2
 from typing import NamedTuple
 
 from dsconf.cluster.spec import Cluster
@@ -11,6 +10,7 @@ from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.model.spec import Model
 from dsconf.speed import rates
+from dsconf.speed.nccl import all_gather, all_reduce, all_to_all, linked
 from dsconf.speed.optimizer import element_bytes, trained
 
 STAGE_0_BUCKET = 500_000_000
@@ -30,42 +30,6 @@ class Collectives(NamedTuple):
     backward: float = 0.0
     boundary: float = 0.0
     step: float = 0.0
-
-
-def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
-    """Bytes a second that each of ``ranks`` (default all) sends and receives in a ring through all of them.
-
-    Within a node the GPU's own link. Across nodes NCCL lays one ring through each network adapter, so a node's
-    adapters share the load, and the slower of all of them and the link decides.
-    """
-    link = cluster.gpu.link_bandwidth
-    if (ranks or cluster.world_size) > cluster.gpus_per_node:
-        link = min(link, cluster.gpus_per_node * cluster.node_bandwidth)
-    return rates.LINK_FRACTION * link
-
-
-def latency(cluster: Cluster, ranks: int) -> float:
-    """Seconds of a collective of ``ranks`` that carries next to nothing."""
-    nodes = ceil(ranks / cluster.gpus_per_node)
-    return rates.COLLECTIVE_SECONDS + rates.NODE_HOP_SECONDS * log2(nodes)
-
-
-def _ring(cluster: Cluster, num_bytes: float, messages: float, turns: int, ranks: int | None = None) -> float:
-    ranks = ranks or cluster.world_size
-    if ranks == 1:
-        return 0.0
-    carried = turns * (ranks - 1) / ranks * num_bytes
-    return carried / ring_bandwidth(cluster, ranks) + max(1.0, messages) * turns * latency(cluster, ranks)
-
-
-def all_reduce(cluster: Cluster, num_bytes: float, messages: float) -> float:
-    """Ring all-reduce: every rank sends 2 (N - 1) / N of ``num_bytes``."""
-    return _ring(cluster, num_bytes, messages, turns=2)
-
-
-def all_gather(cluster: Cluster, num_bytes: float, messages: float, ranks: int | None = None) -> float:
-    """Ring all-gather of ``num_bytes`` in all, or reduce-scatter: every rank sends (N - 1) / N of them."""
-    return _ring(cluster, num_bytes, messages, turns=1, ranks=ranks)
 
 
 def gradient_width(settings: Settings) -> int:
@@ -178,6 +142,22 @@ def collectives(job: Job) -> Collectives:
     return Collectives(backward=reduced, step=gathered)
 
 
+def exchanges(job: Job) -> tuple[float, float]:
+    """Seconds of Ulysses' all-to-alls in forward, and in backward with its recomputation; nothing hides them.
+
+    In each layer queries, keys, values and the output change from a share of the sequence with all heads to the whole
+    sequence with a share of the heads, or back (``runtime/sequence_parallel/ulysses_sp.py``).
+    """
+    degree, model, work = job.settings.sequence_parallel, job.model, job.workload
+    if degree == 1:
+        return 0.0, 0.0
+    sequences = job.settings.micro_batch or work.micro_batch
+    elements = sequences * work.seq_len / degree * 2 * (model.heads + model.kv_heads) * model.head_dim
+    width = 4 if job.settings.precision == "fp32" else 2
+    once = model.layers * all_to_all(job.cluster, width * elements, 4, degree)
+    return once, once * (2 if work.checkpointing else 1)
+
+
 def overlaps(settings: Settings) -> bool:
     """Whether communication runs beside computation: ``overlap_comm`` above stage 0, and always in torch's DDP."""
     return settings.engine != "deepspeed" or (settings.stage > 0 and settings.overlap_comm)
@@ -185,8 +165,8 @@ def overlaps(settings: Settings) -> bool:
 
 def processors(cluster: Cluster) -> float:
     """Share of a GPU's multiprocessors that a collective takes from what computes beside it."""
-    linked = cluster.gpu.link_bandwidth > cluster.gpu.host_bandwidth and cluster.nodes == 1
-    return rates.COLLECTIVE_PROCESSORS if linked else rates.NODE_COLLECTIVE_PROCESSORS
+    in_node = linked(cluster) and cluster.nodes == 1
+    return rates.COLLECTIVE_PROCESSORS if in_node else rates.NODE_COLLECTIVE_PROCESSORS
 
 
 def exposed(seconds: float, hidden_by: float, overlap: bool, taken: float = 0.0) -> float:

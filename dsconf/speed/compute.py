@@ -262,9 +262,12 @@ def _blocks(
 
 
 def micro_batch(job: Job, written_by: str = "eager") -> tuple[Pass, Pass, Pass]:
-    """Forward, backward and recomputation of one micro-batch; checkpointing runs every layer's forward again."""
+    """Forward, backward and recomputation of one micro-batch; checkpointing runs every layer's forward again.
+
+    Ranks that share a sequence have a share of its tokens, and of its heads over all of them: a share of everything.
+    """
     model, work, gpu = job.model, job.workload, job.cluster.gpu
-    sequences = job.settings.micro_batch or work.micro_batch
+    sequences = (job.settings.micro_batch or work.micro_batch) / job.settings.sequence_parallel
     precision = job.settings.precision
     layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by)
     forward, backward = layer.passes(sequences, work.seq_len)

@@ -39,7 +39,7 @@ def matmul_rate(gpu: Gpu, precision: str, aligned: bool = True) -> Rate:
         return Rate(rates.FP32_MATMUL_FRACTION * peak, 0.0)
     if not aligned:
         return Rate(rates.MATMUL_MISALIGNED_FRACTION * peak, 0.0)
-    return Rate(cards.matmul_fraction(gpu) * peak, rates.MATMUL_RAMP)
+    return Rate(cards.matmul_fraction(gpu.name) * peak, rates.MATMUL_RAMP)
 
 
 def matmul(gpu: Gpu, precision: str, rows: float, inner: float, columns: float, aligned: bool = True) -> float:
@@ -70,7 +70,7 @@ def attention_fractions(gpu: Gpu, kernel: str, head_dim: int) -> tuple[float, fl
     322 backward (0.33, 0.28 here), where cuDNN reaches 539 and 516 (https://arxiv.org/abs/2407.08608, figures 5, 6).
     """
     old = kernel == "flash1"
-    width = 1 if kernel == "sdpa" else cards.instruction_width(gpu)
+    width = 1 if kernel == "sdpa" else cards.instruction_width(gpu.name)
     forward = rates.FLASH_1_FORWARD if old else rates.ATTENTION_FORWARD
     backward = rates.FLASH_1_BACKWARD if old else rates.ATTENTION_BACKWARD
     return _at_head_size(forward, head_dim) / width, _at_head_size(backward, head_dim) / width

@@ -75,12 +75,6 @@ COLLECTIVE_PROCESSORS = 24 / 132
 NODE_COLLECTIVE_PROCESSORS = 16 / 132
 """The same across nodes ("16 coll channels"), and between cards on PCIe, where NCCL opens no more."""
 
-COLLECTIVE_SECONDS = 25e-6
-"""Of a small collective in one node; nccl-tests print 15 to 40 µs for 8 GPUs."""
-
-NODE_HOP_SECONDS = 10e-6
-"""Added for each doubling of the nodes (NCCL's trees): two InfiniBand hops of a few µs and their proxies."""
-
 NVME_READ, NVME_WRITE = 6.0e9, 3.5e9
 """Bytes a second of one data-centre NVMe drive on PCIe 4.0 x4; datasheets say 6.5 to 7 and 3.5 to 5 GB/s."""
 

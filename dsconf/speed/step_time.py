@@ -50,9 +50,10 @@ def _waits(job: Job, busy: _Busy) -> _Waits:
     collectives = communication.collectives(job)
     overlap, taken = communication.overlaps(job.settings), communication.processors(job.cluster)
     boundary = communication.exposed(collectives.boundary, busy.backward, overlap, taken)
+    exchanges = communication.exchanges(job)
     return _Waits(
-        communication.exposed(collectives.forward, busy.forward, overlap, taken),
-        communication.exposed(collectives.backward, busy.backward, overlap, taken),
+        communication.exposed(collectives.forward, busy.forward, overlap, taken) + exchanges[0],
+        communication.exposed(collectives.backward, busy.backward, overlap, taken) + exchanges[1],
         boundary + collectives.step,
     )
 
@@ -103,5 +104,6 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
         "optimizer": optimizer.step_seconds(job),
     }
     seconds = sum(parts.values())
-    sequences = (job.settings.micro_batch or job.workload.micro_batch) * accumulation * job.cluster.world_size
+    replicas = job.cluster.world_size / job.settings.sequence_parallel
+    sequences = (job.settings.micro_batch or job.workload.micro_batch) * accumulation * replicas
     return StepTime(seconds, parts, sequences * job.workload.seq_len / seconds)

@@ -8,7 +8,7 @@ from dsconf.cluster.read import read_cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.model.spec import Model, Param, Parameters
-from dsconf.speed import communication, offload, optimizer
+from dsconf.speed import communication, nccl, offload, optimizer
 from dsconf.speed.cost import run_cost
 from dsconf.speed.step_time import step_time
 from dsconf.workload import Workload
@@ -17,7 +17,10 @@ LAYERS, HIDDEN = 10, 1000
 BILLION = 10**9
 EIGHT = read_cluster(8, "h100")
 RING = 0.8 * 450e9
-SMALL = 25e-6
+GATHER = 8.4e-6 + 7 * 3.4e-6
+"""A ring of 8 on NVLink with NCCL's Simple protocol that carries nothing: 32 µs."""
+REDUCE = 0.56 * 450e9
+"""An all-reduce of 8 H100 in their switches, which takes 40 µs for nothing."""
 
 
 def of_a_billion(trainable=True):
@@ -45,20 +48,60 @@ def job(cluster=EIGHT, model=None, checkpointing=False, **words):
 
 
 def test_a_ring_in_a_node_runs_at_the_link():
-    assert communication.ring_bandwidth(EIGHT) == RING
+    assert nccl.ring_bandwidth(EIGHT) == RING
 
 
 def test_a_ring_across_nodes_runs_at_a_nodes_adapters():
     sixteen = read_cluster(16, "h100")
-    assert communication.ring_bandwidth(sixteen) == pytest.approx(0.8 * 8 * 50e9)
+    assert nccl.ring_bandwidth(sixteen) == pytest.approx(0.8 * 8 * 50e9)
     one_each = read_cluster(16, "h100", gpus_per_node=1)
-    assert communication.ring_bandwidth(one_each) == pytest.approx(0.8 * 50e9)
-    assert communication.ring_bandwidth(replace(sixteen, node_bandwidth=100e9)) == RING
+    assert nccl.ring_bandwidth(one_each) == pytest.approx(0.8 * 50e9)
+    assert nccl.ring_bandwidth(replace(sixteen, node_bandwidth=100e9)) == RING
 
 
-def test_latency_grows_with_the_nodes():
-    assert communication.latency(EIGHT, 8) == SMALL
-    assert communication.latency(read_cluster(64, "h100"), 64) == pytest.approx(SMALL + 3 * 10e-6)
+def test_latencies_of_rings_and_trees_are_nccls():
+    """8 ranks: 7 hops; 64 on 8 nodes: 56 hops in nodes and 7 across, or 7 levels up a node's and 3 across, and down."""
+    one, eight = nccl.fabric(EIGHT, 8), nccl.fabric(read_cluster(64, "h100"), 64)
+    assert one.all_gather == pytest.approx((14e-6 + 7 * 1.9e-6, GATHER))
+    assert one.all_reduce == pytest.approx((14e-6 + 14 * 1.9e-6, 8.4e-6 + 14 * 3.4e-6))
+    assert one.tree == float("inf")
+    assert eight.all_gather == pytest.approx((14e-6 + 56 * 1.9e-6 + 7 * 4e-6, 8.4e-6 + 56 * 3.4e-6 + 7 * 14e-6))
+    assert eight.tree == pytest.approx(14e-6 + 2 * (7 * 1.25e-6 + 3 * 8.5e-6))
+    assert (one.switch, eight.switch) == (REDUCE, 0)
+
+
+def test_a_small_all_reduce_over_many_nodes_takes_the_tree_and_a_large_one_the_ring():
+    """Carrying nothing, tree before ring; 16 GB in a ring at 0.8 · 8 · 50 GB/s, whose hops no longer count."""
+    many = read_cluster(64, "h100")
+    assert nccl.all_reduce(many, 0, 1) == pytest.approx(nccl.fabric(many, 64).tree)
+    ring = 2 * 63 / 64 * 16e9 / (0.8 * 400e9) + 8.4e-6 + 112 * 3.4e-6 + 14 * 14e-6
+    assert nccl.all_reduce(many, 16e9, 1) == pytest.approx(ring)
+
+
+def test_switches_only_where_they_are():
+    """From 6 ranks on, on Hopper and Blackwell with NVLink, within one node."""
+    for gpus, gpu, there in ((8, "h100", 1), (4, "h100", 0), (8, "a100 80gb", 0), (8, "h100 pcie", 0), (16, "h100", 0)):
+        assert bool(nccl.fabric(read_cluster(gpus, gpu), gpus).switch) == bool(there)
+
+
+MEASURED = {2**15: 0.82, 2**18: 6.71, 2**20: 22.82, 2**24: 125.65, 2**28: 249.23, 2**30: 264.9, 2**34: 275.58}
+"""Payload of an all-reduce of 8 H200, and GB/s: https://github.com/stas00/ml-engineering/blob/744d01e/network/README.md"""
+
+
+@pytest.mark.parametrize("payload", MEASURED)
+def test_an_all_reduce_of_a_node_is_near_the_measured_one(payload):
+    found = nccl.all_reduce(read_cluster(8, "h200"), payload, 1)
+    assert found == pytest.approx(payload / MEASURED[payload] / 1e9, rel=0.22)
+
+
+ACROSS = {2**28: 229.09, 2**30: 361.99, 2**34: 381.8}
+"""The same of 32 B200 on 4 nodes, bus bandwidth (2 · 31/32 of the payload a second)."""
+
+
+@pytest.mark.parametrize("payload", ACROSS)
+def test_an_all_reduce_across_nodes_is_near_the_measured_one(payload):
+    found = nccl.all_reduce(read_cluster(32, "b200"), payload, 1)
+    assert found == pytest.approx(2 * 31 / 32 * payload / ACROSS[payload] / 1e9, rel=0.22)
 
 
 def test_one_gpu_communicates_nothing():
@@ -67,14 +110,14 @@ def test_one_gpu_communicates_nothing():
 
 
 def test_stage_0_all_reduces_at_the_boundary():
-    """2 · 7/8 · 2 bytes · 10^9, in two buckets of 5 · 10^8; an all-reduce is two turns of the ring."""
-    expected = 3.5e9 / RING + 2 * 2 * SMALL
+    """2 bytes · 10^9 through the switches, in two buckets of 5 · 10^8."""
+    expected = 2e9 / REDUCE + 2 * 40e-6
     assert communication.collectives(job(stage=0)) == pytest.approx((0, 0, expected, 0))
 
 
 def test_stages_1_and_2_all_reduce_and_gather():
-    reduced = 3.5e9 / RING + 2 * 2 * SMALL
-    gathered = 1.75e9 / RING + 2 * SMALL
+    reduced = 2e9 / REDUCE + 2 * 40e-6
+    gathered = 1.75e9 / RING + 2 * GATHER
     assert communication.collectives(job(stage=1)) == pytest.approx((0, 0, reduced, gathered))
     assert communication.collectives(job(stage=2)) == pytest.approx((0, reduced, 0, gathered))
 
@@ -82,7 +125,7 @@ def test_stages_1_and_2_all_reduce_and_gather():
 def test_gradients_in_fp32_double_what_is_reduced():
     plain = communication.collectives(job(stage=2, reduce_bucket_size=2 * BILLION))
     wide = communication.collectives(job(stage=2, reduce_bucket_size=2 * BILLION, communication_dtype="fp32"))
-    assert wide.backward - 2 * SMALL == pytest.approx(2 * (plain.backward - 2 * SMALL))
+    assert wide.backward - 40e-6 == pytest.approx(2 * (plain.backward - 40e-6))
     assert wide.step == plain.step
 
 
@@ -90,7 +133,7 @@ def test_stage_3_gathers_twice_and_reduce_scatters():
     """No reuse: 7/8 · 2 · 10^9 bytes three times. Ten tensors are ten fetches; two buckets of gradients."""
     found = communication.collectives(job(stage=3, max_reuse_distance=0))
     turn = 1.75e9 / RING
-    assert found == pytest.approx((turn + 10 * SMALL, 2 * turn + 12 * SMALL, 0, 0))
+    assert found == pytest.approx((turn + 10 * GATHER, 2 * turn + 12 * GATHER, 0, 0))
 
 
 def test_stage_3_keeps_half_the_reuse_distance_gathered():
@@ -106,7 +149,7 @@ def test_recomputation_gathers_again_where_a_layer_is_beyond_reuse():
 
 def test_frozen_parameters_are_gathered_but_never_reduced():
     frozen = of_a_billion(trainable=False)
-    assert communication.collectives(job(stage=2, model=frozen)).backward == pytest.approx(2 * SMALL)
+    assert communication.collectives(job(stage=2, model=frozen)).backward == pytest.approx(40e-6)
     assert communication.collectives(job(stage=3, model=frozen, max_reuse_distance=0)).forward > 1.75e9 / RING
 
 
@@ -127,6 +170,27 @@ def test_a_collective_takes_processors_from_what_it_hides_behind():
     assert communication.exposed(30.0, 10.0, overlap=True, taken=taken) == 20.0
     assert communication.processors(read_cluster(16, "h100")) == 16 / 132
     assert communication.processors(read_cluster(2, "rtx 4090")) == 16 / 132
+
+
+def test_ulysses_exchanges_heads_for_tokens():
+    """8 ranks share 8192 tokens: of 1024 each, queries, keys, values and output of 10 · 100 elements, 2 bytes, leave
+    7/8 in each of 10 layers, both ways, and a third time where the layer is recomputed."""
+    shared = job(stage=3, sequence_parallel=8)
+    long = replace(shared, workload=replace(shared.workload, seq_len=8192))
+    layer = 7 / 8 * 2 * 1024 * 4 * 1000 / RING + 4 * (8.4e-6 + 3.4e-6)
+    assert communication.exchanges(long) == pytest.approx((10 * layer, 10 * layer))
+    again = replace(long, workload=replace(long.workload, checkpointing=True))
+    assert communication.exchanges(again) == pytest.approx((10 * layer, 20 * layer))
+    assert communication.exchanges(job(stage=3)) == (0, 0)
+
+
+def test_ranks_that_share_a_sequence_see_their_share_of_its_tokens():
+    alone = replace(job(stage=3), workload=Workload(seq_len=1024))
+    shared = replace(job(stage=3, sequence_parallel=8), workload=Workload(seq_len=8192))
+    one, eight = step_time(alone), step_time(shared)
+    assert eight.parts["matmul"] == pytest.approx(one.parts["matmul"])
+    assert eight.parts["attention"] > 7 * one.parts["attention"] / (1 + 750 / 1024)
+    assert eight.tokens_per_second * eight.seconds == pytest.approx(one.tokens_per_second * one.seconds) == 8192
 
 
 def test_frozen_weights_travel_as_they_are_stored():
@@ -153,9 +217,9 @@ def test_hpz_gathers_for_backward_within_the_node():
     cluster = read_cluster(16, "h100", gpus_per_node=8)
     far = job(cluster, stage=3, max_reuse_distance=0)
     near = replace(far, settings=replace(far.settings, hpz_partition_size=8))
-    reduced = 15 / 16 * 2e9 / (0.8 * 400e9) + 2 * (SMALL + 10e-6)
+    reduced = 15 / 16 * 2e9 / (0.8 * 400e9) + 2 * (8.4e-6 + 14 * 3.4e-6 + 14e-6)
     assert communication.collectives(near).forward == communication.collectives(far).forward
-    assert communication.collectives(near).backward == pytest.approx(7 / 8 * 2e9 / RING + 10 * SMALL + reduced)
+    assert communication.collectives(near).backward == pytest.approx(7 / 8 * 2e9 / RING + 10 * GATHER + reduced)
 
 
 def test_bytes_of_the_optimizer_step():
