@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from click.testing import CliRunner, Result
 
 from dsconf.cli import group
+from dsconf.resources import text
 
 JOB = ("--params", "1B", "--gpu", "h100-80gb")
 
@@ -100,3 +102,20 @@ def test_a_mistake_is_one_line_and_exit_2(words: tuple[str, ...], told: str, her
     assert result.stderr.count("\n") == 1
     assert told in result.stderr
     assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--gpus", "8", "--tokens", "1T", "--price", "2.5"),
+        ("--gpus", "8", "--params", "70B", "--offload", "none"),
+        ("--gpus", "1,8", "--params", "70B", "--offload", "none"),
+        ("--gpus", "8,32", "--tokens", "1T"),
+        ("--gpus", "16", "--lora-rank", "8", "--gpu", "rtx-4090"),
+    ],
+)
+def test_json_is_what_its_schema_says(words: tuple[str, ...]) -> None:
+    schema = json.loads(text("schemas", "recommend.schema.json"))
+    document = json.loads(run(*JOB, *words, "--format", "json").stdout)
+    jsonschema.Draft202012Validator(schema).validate(document)
+    assert ("sweep" in document) == ("," in words[1])
