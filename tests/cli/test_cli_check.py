@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,3 +94,32 @@ def test_mistakes_are_one_line_with_their_exit_code(
     assert result.stdout == ""
     assert result.stderr.startswith("dsconf: ")
     assert len(result.stderr.splitlines()) == 1
+
+
+UNTIL_THE_SPAWN = """
+import os, subprocess, time
+def spawn(words, **_):
+    assert words[2] == "dsconf.live.worker", words
+    print(time.process_time(), flush=True)
+    os._exit(0)
+subprocess.Popen = spawn
+from dsconf.cli import group
+group(["check", "ds.json", "--model", "model.json", "--gpus", "8"], prog_name="dsconf")
+"""
+YARDSTICK = "import click, jsonschema, time; print(time.process_time())"
+QUIET = 0.115
+"""Seconds of processor time that the yardstick takes on a quiet 2-core machine, where the command takes 0.2."""
+
+
+def test_the_first_process_is_started_within_three_tenths_of_a_second(files: Path) -> None:
+    """Processor time from the start of Python on, the best of some; a slow machine slows the yardstick as well."""
+
+    def seconds(code: str) -> float:
+        variables = os.environ | {"TMPDIR": str(files)}
+        words = [sys.executable, "-c", code]
+        done = subprocess.run(words, capture_output=True, text=True, cwd=files, env=variables, check=True)
+        return float(done.stdout)
+
+    pairs = [(seconds(UNTIL_THE_SPAWN), seconds(YARDSTICK)) for _ in range(4)]
+    mine, yardstick = (min(column) for column in zip(*pairs, strict=True))
+    assert mine < 0.3 * max(1.0, yardstick / QUIET)
