@@ -111,11 +111,12 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
 
 
 def _fullest(winner: Candidate) -> str:
-    peak = winner.estimate.peak
-    return (
-        f"Memory is fullest in {peak.phase} ({peak.name}): {format_bytes(peak.num_bytes)} allocated, "
-        f"most of it {largest_term(winner)}."
-    )
+    found, peak = winner.estimate, winner.estimate.peak
+    step = f"{peak.phase} ({peak.name}): {format_bytes(peak.num_bytes)} allocated, most of it {largest_term(winner)}"
+    if found.init_peak_bytes > found.peak_bytes:
+        start = format_bytes(found.init_peak_bytes)
+        return f"Memory is fullest in initialisation: {start}; the step is fullest in {step}."
+    return f"Memory is fullest in {step}."
 
 
 def largest_term(candidate: Candidate) -> str:

@@ -19,16 +19,26 @@ SHORTEST = 128
 
 def shortfall(best: Candidate, question: Question, remedies: bool = True) -> Iterator[str]:
     """By how much the nearest candidate misses, and with ``remedies`` the changes that would make the job fit."""
-    peak = f"; most of its peak of {format_bytes(best.estimate.peak_bytes)} is {largest_term(best)}"
-    filled = peak if best.gpu_short_bytes else ""
-    yield f"Nothing fits. The nearest, {name(best)}, takes {' and '.join(missing(best))}{filled}."
+    yield f"Nothing fits. The nearest, {name(best)}, takes {' and '.join(missing(best))}{_filled(best)}."
     if not remedies:
         return
     tried = list(_remedies(question))
     yield from tried
+    if tried and not any(remedy.startswith("More GPUs") for remedy in tried):
+        yield f"More GPUs do not help, not even {MOST_GPUS}: what each holds for itself is too much."
     if not tried:
         yield f"No single change fits it: not {MOST_GPUS} GPUs, offload, LoRA or a sequence of {SHORTEST} tokens."
         yield from _two_changes(question)
+
+
+def _filled(best: Candidate) -> str:
+    """What takes the room on the GPU, where it is the GPU that is too small."""
+    found = best.estimate
+    if not best.gpu_short_bytes:
+        return ""
+    if found.init_peak_bytes > found.peak_bytes:
+        return f"; initialisation alone takes {format_bytes(found.init_peak_bytes)}"
+    return f"; most of its peak of {format_bytes(found.peak_bytes)} is {largest_term(best)}"
 
 
 def _remedies(question: Question) -> Iterator[str]:

@@ -12,6 +12,7 @@ from search_fakes import FAKES, FakeStep, fake_cluster, fake_model, fake_step_ti
 from dsconf.cluster.spec import Cluster
 from dsconf.errors import DoesNotFitError, DsconfError
 from dsconf.job import Job
+from dsconf.memory.estimate import Estimate
 from dsconf.model.spec import Model
 from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
@@ -147,6 +148,25 @@ def test_every_remedy_works_when_taken() -> None:
     assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=seq_len)).recommended is not None
     assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=2 * seq_len)).recommended is None
     assert ("LoRA" in remedies) == (ask(adapters, cluster, wish).recommended is not None)
+    assert any(reason.startswith("More GPUs do not help, not even 16384") for reason in found.why)
+
+
+def test_what_fills_the_gpu_is_named_only_where_the_gpu_is_too_small() -> None:
+    small = ask(LARGE, fake_cluster(8), Wish(offload="none"))
+    assert "; most of its peak of " in small.why[0]
+    assert "most of its peak" not in ask(LARGE, fake_cluster(8, host=64 * GIB)).why[0]
+
+
+def test_initialisation_is_named_where_it_holds_more_than_the_step() -> None:
+    def estimate(job: Job) -> Estimate:
+        found = FAKES.estimate(job)
+        return replace(found, init_peak_bytes=found.peak_bytes + 2 * GIB)
+
+    tools = FAKES._replace(estimate=estimate)
+    found = answer(Question(SMALL, fake_cluster(8), Wish(), 8, tools, lambda rank: SMALL), "deepspeed")
+    assert found.recommended is not None
+    peak = found.recommended.estimate.peak_bytes / GIB + 2
+    assert found.why[1].startswith(f"Memory is fullest in initialisation: {peak:.2f} GiB; the step is fullest in ")
 
 
 def test_an_impossible_job_says_that_nothing_helps() -> None:
