@@ -6,29 +6,45 @@ from functools import lru_cache
 
 from dsconf.speed import rates
 
-ACHIEVED = (
-    ("A100 SXM", 0.869),
-    ("A800 SXM", 0.869),
-    ("A100 PCIe", 0.811),
-    ("GH200", 0.838),
-    ("GB200", 0.729),
-    ("H100", 0.803),
-    ("H200", 0.803),
-    ("H800", 0.803),
-    ("B200", 0.776),
-    ("B300", 0.786),
-    ("MI300X", 0.514),
-    ("MI325X", 0.604),
-)
-"""Largest matrix rate that a search over shapes found, of the peak in bf16, as published in
+ACHIEVED = {
+    "A100 PCIe": 0.77,
+    "A100 SXM": 0.848,
+    "A800 SXM": 0.854,
+    "B200": 0.754,
+    "H100 PCIe": 0.656,
+    "H100 SXM": 0.799,
+    "H20": 0.96,
+    "H200 SXM": 0.799,
+    "H800 SXM": 0.799,
+    "L4": 0.586,
+    "L40S": 0.743,
+    "RTX 3090": 1.077,
+    "RTX 4090": 0.998,
+    "RTX 5090": 1.12,
+    "RTX 6000 Ada": 0.743,
+    "RTX A6000": 0.797,
+    "RTX PRO 6000": 0.82,
+    "T4": 0.646,
+    "V100 SXM": 0.759,
+    "B300": 0.786,
+    "GB200": 0.729,
+    "GH200": 0.838,
+    "MI300X": 0.514,
+    "MI325X": 0.604,
+}
+"""Largest matrix rate measured in 16 bits, of the peak in gpus.json (GeForce cards clock beyond their datasheet).
+
+All but the last five are square products, one program on all cards, the median where several people ran it:
+https://github.com/zzc0721/torch-performance-test-data/blob/9d82827637262c4351e3f9483f96b8cff57a601f/database.md (H200
+790.29 TFLOP/s, A100 SXM 264.53, RTX 4090 164.81, RTX 5090 234.4 …). The H800 is taken for an H100 SXM, the RTX 6000
+Ada for an L40S, which have the same chips. The last five:
 https://github.com/stas00/ml-engineering/blob/744d01e18b79512572f64a6bbd8b5f4a725203a7/compute/accelerator/README.md
-("maximum achievable matmul FLOPS"). The first name that occurs in a card's counts; others are taken to be like the
-H200. The A800 is an A100, the H200 and the H800 are an H100, with other memory or links."""
+("maximum achievable matmul FLOPS"; it has 0.803 for H100 and H200, 0.869 for the A100 SXM, 0.776 for the B200)."""
 
-REFERENCE = 0.803
-"""The same of the H200, on which ``rates.MATMUL_FRACTION`` was profiled."""
+REFERENCE = 0.799
+"""The same of the H200, on which ``rates.MATMUL_FRACTION`` was profiled; unmeasured cards are taken to be like it."""
 
-WIDTH = (("GH200", 2), ("GB200", 4), ("H100", 2), ("H200", 2), ("H800", 2), ("B100", 4), ("B200", 4), ("B300", 4))
+WIDTH = {"GH200": 2, "GB200": 4, "H100": 2, "H200": 2, "H800": 2, "B100": 4, "B200": 4, "B300": 4}
 """Matrix FLOPs a multiprocessor does in a cycle, against the A100's 2048: H100 989.4e12 / (132 · 1.83e9) = 4096, B200
 2250e12 / (148 · 1.85e9) = 8200. Only instructions of the card's own generation reach them."""
 
@@ -36,11 +52,16 @@ WIDTH = (("GH200", 2), ("GB200", 4), ("H100", 2), ("H200", 2), ("H800", 2), ("B1
 @lru_cache(maxsize=256)
 def matmul_fraction(gpu: str) -> float:
     """Of the peak of the card called ``gpu`` that large matrix products reach."""
-    achieved = next((share for name, share in ACHIEVED if name in gpu), REFERENCE)
+    achieved = next((share for name, share in ACHIEVED.items() if _called(gpu, name)), REFERENCE)
     return rates.MATMUL_FRACTION * achieved / REFERENCE
 
 
 @lru_cache(maxsize=256)
 def instruction_width(gpu: str) -> int:
     """By what factor the card falls behind its peak with kernels that are written with the A100's instructions."""
-    return next((width for name, width in WIDTH if name in gpu), 1)
+    return next((width for name, width in WIDTH.items() if _called(gpu, name)), 1)
+
+
+def _called(gpu: str, name: str) -> bool:
+    """Whether the whole words of ``name`` are in ``gpu``: an H20 is no H200."""
+    return f" {name} " in f" {gpu} "

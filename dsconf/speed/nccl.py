@@ -18,6 +18,8 @@ LL128_START, SIMPLE_START = 14e-6, 8.4e-6
 NVLINK_HOP = (1.9e-6, 3.4e-6)
 """Of a ring within a node: LL128, Simple."""
 PCIE_HOP = (2.5e-6, 5.7e-6)
+PCIE_5 = 63.1e9
+"""Bytes a second of 16 lanes of PCIe 5.0, 63.0 GB/s, rounded up."""
 NODE_HOP = (4.0e-6, 14.0e-6)
 TREE_HOP, TREE_NODE_HOP = 1.25e-6, 8.5e-6
 """Of a tree's levels, LL128."""
@@ -48,7 +50,7 @@ class Fabric(NamedTuple):
 
 def linked(cluster: Cluster) -> bool:
     """Whether the GPUs of a node have links of their own, faster than PCIe."""
-    return cluster.gpu.link_bandwidth > cluster.gpu.host_bandwidth
+    return cluster.gpu.link_bandwidth > PCIE_5
 
 
 def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:

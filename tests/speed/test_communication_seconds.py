@@ -78,6 +78,11 @@ def test_a_small_all_reduce_over_many_nodes_takes_the_tree_and_a_large_one_the_r
     assert nccl.all_reduce(many, 16e9, 1) == pytest.approx(ring)
 
 
+def test_links_are_told_from_pcie():
+    """The GH200's way to its host is as fast as its links."""
+    assert [nccl.linked(read_cluster(8, name)) for name in ("gh200", "h100", "h100 pcie", "rtx 4090")] == [1, 1, 0, 0]
+
+
 def test_switches_only_where_they_are():
     """From 6 ranks on, on Hopper and Blackwell with NVLink, within one node."""
     for gpus, gpu, there in ((8, "h100", 1), (4, "h100", 0), (8, "a100 80gb", 0), (8, "h100 pcie", 0), (16, "h100", 0)):
