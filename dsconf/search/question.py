@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from dsconf.cluster.spec import Cluster
+from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.model.spec import Model
 from dsconf.search.candidates import Candidate, Tools, examine
@@ -43,40 +44,74 @@ def space_of(question: Question) -> list[Combination]:
     return [combination for combination in space if combination.settings.engine == "deepspeed"]
 
 
-def best(question: Question) -> Candidate | None:
-    """What would be recommended, or None when nothing fits."""
-    space = space_of(question)
-    found = examine(question.model, question.cluster, space, question.tools).candidates if space else ()
+def best_like(winner: Candidate, question: Question) -> Candidate | None:
+    """What would be recommended, or None when nothing fits: every stage, offload, checkpointing and micro-batch, each
+    with the finer settings of ``winner`` where it can have them, else with the first that the space lists."""
+    kept: dict[tuple[Any, ...], Combination] = {}
+    for combination in space_of(question):
+        key = (*_strategy(combination.settings), combination.workloads[0].checkpointing)
+        if key not in kept or _finer(combination.settings) == _finer(winner.settings):
+            kept[key] = combination
+    found = examine(question.model, question.cluster, kept.values(), question.tools).candidates
     return choose(ranked(found)) if found else None
+
+
+def _strategy(settings: Settings) -> tuple[Any, ...]:
+    return settings.stage, settings.offload_optimizer, settings.offload_param
+
+
+def _finer(settings: Settings) -> Settings:
+    """``settings`` without its strategy and its batch."""
+    return replace(
+        settings,
+        stage=0,
+        offload_optimizer="none",
+        offload_param="none",
+        nvme_path=None,
+        micro_batch=None,
+        accumulation=None,
+        train_batch=None,
+    )
+
+
+def fits_somehow(question: Question) -> bool:
+    """Whether anything fits: what most likely does is asked first, and the first yes ends it."""
+    space = sorted(space_of(question), key=lambda one: (not one.workloads[0].checkpointing, -one.settings.stage))
+    alone = (examine(question.model, question.cluster, [_smallest(one)], question.tools).candidates for one in space)
+    return any(candidate.fits != "no" for candidates in alone for candidate in candidates)
 
 
 def first_that_fits(question: Question) -> Candidate | None:
     """The best of the smallest micro-batches, or None: cheaper than a full search, and the same yes or no."""
-    smallest = [
-        Combination(settings, (workloads[0], *workloads[-1:]) if len(workloads) > 1 else workloads)
-        for settings, workloads in space_of(question)
-    ]
+    smallest = [_smallest(combination) for combination in space_of(question)]
     found = ranked(examine(question.model, question.cluster, smallest, question.tools).candidates)
     return found[0] if found and found[0].fits != "no" else None
 
 
+def _smallest(combination: Combination) -> Combination:
+    """With its smallest micro-batch alone, and the smallest without accumulation, which may hold less."""
+    workloads = combination.workloads
+    return combination._replace(workloads=(workloads[0], *workloads[-1:]) if len(workloads) > 1 else workloads)
+
+
 def more_gpus(question: Question) -> Candidate | None:
     """The fewest GPUs on which it fits: twice as many within a node, then whole nodes; None up to ``MOST_GPUS``."""
+    node, gpus = question.node_size, question.cluster.world_size
+    within = (2**exponent * gpus for exponent in range(1, node.bit_length()) if 2**exponent * gpus < node)
+    fewest = next((size for size in within if fits_somehow(question.on(size))), None) or _fewest_nodes(question)
+    return None if fewest is None else first_that_fits(question.on(fewest))
+
+
+def _fewest_nodes(question: Question) -> int | None:
+    """GPUs of the fewest full nodes on which it fits."""
     node = question.node_size
-    within = question.cluster.world_size * 2
-    while within < node:
-        found = first_that_fits(question.on(within))
-        if found is not None:
-            return found
-        within *= 2
     low = question.cluster.world_size // node
     high = max(1, 2 * low)
-    while (found := first_that_fits(question.on(high * node))) is None:
+    while not fits_somehow(question.on(high * node)):
         low, high = high, high * 2
         if high * node > MOST_GPUS:
             return None
     while high - low > 1:
         middle = (low + high) // 2
-        better = first_that_fits(question.on(middle * node))
-        low, high, found = (middle, high, found) if better is None else (low, middle, better)
-    return found
+        low, high = (low, middle) if fits_somehow(question.on(middle * node)) else (middle, high)
+    return high * node

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from dsconf.search.candidates import Candidate
-from dsconf.search.question import Question, best
+from dsconf.search.question import Question, best_like
 from dsconf.search.rank import EQUAL
 from dsconf.search.reasons import compared, grown, part_name
 
@@ -37,7 +37,7 @@ def sizes(gpus: int, node: int) -> list[int]:
 def scales(winner: Candidate, question: Question) -> Iterator[Scale]:
     """The best on other numbers of GPUs, fewest first; the ones where nothing fits are left out."""
     for gpus in sizes(question.cluster.world_size, question.node_size):
-        candidate = best(question.on(gpus))
+        candidate = best_like(winner, question.on(gpus))
         if candidate is not None:
             yield Scale(gpus, candidate, candidate.tokens_per_second / winner.tokens_per_second - 1)
 
