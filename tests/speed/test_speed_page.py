@@ -32,6 +32,14 @@ def test_the_files_it_names_are_there() -> None:
         assert (REPO / path).exists(), path
 
 
+def test_the_readme_has_the_same_figures() -> None:
+    readme = (REPO / "README.md").read_text(encoding="utf-8")
+    short = re.findall(r"^\| (?:own|published).*\| (\d+) \| ([\d.]+) \| ([\d.]+) \| ([\d.]+) \|$", readme, re.MULTILINE)
+    row = r"^\| set: (?:own|published)[^|]*\| +(\d+) \| +([\d.]+) \| +([\d.]+) \| +([\d.]+) \|"
+    assert len(short) == 3
+    assert sorted(short) == sorted(re.findall(row, PAGE, re.MULTILINE))
+
+
 def test_its_example_runs() -> None:
     (example,) = re.findall(r"^```python\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL)
     done = subprocess.run([sys.executable, "-c", example], capture_output=True, text=True, timeout=60, cwd=REPO)
