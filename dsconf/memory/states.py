@@ -281,7 +281,7 @@ def _plain(job: Job, rank: int) -> Resident:
     states += copies * (parameters - width.model * total)
     del rank
     terms: list[tuple[str, int]] = [("parameters", parameters), *_frozen(job)]
-    if job.settings.engine == "ddp":
+    if job.settings.engine == "ddp" and job.cluster.world_size > 1:  # a rank alone trains the bare module
         terms.append(("DDP buckets", width.model * total))
     if states:
         terms.append(("optimizer states", states))
