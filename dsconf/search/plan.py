@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
+from sys import maxsize
 from typing import Any
 
 from dsconf.cluster.read import read_cluster
@@ -115,15 +116,18 @@ class Planner:
         for stage in self._stages[:-1]:
             # Memory never falls as samples grow, so what is too long once is so for good.
             key = (last.model, last.cluster.world_size, stage, batch)
-            if seq_len >= self._too_long.get(key, seq_len + 1):
+            shortest = self._too_long.get(key)
+            if shortest is not None and seq_len >= shortest:
                 continue
-            judged = _quickly_judged(replace(last, settings=self._settings(stage, *batch)))
-            if judged is None:
-                self._too_long[key] = seq_len
-            elif judged[2] == "yes":
+            job = replace(last, settings=self._settings(stage, *batch))
+            # The fullest rank takes long to find: where even rank 0 does not fit, nobody looks for it.
+            judged = _judged(job, 0 if shortest is None else None)
+            if shortest is None and judged[2] != "no":
+                judged = _judged(job)
+            self._too_long[key] = seq_len if judged[2] == "no" else shortest or maxsize
+            if judged[2] == "yes":
                 return _planned(*judged)
-            else:
-                tight = tight or judged
+            tight = tight or (judged if judged[2] == "tight" else None)
         judged = _judged(last)
         return _planned(*(judged if judged[2] == "yes" or tight is None else tight))
 
@@ -196,16 +200,8 @@ def _several(value: Any) -> tuple[Any, ...]:
     return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else (value,)
 
 
-def _quickly_judged(job: Job) -> tuple[Job, Estimate, str] | None:
-    """None where it does not fit; rank 0 may say so first, since the fullest rank takes longer to find."""
-    if verdict(estimate(job, rank=0), job.cluster.gpu) == "no":
-        return None
-    judged = _judged(job)
-    return None if judged[2] == "no" else judged
-
-
-def _judged(job: Job) -> tuple[Job, Estimate, str]:
-    found = estimate(job)
+def _judged(job: Job, rank: int | None = None) -> tuple[Job, Estimate, str]:
+    found = estimate(job, rank)
     limit = job.cluster.host_memory_bytes
     too_much = limit is not None and found.host_bytes_per_node > limit
     return job, found, "no" if too_much else verdict(found, job.cluster.gpu)
