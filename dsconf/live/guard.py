@@ -12,13 +12,15 @@ run on the machine.
 from __future__ import annotations
 
 import os
+import resource
 import select
 import shutil
 import signal
 import threading
+import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from dsconf.live.journal import Journal, held_locks, journal_path, log_path, parsed, whole_lines
 from dsconf.live.session import kill_session
@@ -35,10 +37,12 @@ def keep(folder: Path, name: str) -> Journal:
         os.setsid()
     _print_to(log_path(folder, name))
     journal = Journal(folder, name)
-    child = os.fork()
+    written = journal_path(folder, name).open("rb")  # now, since another rank's keeper may delete the folder
+    keeper, child = os.getpid(), os.fork()
     if child:
-        _wait_for(child, journal, journal_path(folder, name))
+        _wait_for(child, journal, written)
     journal.write("started", pid=os.getpid(), session=os.getsid(0))
+    threading.Thread(target=_stand_in, args=(keeper, folder, written), daemon=True).start()
     return journal
 
 
@@ -48,9 +52,8 @@ def _print_to(log: Path) -> None:
         os.dup2(file.fileno(), 2)
 
 
-def _wait_for(child: int, journal: Journal, path: Path) -> None:
+def _wait_for(child: int, journal: Journal, written: BinaryIO) -> None:
     """Does not return: ends as ``child`` ended, and with the parent at the latest."""
-    reader = path.open("rb")  # now, since another rank's keeper may delete the folder
     parent_gone = threading.Event()
     threading.Thread(target=_end_with_parent, args=(child, parent_gone), daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -58,18 +61,42 @@ def _wait_for(child: int, journal: Journal, path: Path) -> None:
         journal.write("ended", code=code)
     kill_session(os.getsid(0), spare=os.getpid())
     if parent_gone.is_set() or _at_end(STDIN):
-        for lock in held_locks(parsed(whole_lines(reader.read()))):
-            lock.unlink(missing_ok=True)
-        shutil.rmtree(journal.folder, ignore_errors=True)
-    os._exit(code if code >= 0 else 128 - code)
+        _clear(journal.folder, written)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with suppress(OSError):  # that of SIGKILL is what it is
+            signal.signal(-code, signal.SIG_DFL)
+        os.kill(os.getpid(), -code)
+    os._exit(abs(code))
 
 
 def _end_with_parent(child: int, parent_gone: threading.Event) -> None:
-    while os.read(STDIN, 4096):
-        pass
+    _wait_for_the_end_of_the_parent()
     parent_gone.set()
     with suppress(ProcessLookupError):
         os.kill(child, signal.SIGKILL)
+
+
+def _stand_in(keeper: int, folder: Path, written: BinaryIO) -> None:
+    """What the keeper does when the parent is gone, where somebody has killed the keeper too."""
+    _wait_for_the_end_of_the_parent()
+    while os.getppid() == keeper:
+        time.sleep(0.1)
+    kill_session(os.getsid(0), spare=os.getpid())
+    _clear(folder, written)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_for_the_end_of_the_parent() -> None:
+    while os.read(STDIN, 4096):
+        pass
+
+
+def _clear(folder: Path, written: BinaryIO) -> None:
+    """Delete the build locks that were journalled as taken, and the folder of the run."""
+    for lock in held_locks(parsed(whole_lines(written.read()))):
+        lock.unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _at_end(descriptor: int) -> bool:
