@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import stat
 import subprocess
+from argparse import ArgumentParser, Namespace
 from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import pytest
 from search_fakes import fake_cluster, fake_model
 
+from dsconf.config.render import render
 from dsconf.config.settings import Settings
 from dsconf.job import Job
+from dsconf.launch.folder import launch_files
 from dsconf.launch.plan import Launch, launch_of
 from dsconf.workload import Workload
 
@@ -55,3 +59,28 @@ def called(command: str, cwd: Path, **environment: str) -> Called:
     subprocess.run(["bash", "-euc", command], cwd=cwd, env=env, check=True, timeout=60)
     variables = (pair.partition("=") for pair in Path(f"{record}.env").read_text().split("\0"))
     return Called(record.read_text().split("\0")[:-1], {name: value for name, _, value in variables})
+
+
+def parsed(call: Called) -> Namespace:
+    """The call as the launcher that was called reads it."""
+    if call.words[0] == "torchrun":
+        run = pytest.importorskip("torch.distributed.run")
+        found: Namespace = run.get_args_parser().parse_args(call.words[1:])
+        return found
+    if call.words[0] == "deepspeed":
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DS_ACCELERATOR", "cpu")
+            runner = pytest.importorskip("deepspeed.launcher.runner")
+        return Namespace(**vars(runner.parse_args(call.words[1:])))
+    command = pytest.importorskip("accelerate.commands.launch")
+    assert call.words[1] == "launch"
+    parser: ArgumentParser = command.launch_command_parser()
+    return parser.parse_args(call.words[2:])
+
+
+def write_folder(job: Launch, folder: Path, *, slurm: bool = False) -> None:
+    """What ``recommend -o folder`` writes for ``job``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    texts = {"ds_config.json": render(job.settings, job.target)}
+    for name, text in (texts | launch_files(job, str(folder), "ds_config.json", slurm=slurm)).items():
+        (folder / name).write_text(text)

@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
-from launch_jobs import Called, called, launch
+from launch_jobs import Called, called, launch, parsed
 
 from dsconf.launch.command import launch_lines
 
 ALLOCATOR = "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
 PLACE = {"NODE_RANK": "1", "MASTER_ADDR": "first"}
-
-
-def parsed(call: Called) -> Namespace:
-    """The call as the launcher that was called reads it."""
-    if call.words[0] == "torchrun":
-        run = pytest.importorskip("torch.distributed.run")
-        found: Namespace = run.get_args_parser().parse_args(call.words[1:])
-        return found
-    if call.words[0] == "deepspeed":
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("DS_ACCELERATOR", "cpu")
-            runner = pytest.importorskip("deepspeed.launcher.runner")
-        return Namespace(**vars(runner.parse_args(call.words[1:])))
-    command = pytest.importorskip("accelerate.commands.launch")
-    assert call.words[1] == "launch"
-    parser: ArgumentParser = command.launch_command_parser()
-    return parser.parse_args(call.words[2:])
 
 
 def ran(lines: tuple[str, ...], cwd: Path) -> tuple[Called, Namespace]:
