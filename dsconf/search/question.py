@@ -83,6 +83,8 @@ def fits_somehow(question: Question) -> bool:
 
 def first_that_fits(question: Question) -> Candidate | None:
     """The best of the smallest micro-batches, or None: cheaper than a full search, and the same yes or no."""
+    if not fits_somehow(question):
+        return None
     smallest = [_smallest(combination) for combination in space_of(question)]
     found = ranked(examine(question.model, question.cluster, smallest, question.tools).candidates)
     return found[0] if found and found[0].fits != "no" else None
@@ -103,14 +105,15 @@ def more_gpus(question: Question) -> Candidate | None:
 
 
 def _fewest_nodes(question: Question) -> int | None:
-    """GPUs of the fewest full nodes on which it fits."""
+    """GPUs of the fewest full nodes on which it fits, if it fits on all that there may be."""
     node = question.node_size
-    low = question.cluster.world_size // node
+    low, most = question.cluster.world_size // node, MOST_GPUS // node
+    if low >= most or not fits_somehow(question.on(most * node)):
+        return None
     high = max(1, 2 * low)
-    while not fits_somehow(question.on(high * node)):
+    while high < most and not fits_somehow(question.on(high * node)):
         low, high = high, high * 2
-        if high * node > MOST_GPUS:
-            return None
+    high = min(high, most)
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (low, middle) if fits_somehow(question.on(middle * node)) else (middle, high)
