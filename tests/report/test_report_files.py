@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from dsconf.errors import InputError
-from dsconf.report.files import check_writable, refuse_other, write_whole
+from dsconf.report.files import check_writable, refuse_other, write_together, write_whole
 
 
 def test_a_file_is_written_with_its_folders_and_the_usual_permissions(tmp_path: Path) -> None:
@@ -78,3 +78,47 @@ def test_a_folder_in_the_files_place_is_refused_even_when_forced(tmp_path: Path)
     (tmp_path / "ds_config.json").mkdir()
     with pytest.raises(InputError, match="is a folder"):
         refuse_other(tmp_path / "ds_config.json", None, force=True)
+
+
+def test_several_files_are_written_together_and_scripts_may_be_run(tmp_path: Path) -> None:
+    old = os.umask(0o027)
+    try:
+        write_together({tmp_path / "run" / "ds_config.json": "{}\n", tmp_path / "run" / "launch.sh": "#!/bin/sh\n"})
+    finally:
+        os.umask(old)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "run").iterdir()}
+    assert modes == {"ds_config.json": 0o640, "launch.sh": 0o750}
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+def test_when_one_file_fails_all_are_as_before(failing: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = [tmp_path / name for name in ("a", "b", "c")]
+    paths[0].write_text("old a")
+    paths[2].write_text("old c")
+    real = os.replace
+
+    def sometimes(source: Path, target: Path) -> None:
+        if Path(target) == paths[failing]:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", sometimes)
+    with pytest.raises(InputError, match=rf"{paths[failing].name}: No space left on device"):
+        write_together(dict.fromkeys(paths, "new"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"a": "old a", "c": "old c"}
+
+
+def test_a_disk_that_fills_up_is_noticed_before_any_file_has_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        if path.name.startswith(".second"):
+            raise OSError(28, "No space left on device")
+        return real(path, content)
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(InputError, match="second: No space left on device"):
+        write_together({tmp_path / "first": "1", tmp_path / "second": "2"})
+    assert list(tmp_path.iterdir()) == []
