@@ -11,7 +11,7 @@ from functools import lru_cache
 from dsconf.job import Job
 from dsconf.memory.hooks import hooks, owned
 from dsconf.memory.states import Terms, widths, wrapper
-from dsconf.memory.subgroups import all_params, shards
+from dsconf.memory.subgroups import all_params, on_gpu, shards
 from dsconf.model.spec import Model
 
 PROCESS_BYTES = 1100 * 2**20
@@ -65,10 +65,12 @@ def _zero3(job: Job) -> list[tuple[str, int]]:
     terms: list[tuple[str, int]] = []
     if settings.offload_optimizer == "cpu":
         pin = settings.offload_optimizer_pinned
+        here = shard.groups[len(on_gpu(settings, shard)) :]
+        elements = sum(e for e, _ in here)
         terms = [
-            ("master weights", width.master * shard.trained),
-            ("optimizer states", width.state * shard.trained),
-            ("gradients", sum(_block(width.master * e, pin) for e, _ in shard.groups)),
+            ("master weights", width.master * elements),
+            ("optimizer states", width.state * elements),
+            ("gradients", sum(_block(width.master * e, pin) for e, _ in here)),
             ("16-bit gradients", _block(width.accumulate * shard.trained, pin)),
         ]
     if settings.offload_optimizer == "nvme":

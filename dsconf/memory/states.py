@@ -16,7 +16,7 @@ from dsconf.memory.allocator import block
 from dsconf.memory.hooks import hooks
 from dsconf.memory.muon import Part, gathers, halves, parts
 from dsconf.memory.optimizers import fused_adam, kept, whole_states
-from dsconf.memory.subgroups import shards
+from dsconf.memory.subgroups import on_gpu, shards
 from dsconf.model.spec import Model, Param
 
 Terms = tuple[tuple[str, int], ...]
@@ -185,6 +185,8 @@ def _zero3(job: Job, rank: int) -> Resident:
             states = 0
             if job.workload.zero_init is False:
                 terms.append(_whole_sums(job))
+    if stay := sum(elements for elements, _ in on_gpu(settings, shard)):
+        terms.append(("optimizer of the sub-groups on the GPU", (2 * width.master + width.state) * stay))
     if settings.contiguous_gradients:
         buckets = bucket_widths(settings, width, job.model)
         terms.append(("reduce bucket", sum(block(one * settings.reduce_bucket_size) for one in buckets)))

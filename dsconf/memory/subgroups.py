@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from dsconf.config.settings import Settings
 from dsconf.memory.hooks import hooks
 from dsconf.memory.muon import halves
 from dsconf.model.spec import Model, Param
@@ -47,6 +48,13 @@ def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = 
         if tensors:
             groups.append((inside, tensors))
     return Shards(trained, frozen, largest, tuple(groups), muon)
+
+
+def on_gpu(settings: Settings, shard: Shards) -> tuple[tuple[int, int], ...]:
+    """Sub-groups whose optimizer stays on the GPU although it is offloaded: whole ones, the first (Z3:1100-1108)."""
+    if settings.offload_optimizer != "cpu":
+        return ()
+    return shard.groups[: int((1 - settings.offload_optimizer_ratio) * len(shard.groups))]
 
 
 class Reduction(NamedTuple):

@@ -98,6 +98,10 @@ TERMS: dict[str, Known] = {
     "tied embedding gradient": Known("the output projection's gradient, held for the embedding's", {"": AUTOGRAD}),
     "embedding gradient": Known("vocabulary × hidden, once more for the sum when tied", {"": AUTOGRAD}),
     "gathered weights": Known("weights gathered, prefetched or kept for reuse", {"": f"{GATHER}:353"}),
+    "optimizer of the sub-groups on the GPU": Known(
+        "fp32 master, gradient and two moments (16 bytes) × the elements of the first (1 − ratio) sub-groups",
+        {"": f"{ZERO3}:1100"},
+    ),
     "secondary partition": Known("a copy of every parameter ÷ zero_hpz_partition_size", {"": f"{PARTITION}:1900"}),
     "offload staging buffer": Known("bytes of the model's type × largest parameter", {"": f"{ZERO12}:659"}),
     "saved activations": Known("what the layers kept for backward, operation by operation", {"": AUTOGRAD}),

@@ -9,7 +9,7 @@ from dsconf.memory.hooks import hooks
 from dsconf.memory.muon import gathers, iteration
 from dsconf.memory.optimizers import temporaries
 from dsconf.memory.states import Terms
-from dsconf.memory.subgroups import Reduction, reductions, shards
+from dsconf.memory.subgroups import Reduction, on_gpu, reductions, shards
 from dsconf.memory.timeline import (
     Sketch,
     Step,
@@ -119,6 +119,10 @@ def _optimizer(step: Step, live: Gathered) -> Iterator[Sketch]:
     shard = shards(step.model, step.world_size, settings.sub_group_size, settings.optimizer)
     stays = (*_weights(step, live.persistent), *_secondary(step, 0))
     if settings.offload_optimizer != "none":
+        if stay := max((elements for elements, _ in on_gpu(settings, shard)), default=0):
+            # torch's AdamW, whatever the optimizer is called (Z3:313-322).
+            made = temporaries(settings, width.master * stay)
+            yield Sketch("step", "optimizer", (*stays, ("optimizer temporaries", made)))
         return
     if settings.precision == "fp16":
         size = (width.accumulate + 1) * shard.trained

@@ -13,12 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_models import job, models
 
+from dsconf.config.settings import Settings
 from dsconf.memory.estimate import estimate
 from dsconf.memory.hooks import hooks, owned
 from dsconf.memory.host import PROCESS_BYTES, host_terms, pinned
 from dsconf.memory.init import init_peak
 from dsconf.memory.states import resident, widths, wrapper
-from dsconf.memory.subgroups import shards
+from dsconf.memory.subgroups import Shards, on_gpu, shards
 from dsconf.memory.timeline import timeline
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
@@ -232,3 +233,23 @@ def test_element_sizes() -> None:
     fp32 = widths(Settings(precision="bf16", grad_accum_dtype="fp32", communication_dtype="fp32"))
     assert fp32 == (2, 4, 8, 4, 4)
     assert widths(Settings(**BF16_MASTER)) == (2, 2, 4, 2, 2)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("ratio", "groups_here"), [(1.0, 0), (0.75, 1), (0.74, 1), (0.5, 2), (0.0, 4)])
+def test_the_first_sub_groups_keep_their_optimizer_on_the_gpu(ratio: float, groups_here: int) -> None:
+    shard = Shards(40, 0, 10, ((10, 1),) * 4)
+    settings = Settings(stage=3, offload_optimizer="cpu", offload_optimizer_ratio=ratio)
+    assert len(on_gpu(settings, shard)) == groups_here
+
+
+def test_offloading_half_of_the_optimizer_moves_16_bytes_an_element() -> None:
+    offload = {"stage": 3, "precision": "bf16", "offload_optimizer": "cpu", "sub_group_size": 10_000_000}
+    whole, half = (job(FINE, 4, offload_optimizer_ratio=ratio, **offload) for ratio in (1.0, 0.5))
+    groups = shards(FINE, 4, 10_000_000).groups
+    here = sum(elements for elements, _ in groups[: len(groups) // 2])
+    assert len(groups) > 2
+    terms = dict(resident(half, 0).terms)
+    assert terms["optimizer of the sub-groups on the GPU"] == 16 * here
+    moved = dict(host_terms(whole, 0)), dict(host_terms(half, 0))
+    assert moved[0]["optimizer states"] - moved[1]["optimizer states"] == 8 * here
+    assert moved[0]["master weights"] - moved[1]["master weights"] == 4 * here
