@@ -8,7 +8,7 @@ A ring all-gather or reduce-scatter of X bytes sends X·(N−1)/N from each rank
 from __future__ import annotations
 
 from dsconf.job import Job
-from dsconf.speed.communication import gathers, gradient_width
+from dsconf.speed.communication import gathered_bytes, gathers, gradient_width, reduced_bytes
 from dsconf.speed.optimizer import element_bytes
 
 
@@ -50,5 +50,5 @@ def _stage_2(job: Job) -> float:
 def _stage_3(job: Job) -> float:
     """G·(2·w·A + w·P) at most: parameters gathered for forward and, as far as they were released, for backward;
     gradients reduce-scattered, each micro-batch (Rajbhandari et al. 2020, section 7.2.2; stage3.py:1911-1946)."""
-    gathered = sum(gathers(job)) * element_bytes(job.settings) * job.model.num_params
-    return job.workload.accumulation * (gathered + _gradients(job))
+    (forward, backward), (first, again) = gathers(job), gathered_bytes(job)
+    return job.workload.accumulation * (forward * first + backward * again + reduced_bytes(job))
