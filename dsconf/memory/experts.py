@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dsconf.errors import InputError
 from dsconf.memory.recorder import Recorder
 
 
@@ -30,6 +31,8 @@ def experts(r: Recorder, x: int) -> int:
     wide, deep = rows * model.mlp * shape.width, rows * model.hidden * shape.width
     gathered = op("gather tokens", [x], deep, extra=17 * rows)
     gathered = r.tape.part("gather mask", gathered, deep)
+    if not r.has("mlp.experts.gate_up_proj"):
+        raise InputError(f"{model.name}: what LoRA adapters on experts of one tensor hold is not known")
     own = r.own_tensor("mlp.experts.gate_up_proj")
     fused = op("experts gate and up", [gathered], 2 * wide, saves=[gathered], params=own)
     fused = op("experts mask", [fused], 2 * wide)

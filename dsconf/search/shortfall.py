@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from dsconf.errors import InputError
 from dsconf.search.candidates import Candidate, examine
 from dsconf.search.headroom import longest_sequence
 from dsconf.search.question import MOST_GPUS, Question, first_that_fits, more_gpus
@@ -48,11 +49,17 @@ def _remedies(question: Question) -> Iterator[str]:
     larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
     if larger is not None:
         yield f"More GPUs: {larger.job.cluster.world_size} would fit it ({name(larger)})."
-    if not question.model.lora_rank:
-        found = first_that_fits(question._replace(model=question.with_lora(LORA_RANK)))
-        if found is not None:
-            yield f"LoRA: --lora-rank {LORA_RANK} would fit ({name(found)})."
+    adapted = None if question.model.lora_rank else _with_lora(question)
+    if adapted is not None:
+        yield f"LoRA: --lora-rank {LORA_RANK} would fit ({name(adapted)})."
     yield from _shorter(question)
+
+
+def _with_lora(question: Question) -> Candidate | None:
+    try:
+        return first_that_fits(question._replace(model=question.with_lora(LORA_RANK)))
+    except InputError:  # adapters that the memory model does not know
+        return None
 
 
 def _unrestricted(question: Question) -> Iterator[str]:

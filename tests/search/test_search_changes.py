@@ -10,6 +10,7 @@ import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
 
 import dsconf
+from dsconf.errors import InputError
 from dsconf.search.changes import Change, _more_memory
 from dsconf.search.question import Question
 from dsconf.search.reasons import compared
@@ -152,3 +153,12 @@ def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
     assert (more.short_bytes, more.gain) == (4 * GIB, 0.5)
     large = near._replace(host_short_bytes=0, gpu_short_bytes=30 * GIB)
     assert list(_more_memory(winner, [winner, large])) == [], "a card half as large again is another card"
+
+
+def test_adapters_that_the_memory_model_does_not_know_are_no_remedy() -> None:
+    words = {"model": "mistralai/Mixtral-8x7B-v0.1", "gpus": 1, "gpu": "h100-80gb"}
+    found = dsconf.recommend(**words, offload="none")
+    assert found.recommended is None
+    assert not any("LoRA" in reason for reason in found.why)
+    with pytest.raises(InputError, match="LoRA adapters on experts of one tensor"):
+        dsconf.recommend(**words, lora_rank=8)
