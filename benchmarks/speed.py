@@ -33,7 +33,7 @@ from dsconf.job import Job
 from dsconf.speed.step_time import StepTime, step_time
 
 MEASURED = Path(__file__).parents[1] / "tests" / "measured"
-FILES = (MEASURED / "h200-step-times.jsonl", MEASURED / "published-throughput.jsonl")
+FILES = (*sorted(MEASURED.glob("h200-step-times*.jsonl")), MEASURED / "published-throughput.jsonl")
 BOUNDS = {"own": 15.0, "published": 25.0}
 """Percent of the median that --strict holds cases to that were measured here, and by others."""
 OWN = "own H200"
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--summary", action="store_true", help="leave the single cases out")
     parser.add_argument("--strict", action="store_true", help=f"exit 1 where a median exceeds {BOUNDS} percent")
     args = parser.parse_args()
-    files = args.files or [path for path in FILES if path.exists()]
+    files = args.files or FILES
     try:
         results = [result_of(row) for path in files for row in read(path)]
     except DsconfError as error:

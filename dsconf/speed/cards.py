@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dsconf.speed import rates
-
 ACHIEVED = {
     "A100 PCIe": 0.77,
     "A100 SXM": 0.848,
@@ -41,19 +39,19 @@ Ada for an L40S, which have the same chips. The last five:
 https://github.com/stas00/ml-engineering/blob/744d01e18b79512572f64a6bbd8b5f4a725203a7/compute/accelerator/README.md
 ("maximum achievable matmul FLOPS"; it has 0.803 for H100 and H200, 0.869 for the A100 SXM, 0.776 for the B200)."""
 
-REFERENCE = 0.799
-"""The same of the H200, on which ``rates.MATMUL_FRACTION`` was profiled; unmeasured cards are taken to be like it."""
-
 WIDTH = {"GH200": 2, "GB200": 4, "H100": 2, "H200": 2, "H800": 2, "B100": 4, "B200": 4, "B300": 4}
 """Matrix FLOPs a multiprocessor does in a cycle, against the A100's 2048: H100 989.4e12 / (132 · 1.83e9) = 4096, B200
 2250e12 / (148 · 1.85e9) = 8200. Only instructions of the card's own generation reach them."""
 
 
 @lru_cache(maxsize=256)
-def matmul_fraction(gpu: str) -> float:
-    """Of the peak of the card called ``gpu`` that large matrix products reach."""
-    achieved = next((share for name, share in ACHIEVED.items() if _called(gpu, name)), REFERENCE)
-    return rates.MATMUL_FRACTION * achieved / REFERENCE
+def sustained(gpu: str, reference: str = "H200 SXM") -> float:
+    """How near its peak the card called ``gpu`` gets, against ``reference``, on which a rate was measured.
+
+    A card that nobody measured is taken to be like the H200.
+    """
+    like = ACHIEVED["H200 SXM"]
+    return next((share for name, share in ACHIEVED.items() if _called(gpu, name)), like) / ACHIEVED[reference]
 
 
 @lru_cache(maxsize=256)

@@ -39,7 +39,7 @@ def matmul_rate(gpu: Gpu, precision: str, aligned: bool = True) -> Rate:
         return Rate(rates.FP32_MATMUL_FRACTION * peak, 0.0)
     if not aligned:
         return Rate(rates.MATMUL_MISALIGNED_FRACTION * peak, 0.0)
-    return Rate(cards.matmul_fraction(gpu.name) * peak, rates.MATMUL_RAMP)
+    return Rate(rates.MATMUL_FRACTION * cards.sustained(gpu.name) * peak, rates.MATMUL_RAMP)
 
 
 def matmul(gpu: Gpu, precision: str, rows: float, inner: float, columns: float, aligned: bool = True) -> float:
@@ -68,12 +68,15 @@ def attention_fractions(gpu: Gpu, kernel: str, head_dim: int) -> tuple[float, fl
     ``sdpa`` takes the card's own kernel (cuDNN's on Hopper), as FlashAttention-3 does. ``flash`` is FlashAttention-2,
     written with the A100's instructions: on an H100 it reaches 335 TFLOP/s forward (0.34 of the peak, 0.32 here) and
     322 backward (0.33, 0.28 here), where cuDNN reaches 539 and 516 (https://arxiv.org/abs/2407.08608, figures 5, 6).
+    Clock and power that let a card near its peak in products let it in attention.
     """
     old = kernel == "flash1"
-    width = 1 if kernel == "sdpa" else cards.instruction_width(gpu.name)
     forward = rates.FLASH_1_FORWARD if old else rates.ATTENTION_FORWARD
     backward = rates.FLASH_1_BACKWARD if old else rates.ATTENTION_BACKWARD
-    return _at_head_size(forward, head_dim) / width, _at_head_size(backward, head_dim) / width
+    factor = cards.sustained(gpu.name, "A100 SXM" if old else "H200 SXM")
+    if kernel != "sdpa":
+        factor /= cards.instruction_width(gpu.name)
+    return factor * _at_head_size(forward, head_dim), factor * _at_head_size(backward, head_dim)
 
 
 def attention(

@@ -13,7 +13,8 @@ sys.path.insert(0, str(REPO))
 from benchmarks import speed  # noqa: E402
 from benchmarks.accuracy import read  # noqa: E402
 
-OWN, PUBLISHED = (read(path) for path in speed.FILES)
+OWN = [row for path in speed.FILES[:-1] for row in read(path)]
+PUBLISHED = read(speed.FILES[-1])
 RESULTS = [speed.result_of(row) for row in PUBLISHED]
 
 
@@ -22,7 +23,7 @@ def middle(results):
 
 
 def test_own_step_times():
-    assert len(OWN) == 12
+    assert sum(row["name"].startswith("t-") for row in OWN) == 12
     assert middle(map(speed.result_of, OWN)) < 15
 
 
