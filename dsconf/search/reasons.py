@@ -33,6 +33,9 @@ WHERE = {
 """What a part of the step can wait for, by the resource that makes it shorter."""
 
 
+SAME = "the same tokens/s"
+
+
 def why(winner: Candidate, candidates: Sequence[Candidate], slowest: Sequence[Limit] = ()) -> Iterator[str]:
     """What the winner is, what fills the GPU, what takes the time, what the next best costs."""
     yield _first(winner, candidates)
@@ -68,7 +71,7 @@ def loss(candidate: Candidate, winner: Candidate) -> str:
     """``12 % fewer tokens/s``: ``candidate`` beside ``winner``."""
     ratio = candidate.tokens_per_second / winner.tokens_per_second - 1
     if abs(ratio) < 0.0005:
-        return "the same tokens/s"
+        return SAME
     return f"{abs(ratio):.1%}".replace("%", " %") + (" more tokens/s" if ratio > 0 else " fewer tokens/s")
 
 
@@ -106,7 +109,8 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
     fastest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
     if fastest.tokens_per_second > winner.tokens_per_second:
         gain = loss(fastest, winner)
-        return f"{name(winner)}: {lead}the plainest of the fastest; {name(fastest)} would give {gain}, too few to tell."
+        also = f"; {name(fastest)} would give {gain}, too few to tell" if gain != SAME else ""
+        return f"{name(winner)}: {lead}the plainest of the fastest{also}."
     return f"{name(winner)}: {lead}the fastest of the {fitting} candidates that fit with headroom."
 
 
