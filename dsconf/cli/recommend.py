@@ -10,7 +10,7 @@ import click
 from dsconf.cli.options import COUNT, REAL, WHOLES, format_option, gpu_options, model_options, nvme_option
 from dsconf.cli.recommend_files import Writing, file_options
 from dsconf.cli.search_options import training_options
-from dsconf.search.space import OFFLOADS
+from dsconf.search.wish import OFFLOADS
 from dsconf.search.words import TARGETS
 
 if TYPE_CHECKING:

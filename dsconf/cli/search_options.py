@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from dsconf.cli.options import WHOLE, combine
-from dsconf.search.space import OPTIMIZERS
+from dsconf.search.wish import OPTIMIZERS
 from dsconf.search.words import PRECISIONS, QUANTIZED
 from dsconf.workload import ATTENTION_KERNELS
 

@@ -53,7 +53,8 @@ class Candidate(NamedTuple):
     @property
     def global_batch(self) -> int:
         """Sequences of one optimizer step over all ranks."""
-        return self.workload.micro_batch * self.workload.accumulation * self.job.cluster.world_size
+        replicas = self.job.cluster.world_size // self.settings.sequence_parallel
+        return self.workload.micro_batch * self.workload.accumulation * replicas
 
     @property
     def tokens_per_second(self) -> float:
@@ -123,7 +124,7 @@ def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Sett
         settings,
         micro_batch=micro,
         accumulation=accumulation,
-        train_batch=micro * accumulation * cluster.world_size,
+        train_batch=micro * accumulation * cluster.world_size // settings.sequence_parallel,
     )
 
 

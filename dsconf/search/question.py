@@ -12,7 +12,8 @@ from dsconf.errors import InputError
 from dsconf.model.spec import Model
 from dsconf.search.candidates import Candidate, Tools, examine
 from dsconf.search.rank import choose, ranked
-from dsconf.search.space import Combination, Wish, combinations
+from dsconf.search.space import Combination, combinations
+from dsconf.search.wish import Wish
 
 MOST_GPUS = 2**14
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dsconf.search.buckets import LEAN
 from dsconf.search.candidates import Candidate
 
 VERDICTS = ("yes", "tight", "no")
@@ -15,25 +16,39 @@ EQUAL = 0.02
 def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Best first: what fits with headroom, then what is tight, then the rest by how little it misses.
 
-    Within a verdict, what needs host memory that nobody stated comes after what needs none; then tokens a
-    second decide, and a tie goes to the plainer candidate: no offload, lower stage, no recomputation, less memory.
+    Within a verdict, what trains with less precise states comes last, and what needs host memory that nobody stated
+    after what needs none; then tokens a second decide, and a tie goes to the plainer candidate: no offload, lower
+    stage, no recomputation, nothing out of the ordinary, less memory.
     """
     return tuple(sorted(candidates, key=_order))
 
 
 def _order(candidate: Candidate) -> tuple[Any, ...]:
-    settings, workload = candidate.settings, candidate.workload
     missing = (candidate.gpu_short_bytes, candidate.host_short_bytes) if candidate.fits == "no" else (0, 0)
     return (
         VERDICTS.index(candidate.fits),
         *missing,
-        _unstated(candidate),
+        *_reserve(candidate),
         -candidate.tokens_per_second,
-        candidate.offloads,
-        settings.stage,
-        workload.checkpointing,
+        *_plainness(candidate),
         candidate.estimate.process_bytes,
     )
+
+
+def _reserve(candidate: Candidate) -> tuple[bool, bool]:
+    """What is held back for where nothing else fits: less precise states, and host memory nobody said is there."""
+    return candidate.settings.bf16_optimizer_states, _unstated(candidate)
+
+
+def _plainness(candidate: Candidate) -> tuple[int, ...]:
+    settings = candidate.settings
+    unusual = (
+        settings.offload_optimizer_ratio < 1,
+        settings.hpz_partition_size > 1,
+        settings.sequence_parallel > 1,
+        has_small_buckets(candidate),
+    )
+    return candidate.offloads, settings.stage, candidate.workload.checkpointing, sum(unusual)
 
 
 def choose(candidates: Sequence[Candidate]) -> Candidate | None:
@@ -47,10 +62,10 @@ def choose(candidates: Sequence[Candidate]) -> Candidate | None:
         candidate
         for candidate in ours
         if candidate.fits == best.fits
-        and _unstated(candidate) == _unstated(best)
+        and _reserve(candidate) == _reserve(best)
         and candidate.tokens_per_second >= (1 - EQUAL) * best.tokens_per_second
     )
-    return min(equal, key=lambda c: (c.offloads, c.settings.stage, c.workload.checkpointing))
+    return min(equal, key=_plainness)
 
 
 def _unstated(candidate: Candidate) -> bool:
@@ -59,7 +74,7 @@ def _unstated(candidate: Candidate) -> bool:
 
 
 def best_of_each(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The first of each stage × offload × checkpointing combination, in the order given."""
+    """The first of each combination of what matters most, in the order given."""
     first: dict[tuple[Any, ...], Candidate] = {}
     for candidate in candidates:
         first.setdefault(combination(candidate), candidate)
@@ -67,18 +82,24 @@ def best_of_each(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
 
 
 def combination(candidate: Candidate) -> tuple[Any, ...]:
-    """What identifies a candidate apart from its batch sizes."""
+    """What identifies a candidate apart from its batch sizes, its buckets, how much of the optimizer is offloaded and
+    whether each node has a copy of the parameters."""
     settings = candidate.settings
     devices = (settings.offload_optimizer, settings.offload_param)
-    return settings.engine, settings.stage, *devices, candidate.workload.checkpointing
+    kept = (settings.bf16_optimizer_states, settings.sequence_parallel)
+    return settings.engine, settings.stage, *devices, candidate.workload.checkpointing, *kept
 
 
 def stage_name(candidate: Candidate) -> str:
-    """``ZeRO stage 3``, ``DeepSpeed stage 0`` or ``torch DDP``."""
+    """``ZeRO stage 3``, ``DeepSpeed stage 0`` or ``torch DDP``, and what it has besides: hpZ, bf16 states, Ulysses."""
     settings = candidate.settings
     if settings.engine == "ddp":
         return "torch DDP"
-    return f"ZeRO stage {settings.stage}" if settings.stage else "DeepSpeed stage 0"
+    stage = f"ZeRO stage {settings.stage}" if settings.stage else "DeepSpeed stage 0"
+    hpz = f", hpZ {settings.hpz_partition_size}" if settings.hpz_partition_size > 1 else ""
+    states = ", bf16 states" if settings.bf16_optimizer_states else ""
+    shared = f", Ulysses {settings.sequence_parallel}" if settings.sequence_parallel > 1 else ""
+    return f"{stage}{hpz}{states}{shared}"
 
 
 def offload_name(candidate: Candidate) -> str:
@@ -87,12 +108,19 @@ def offload_name(candidate: Candidate) -> str:
     if settings.offload_optimizer == "none" and settings.offload_param == "none":
         return "none"
     if settings.offload_param == "none":
-        return f"optimizer on {settings.offload_optimizer}"
+        part = "" if settings.offload_optimizer_ratio == 1 else f"{settings.offload_optimizer_ratio:.0%} of the "
+        return f"{part.replace('%', ' %')}optimizer on {settings.offload_optimizer}"
     return f"optimizer + parameters on {settings.offload_param}"
 
 
+def has_small_buckets(candidate: Candidate) -> bool:
+    """Whether its buckets are the lean ones, on a model that larger ones exist for."""
+    return candidate.settings.stage > 0 and candidate.settings.reduce_bucket_size == LEAN
+
+
 def name(candidate: Candidate) -> str:
-    """One phrase: stage, offload, checkpointing and micro-batch."""
+    """One phrase: stage, offload, checkpointing, buckets and micro-batch."""
     offload = "" if offload_name(candidate) == "none" else f", {offload_name(candidate)}"
     recompute = ", activation checkpointing" if candidate.workload.checkpointing else ""
-    return f"{stage_name(candidate)}{offload}{recompute}, micro-batch {candidate.workload.micro_batch}"
+    buckets = ", small buckets" if has_small_buckets(candidate) else ""
+    return f"{stage_name(candidate)}{offload}{recompute}{buckets}, micro-batch {candidate.workload.micro_batch}"

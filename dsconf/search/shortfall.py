@@ -11,7 +11,8 @@ from dsconf.search.headroom import longest_sequence
 from dsconf.search.question import MOST_GPUS, Question, first_that_fits, more_gpus
 from dsconf.search.rank import name, offload_name
 from dsconf.search.reasons import largest_term, missing
-from dsconf.search.space import Wish, combinations
+from dsconf.search.space import combinations
+from dsconf.search.wish import Wish
 from dsconf.units import format_bytes
 
 LORA_RANK = 16
@@ -113,16 +114,20 @@ def _shorter(question: Question) -> Iterator[str]:
 
 
 def _two_changes(question: Question) -> Iterator[str]:
-    """The longest sequence that fits together with one other change, all other restrictions lifted or more GPUs."""
-    free = Wish(precision=question.wish.precision, optimizer=question.wish.optimizer, attention=question.wish.attention)
-    seq_len = question.wish.seq_len // 2
+    """All restrictions lifted and more GPUs, or the longest sequence that fits together with one of them."""
+    wish = question.wish
+    free = Wish(wish.seq_len, precision=wish.precision, optimizer=wish.optimizer, attention=wish.attention)
+    free = free._replace(quantize=wish.quantize)
+    larger = more_gpus(question._replace(wish=free))
+    if larger is not None and free != wish:
+        gpus = larger.job.cluster.world_size
+        yield f"Two changes: no restrictions on {gpus} GPUs would fit ({name(larger)}{_host_need(larger)})."
+    seq_len = wish.seq_len // 2
     while seq_len >= SHORTEST:
-        freed = question._replace(wish=free._replace(seq_len=seq_len, quantize=question.wish.quantize))
-        found = first_that_fits(freed)
+        found = first_that_fits(question._replace(wish=free._replace(seq_len=seq_len)))
         if found is not None:
             yield f"Two changes: --seq-len {seq_len} and no restrictions would fit ({name(found)}{_host_need(found)})."
-        wish = question.wish._replace(seq_len=seq_len, global_batch=None)
-        larger = more_gpus(question._replace(wish=wish))
+        larger = more_gpus(question._replace(wish=wish._replace(seq_len=seq_len, global_batch=None)))
         if larger is not None:
             gpus = larger.job.cluster.world_size
             yield f"Two changes: --seq-len {seq_len} on {gpus} GPUs would fit ({name(larger)})."

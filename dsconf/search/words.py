@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsconf.errors import InputError, one_of
-from dsconf.search.space import OFFLOADS, OPTIMIZERS, Wish
+from dsconf.search.wish import OFFLOADS, OPTIMIZERS, Wish
 from dsconf.workload import ATTENTION_KERNELS
 
 PRECISIONS = ("bf16", "fp16", "fp32")

@@ -1,0 +1,128 @@
+"""What there is to choose from besides the batch: who trains, what is sharded, where states live, how they are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from dsconf.cluster.spec import Cluster
+from dsconf.model.spec import Model
+from dsconf.search.buckets import buckets
+from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
+
+RATIOS = (1.0, 0.8, 0.6, 0.4, 0.2)
+"""Parts of the optimizer that stage 3 offloads (twin-flow's ``ratio``, blogs/deepspeed-offloadpp)."""
+LONG = 16_384
+"""Sequence length from which on sequences are also split between ranks; below it one fits on a GPU with checkpointing
+(1 GiB of activations a layer and sequence at a hidden size of 16 384)."""
+LOW_STATES_OPTIMIZERS = ("adam", "adamw")
+
+
+class Kind(NamedTuple):
+    """One way to train, apart from activation checkpointing and the batch."""
+
+    engine: str = "deepspeed"
+    stage: int = 0
+    optimizer_device: str = "none"
+    param_device: str = "none"
+    ratio: float = 1.0
+    """Part of the optimizer that is offloaded."""
+    low_states: bool = False
+    """Master weights, gradients and moments in bf16 too."""
+    hpz: int = 1
+    """Ranks of the secondary partition (ZeRO++'s hpZ), 1 for none."""
+    sequence_parallel: int = 1
+    lean: bool = False
+    """Buckets and sub-groups as small as bandwidth allows."""
+
+
+def kinds(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Kind]:
+    """What ``wish`` leaves open, plainest first."""
+    stages = range(4) if wish.stage is None else (wish.stage,)
+    devices = [pair for name in ([wish.offload] if wish.offload else OFFLOADS) for pair in OFFLOADS[name]]
+    if wish.stage in (None, 0) and wish.offload in (None, "none") and not wish.low_states:
+        yield Kind("ddp")
+    for stage in stages:
+        for optimizer_device, param_device in devices:
+            if _possible(stage, optimizer_device, param_device, cluster, wish):
+                plain = Kind("deepspeed", stage, optimizer_device, param_device)
+                yield from _finer(plain, model, cluster, precision, wish)
+
+
+def _possible(stage: int, optimizer_device: str, param_device: str, cluster: Cluster, wish: Wish) -> bool:
+    """Offload needs stage 1 and a host optimizer, parameters and NVMe need stage 3 (zero/offload_config.py);
+    bitsandbytes' 8-bit weights cannot be partitioned (huggingface.co/docs/peft, quantization with DeepSpeed)."""
+    if wish.quantize == "8bit" and stage == 3:
+        return False
+    if optimizer_device == "none":
+        return True
+    if stage == 0 or wish.optimizer not in CPU_OPTIMIZERS:
+        return False
+    if optimizer_device == "nvme" and (stage < 3 or cluster.nvme_path is None):
+        return False
+    return param_device == "none" or (stage == 3 and wish.quantize is None)
+
+
+def _finer(plain: Kind, model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Kind]:
+    sizes = (False, True) if buckets(model, plain.stage) != buckets(model, plain.stage, lean=True) else (False,)
+    for low_states in _states(plain, precision, wish):
+        for ratio in _ratios(plain, model, cluster, wish):
+            for hpz in _secondary(plain, cluster, wish):
+                for degree in _degrees(plain, model, cluster, wish):
+                    for lean in sizes:
+                        yield plain._replace(
+                            ratio=ratio, low_states=low_states, hpz=hpz, sequence_parallel=degree, lean=lean
+                        )
+
+
+def _states(plain: Kind, precision: str, wish: Wish) -> tuple[bool, ...]:
+    """bf16 states need stage 1 and, without DeepSpeedCPUAdam, an optimizer on the GPU (runtime/config.py:702-714)."""
+    possible = (
+        precision == "bf16"
+        and plain.stage > 0
+        and plain.optimizer_device == "none"
+        and wish.optimizer in LOW_STATES_OPTIMIZERS
+    )
+    if wish.low_states is None:
+        return (False, True) if possible else (False,)
+    return (wish.low_states,) if possible or not wish.low_states else ()
+
+
+def _ratios(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[float, ...]:
+    """A part of the optimizer stays on the GPU in whole sub-groups, at stage 3 alone and with Adam
+    (stage3.py:313-315, 1100-1108)."""
+    if plain.stage != 3 or (plain.optimizer_device, plain.param_device) != ("cpu", "none"):
+        return (1.0,)
+    if wish.optimizer not in LOW_STATES_OPTIMIZERS:
+        return (1.0,)
+    groups = model.parameters.trainable() // cluster.world_size // int(buckets(model, 3)["sub_group_size"])
+    return RATIOS if groups >= len(RATIOS) else (1.0,)
+
+
+def _secondary(plain: Kind, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
+    """A copy of the parameters in each node saves the gathers of backward between nodes; the world must divide evenly
+    (utils/groups.py:925-953)."""
+    nearby = cluster.gpus_per_node
+    useful = plain.stage == 3 and cluster.nodes > 1 and nearby > 1 and wish.quantize is None
+    if not useful or cluster.world_size % nearby or plain.param_device != "none":
+        return (1,)
+    return 1, nearby
+
+
+def _degrees(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
+    """Ranks of a node that can share a sequence: heads, sequence and world size must divide evenly, key-value heads
+    either way (runtime/sequence_parallel/ulysses_sp.py:137-148)."""
+    if wish.sequence_parallel is not None:
+        wanted: tuple[int, ...] = (wish.sequence_parallel,)
+    elif wish.seq_len >= LONG and plain.stage > 0:
+        wanted = (1, 2, 4, 8)
+    else:
+        wanted = (1,)
+    return tuple(degree for degree in wanted if degree == 1 or _shareable(degree, plain, model, cluster, wish))
+
+
+def _shareable(degree: int, plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> bool:
+    heads = model.heads % degree == 0 and (model.kv_heads % degree == 0 or degree % model.kv_heads == 0)
+    even = cluster.world_size % degree == 0 and wish.seq_len % degree == 0
+    plain_attention = wish.attention != "eager" and not model.alibi
+    return heads and even and plain_attention and plain.stage > 0 and degree <= cluster.gpus_per_node
