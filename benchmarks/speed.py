@@ -5,8 +5,9 @@
 One case a line, in the form of ``benchmarks.accuracy`` with ``measured.step_seconds``: seconds of each optimizer step,
 of which the first two are left out where there are more (lazy optimizer state, stage 3's first trace).
 
-Cases without a ``source`` were measured on one H200 of a machine with 16 cores, with torch's ``fake`` process group
-where ``world_size`` is above 1: nothing was sent, so the predicted communication is left out of the prediction.
+Cases with an ``error`` (``benchmarks.grid`` writes them where a run failed) are left out. Those without a ``source``
+were measured on one H200 of a machine with 16 cores, with torch's ``fake`` process group where ``world_size`` is above
+1: nothing was sent, so the predicted communication is left out of the prediction.
 Cases with a ``source`` were published by others and have besides: ``url``, ``gpu`` (a name of the catalogue),
 ``gpus_per_node``, and as far as known ``node_bandwidth`` (bytes a second of a GPU), ``cpu_cores`` (of a node),
 ``figures`` (of the GPU, where theirs differ from the catalogue's), ``kernels`` (``eager``, ``fused`` or ``compiled``),
@@ -67,7 +68,11 @@ def cluster_of(row: Row) -> Cluster:
 
 
 def job_of(row: Row) -> Job:
-    """The job that ``row`` measured."""
+    """The job that ``row`` measured; a row of ``benchmarks.grid`` names engine and adapters in its own words."""
+    if row.get("lora_rank"):
+        row = {**row, "lora": {"r": row["lora_rank"]}}
+    if row.get("engine") == "ddp":
+        row = {**row, "strategy": "ddp", "autocast_bf16": True}
     job = job_of_memory(row)
     return replace(job, cluster=cluster_of(row), workload=replace(job.workload, quantize=row.get("quantize")))
 
@@ -183,7 +188,7 @@ def main() -> None:
     args = parser.parse_args()
     files = args.files or FILES
     try:
-        results = [result_of(row) for path in files for row in read(path)]
+        results = [result_of(row) for path in files for row in read(path) if "error" not in row]
     except DsconfError as error:
         sys.exit(f"{files[0]}: {error}")
     except KeyError as error:

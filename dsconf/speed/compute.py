@@ -18,6 +18,10 @@ from dsconf.speed.elementwise import Cost, add, ends_cost, layer_cost, loss_cost
 DEQUANTIZE_BYTES = {"4bit": 2.5, "8bit": 3.0}
 """Bytes moved an element when a stored weight becomes a 16-bit one: read 0.5 or 1, write 2."""
 
+AUTOCAST_WIDTH = 1.3
+"""Bytes under torch.autocast, whose residuals and norms are in fp32, against 16 bits: counted 1.30 and 1.33 in forward
+and backward of a llama layer, 1.17 of a GPT-2 layer (tests/speed/test_counted_traffic.py)."""
+
 
 class Projection(NamedTuple):
     """A weight that tokens are multiplied by; of experts, ``copies`` alike, each seeing ``share`` of the tokens."""
@@ -190,7 +194,15 @@ def _launches(cost: Cost, products: int, compiled: bool) -> tuple[float, float]:
 
 def _width(precision: str) -> float:
     """Bytes of an activation against the 16 bits that the traffic was counted for."""
-    return 2.0 if precision == "fp32" else 1.0
+    return {"fp32": 2.0, "autocast": AUTOCAST_WIDTH}.get(precision, 1.0)
+
+
+def _cast(precision: str, found: tuple[Projection, ...]) -> tuple[float, float]:
+    """Bytes of torch.autocast's 16-bit copies of fp32 weights in forward, and of fp32 copies of their gradients."""
+    if precision != "autocast":
+        return 0.0, 0.0
+    sizes = [(p.copies * p.inner * p.columns, p.trainable) for p in found]
+    return 6.0 * sum(size for size, _ in sizes), 6.0 * sum(size for size, trainable in sizes if trainable)
 
 
 def _fraction(written_by: str) -> float:
@@ -222,11 +234,12 @@ def layer_block(
     cost = layer_cost(model, written_by)
     token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
     stored = DEQUANTIZE_BYTES[quantize] * sum(p.frozen_numel for p in found) if quantize else 0.0
+    cast = _cast(precision, found)
     return Block(
         _products(gpu, precision, found),
         _attention(model, gpu, precision, attention),
         (token * cost.forward, token * cost.backward),
-        (kernels.traffic(gpu, stored),) * 2,
+        (kernels.traffic(gpu, stored + cast[0]), kernels.traffic(gpu, stored + cast[1])),
         (0.0, 0.0),
         _launches(cost, len(found) + 1, written_by == "compiled"),
     )
@@ -240,13 +253,14 @@ def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager"
     """
     ends, loss = ends_cost(model, written_by), loss_cost(model, precision, written_by)
     embedding = (8 if model.tied else 2) * model.vocab * (model.embedding_dim or model.hidden)
+    wide, cast = 1.0 if precision in ("bf16", "fp16") else 2.0, _cast(precision, (head(model),))
     token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
     logit = kernels.traffic(gpu, 1.0, _fraction(written_by))
     return Block(
         _products(gpu, precision, (head(model),)),
         ((0.0, 0.0), (0.0, 0.0)),
         (token * ends.forward, token * ends.backward),
-        (0.0, kernels.traffic(gpu, _width(precision) * embedding * head(model).trainable)),
+        (kernels.traffic(gpu, cast[0]), kernels.traffic(gpu, wide * embedding * head(model).trainable + cast[1])),
         (logit * loss.forward, logit * loss.backward),
         _launches(add(ends, loss), 1, written_by == "compiled"),
     )

@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from dsconf.model.read import read_model  # noqa: E402
+from dsconf.speed import compute  # noqa: E402
 from dsconf.speed.elementwise import layer_cost  # noqa: E402
 
 SEQUENCES, LENGTH, HIDDEN = 2, 64, 256
@@ -82,13 +83,14 @@ def of_layers(config, layers):
     return {**config, key: layers}
 
 
-def counted(config, layers):
+def counted(config, layers, autocast=False):
     words = of_layers(config, layers)
     model = transformers.AutoModelForCausalLM.from_config(
-        transformers.AutoConfig.for_model(words.pop("model_type"), **words), dtype=torch.bfloat16
+        transformers.AutoConfig.for_model(words.pop("model_type"), **words),
+        dtype=torch.float32 if autocast else torch.bfloat16,
     )
     tokens = torch.zeros(SEQUENCES, LENGTH, dtype=torch.long)
-    with Traffic() as forward:
+    with Traffic() as forward, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
     with Traffic() as backward:
         loss.backward()
@@ -110,3 +112,15 @@ def test_bytes_of_a_layer(family):
     )
     assert cost.forward == pytest.approx((two[0] - one[0]) / tokens, rel=0.12)
     assert cost.backward == pytest.approx((two[1] - one[1]) / tokens, rel=0.12)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_bytes_of_a_layer_under_autocast(family):
+    """Residuals and norms in fp32; each weight cast in forward, each gradient in backward: 6 bytes an element."""
+    config = {"model_type": family, **CONFIGS[family]}
+    one, two = counted(config, 1, autocast=True), counted(config, 2, autocast=True)
+    model = read_model(model=of_layers(config, 1))
+    cost, casts = layer_cost(model), compute._cast("autocast", compute.projections(model))
+    for found, token, cast in zip((0, 1), (cost.forward, cost.backward), casts, strict=True):
+        layer = two[found] - one[found]
+        assert compute.AUTOCAST_WIDTH * SEQUENCES * LENGTH * token + cast == pytest.approx(layer, rel=0.15)

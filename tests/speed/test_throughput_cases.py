@@ -110,6 +110,14 @@ def test_published_flops_are_counted_as_their_source_counts():
         assert seconds == pytest.approx(flops / row["published"]["tflops_per_gpu"] / 1e12, rel=1e-4), row["name"]
 
 
+def test_rows_of_the_grid_are_read():
+    """Its engine and adapters in its own words; DDP trains fp32 weights under autocast."""
+    row = {**OWN[0], "world_size": 1, "lora_rank": 8, "engine": "deepspeed"}
+    assert speed.job_of(row).model.lora_rank == 8
+    plain = speed.job_of({**row, "lora_rank": 0, "engine": "ddp", "ds_config": {"bf16": {"enabled": True}}})
+    assert (plain.settings.engine, plain.settings.precision, plain.model.lora_rank) == ("ddp", "autocast", 0)
+
+
 def run(*words):
     return subprocess.run([sys.executable, "-m", "benchmarks.speed", *words], cwd=REPO, capture_output=True, text=True)
 
