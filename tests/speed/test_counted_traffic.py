@@ -83,12 +83,16 @@ def of_layers(config, layers):
     return {**config, key: layers}
 
 
-def counted(config, layers, autocast=False):
+def counted(config, layers, autocast=False, lora_rank=None):
     words = of_layers(config, layers)
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(words.pop("model_type"), **words),
         dtype=torch.float32 if autocast else torch.bfloat16,
     )
+    if lora_rank:
+        peft = pytest.importorskip("peft")
+        adapters = peft.LoraConfig(r=lora_rank, target_modules="all-linear")
+        model = peft.get_peft_model(model, adapters, autocast_adapter_dtype=False)
     tokens = torch.zeros(SEQUENCES, LENGTH, dtype=torch.long)
     with Traffic() as forward, torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
@@ -124,3 +128,12 @@ def test_bytes_of_a_layer_under_autocast(family):
     for found, token, cast in zip((0, 1), (cost.forward, cost.backward), casts, strict=True):
         layer = two[found] - one[found]
         assert compute.AUTOCAST_WIDTH * SEQUENCES * LENGTH * token + cast == pytest.approx(layer, rel=0.15)
+
+
+def test_bytes_of_a_layer_with_adapters():
+    """Each adapter scales and adds its output, and in backward sums the gradients of the input it shares."""
+    config = {"model_type": "llama", **_LLAMA}
+    one, two = (counted(config, layers, lora_rank=8) for layers in (1, 2))
+    cost = layer_cost(read_model(model=of_layers(config, 1), lora_rank=8))
+    assert cost.forward == pytest.approx((two[0] - one[0]) / SEQUENCES / LENGTH, rel=0.12)
+    assert cost.backward == pytest.approx((two[1] - one[1]) / SEQUENCES / LENGTH, rel=0.12)
