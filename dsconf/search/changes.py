@@ -72,7 +72,9 @@ def _scaled(scale: Scale, winner: Candidate) -> Change:
 def _without_offload(winner: Candidate, question: Question) -> Iterator[Change]:
     if not winner.offloads:
         return
-    larger = more_gpus(question._replace(wish=question.wish._replace(offload="none", global_batch=None)))
+    precise = question.wish.low_states or False
+    wish = question.wish._replace(offload="none", global_batch=None, low_states=precise)
+    larger = more_gpus(question._replace(wish=wish))
     if larger is not None:
         text = f"Without offload it fits from {larger.job.cluster.world_size} GPUs on ({name(larger)})."
         yield _change("offload", text, larger, winner)
@@ -94,13 +96,13 @@ def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
 
 def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: Tools) -> Iterator[Change]:
     """The same strategy with the other answer to recomputing."""
-    *kind, recomputes = combination(winner)
-    other = next((c for c in candidates if combination(c) == (*kind, not recomputes)), None)
+    recomputes, switched = winner.workload.checkpointing, _switched(winner)
+    other = next((c for c in candidates if combination(c) == combination(winner._replace(job=switched))), None)
     if other is None:
         return
     gained = other.tokens_per_second / winner.tokens_per_second - 1
     if not recomputes:
-        saved = winner.estimate.process_bytes - _switched(winner, tools).estimate.process_bytes
+        saved = winner.estimate.process_bytes - evaluate(switched, tools).estimate.process_bytes
         text = (
             f"Activation checkpointing would take {format_bytes(max(0, saved))} off each GPU at the same micro-batch "
             f"and give {compared(gained)} at its best (micro-batch {other.workload.micro_batch})."
@@ -113,9 +115,10 @@ def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: To
     yield _change("checkpointing", text, other, winner, other.gpu_short_bytes)
 
 
-def _switched(winner: Candidate, tools: Tools) -> Candidate:
+def _switched(winner: Candidate) -> Job:
+    """The same job with the other answer to recomputing."""
     workload = replace(winner.workload, checkpointing=not winner.workload.checkpointing)
-    return evaluate(replace(winner.job, workload=workload), tools)
+    return replace(winner.job, workload=workload)
 
 
 def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[Change]:

@@ -16,7 +16,7 @@ from dsconf.report.model import model_sentence
 from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
 from dsconf.search.question import Question
 from dsconf.search.recommend import Recommendation, answer
-from dsconf.search.space import Wish
+from dsconf.search.wish import Wish
 from dsconf.units import GIB
 
 SMALL = fake_model(2048, 16)
@@ -38,7 +38,7 @@ def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation
     assert lines[:2] == ["the shape", "GPUs: 8 × fake-gpu, 80.00 GiB each"]
     table = lines[: lines.index("")] + lines[3 : lines.index("", 3)]
     rows = [line for line in table if line.startswith(("torch DDP", "DeepSpeed stage", "ZeRO stage"))]
-    assert len(rows) == 18
+    assert len(rows) == 24
     assert sum("recommended" in row for row in rows) == 1
     assert f"{found.examined} candidates examined, {found.ruled_out} larger micro-batches ruled out" in "\n".join(lines)
     assert lines[-3:-1] == ["Wrote run/ds_config.json", "Launch:"]

@@ -10,12 +10,14 @@ import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
 
 import dsconf
+from dsconf.config.render import render
 from dsconf.errors import InputError
 from dsconf.search.changes import Change, _more_memory
 from dsconf.search.question import Question
+from dsconf.search.rank import combination
 from dsconf.search.reasons import compared
 from dsconf.search.recommend import Recommendation, answer
-from dsconf.search.space import Wish
+from dsconf.search.wish import Wish
 from dsconf.units import GIB
 
 CARD = {"params": "8B", "gpus": 8, "gpu": "h100-80gb"}
@@ -108,7 +110,13 @@ def test_checkpointing_off_that_does_not_fit_says_by_how_much() -> None:
     less = change(offloaded(), "checkpointing")
     assert less.fits == "no"
     assert f"does not fit: {less.short_bytes / GIB:.2f} GiB too much on each GPU at micro-batch 1" in less.text
-    config = winner_config(offloaded()) | {"train_micro_batch_size_per_gpu": 1, "train_batch_size": 8}
+    winner = offloaded().recommended
+    assert winner is not None
+    switched = combination(
+        winner._replace(job=replace(winner.job, workload=replace(winner.workload, checkpointing=False)))
+    )
+    nearest = next(candidate for candidate in offloaded().candidates if combination(candidate) == switched)
+    config = json.loads(render(nearest.settings, "deepspeed"))
     one = dsconf.estimate(params="70B", gpus=8, gpu="h100-80gb", config=config)
     assert one.process_bytes - offloaded().cluster.gpu.memory_bytes == less.short_bytes
 

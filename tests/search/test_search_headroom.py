@@ -14,7 +14,8 @@ import dsconf
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, evaluate
 from dsconf.search.headroom import STEP, _last, headroom, longest_sequence
-from dsconf.search.space import Wish, plain_settings
+from dsconf.search.space import plain_settings
+from dsconf.search.wish import Wish
 from dsconf.units import GIB
 from dsconf.workload import Workload
 

@@ -9,7 +9,8 @@ from dsconf.cluster.read import read_cluster
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, evaluate
 from dsconf.search.limits import limits, with_nvlink
-from dsconf.search.space import Wish, plain_settings
+from dsconf.search.space import plain_settings
+from dsconf.search.wish import Wish
 from dsconf.workload import Workload
 
 

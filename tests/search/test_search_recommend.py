@@ -17,7 +17,8 @@ from dsconf.model.spec import Model
 from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
 from dsconf.search.recommend import Recommendation, answer
-from dsconf.search.space import Wish, combinations
+from dsconf.search.space import combinations
+from dsconf.search.wish import Wish
 from dsconf.units import GIB, TIB
 
 LARGE = fake_model(8192, 80)
@@ -192,6 +193,15 @@ def test_where_one_change_is_too_little_two_are_named_and_work() -> None:
     assert ask(model, cluster, Wish(seq_len=seq_len)).recommended is not None
 
 
+def test_lifted_restrictions_on_more_gpus_are_named_where_neither_helps_alone() -> None:
+    """Stage 0 holds 16 bytes of each of 65 B parameters on any number of GPUs, and one GPU does so at any stage."""
+    found = ask(LARGE, fake_cluster(1, 80 * GIB, 64 * GIB), Wish(stage=0))
+    told = next(reason for reason in found.why if "no restrictions on" in reason)
+    gpus = int(told.split(" on ")[1].split()[0])
+    assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB)).recommended is not None
+    assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB), Wish(stage=0)).recommended is None
+
+
 def test_a_small_model_is_told_that_plain_ddp_does() -> None:
     notes = " ".join(ask(SMALL, fake_cluster(8)).notes)
     assert "small enough for plain torch DDP" in notes
@@ -210,9 +220,10 @@ def test_the_runner_up_is_another_combination() -> None:
 
 
 def test_the_table_has_each_combination_once() -> None:
+    """Two for torch DDP, stage 0 and the four offloads; with and without bf16 states two for each of stages 1 to 3."""
     found = ask(SMALL, fake_cluster(8))
     best = best_of_each(found.candidates)
-    assert len({combination(candidate) for candidate in best}) == len(best) == 18
+    assert len({combination(candidate) for candidate in best}) == len(best) == 24
     for candidate in best:
         rivals = [c for c in found.candidates if combination(c) == combination(candidate)]
         assert candidate.tokens_per_second == max(c.tokens_per_second for c in rivals if c.fits == candidate.fits)

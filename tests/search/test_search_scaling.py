@@ -11,7 +11,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.search.question import Question
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.scaling import sizes
-from dsconf.search.space import Wish
+from dsconf.search.wish import Wish
 
 SMALL = fake_model(1024, 8)
 
