@@ -40,13 +40,14 @@ def kinds(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterato
     """What ``wish`` leaves open, plainest first."""
     stages = range(4) if wish.stage is None else (wish.stage,)
     devices = [pair for name in ([wish.offload] if wish.offload else OFFLOADS) for pair in OFFLOADS[name]]
-    if wish.stage in (None, 0) and wish.offload in (None, "none") and not wish.low_states:
+    plain = wish.offload in (None, "none") and not wish.low_states and wish.sequence_parallel in (None, 1)
+    if plain and wish.stage in (None, 0):
         yield Kind("ddp")
     for stage in stages:
         for optimizer_device, param_device in devices:
             if _possible(stage, optimizer_device, param_device, cluster, wish):
-                plain = Kind("deepspeed", stage, optimizer_device, param_device)
-                yield from _finer(plain, model, cluster, precision, wish)
+                kind = Kind("deepspeed", stage, optimizer_device, param_device)
+                yield from _finer(kind, model, cluster, precision, wish)
 
 
 def _possible(stage: int, optimizer_device: str, param_device: str, cluster: Cluster, wish: Wish) -> bool:

@@ -73,9 +73,9 @@ def _unstated(candidate: Candidate) -> bool:
     return candidate.offloads > 0 and candidate.job.cluster.host_memory_bytes is None
 
 
-def best_of_each(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
-    """The first of each combination of what matters most, in the order given."""
-    first: dict[tuple[Any, ...], Candidate] = {}
+def best_of_each(candidates: Iterable[Candidate], winner: Candidate | None = None) -> tuple[Candidate, ...]:
+    """The first of each combination of what matters most, in the order given; ``winner`` stands for its own."""
+    first: dict[tuple[Any, ...], Candidate] = {} if winner is None else {combination(winner): winner}
     for candidate in candidates:
         first.setdefault(combination(candidate), candidate)
     return tuple(first.values())
@@ -87,7 +87,7 @@ def combination(candidate: Candidate) -> tuple[Any, ...]:
     settings = candidate.settings
     devices = (settings.offload_optimizer, settings.offload_param)
     kept = (settings.bf16_optimizer_states, settings.sequence_parallel)
-    return settings.engine, settings.stage, *devices, candidate.workload.checkpointing, *kept
+    return settings.engine, settings.stage, *devices, *kept, candidate.workload.checkpointing
 
 
 def stage_name(candidate: Candidate) -> str:

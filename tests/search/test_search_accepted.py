@@ -16,7 +16,7 @@ from dsconf.config.validate import validate
 from dsconf.search.candidates import Candidate
 from dsconf.search.question import Question
 from dsconf.search.recommend import answer
-from dsconf.search.space import CPU_OPTIMIZERS, OPTIMIZERS, Wish
+from dsconf.search.wish import CPU_OPTIMIZERS, OPTIMIZERS, Wish
 from dsconf.units import GIB
 
 JOBS = 200
@@ -74,7 +74,8 @@ def test_deepspeed_accepts_them_all(
         monkeypatch.setattr(deepspeed_config.dist, "get_rank", lambda: 0)
         monkeypatch.setattr(deepspeed_config.dist, "get_world_size", lambda *_, world=world: world)
         parsed = deepspeed_config.DeepSpeedConfig(json.loads(render(candidate.settings, "deepspeed")))
-        assert parsed.world_size == world
+        # The ranks that share a sequence count as one.
+        assert parsed.world_size == world // candidate.settings.sequence_parallel
         assert parsed.train_batch_size == candidate.global_batch
         assert parsed.train_micro_batch_size_per_gpu == candidate.workload.micro_batch
         assert parsed.gradient_accumulation_steps == candidate.workload.accumulation

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 from dsconf.search.pareto import LESS, pareto, spread
 
 
-def point(memory: int, speed: int, fits: str = "yes", engine: str = "deepspeed") -> Any:
+def point(memory: int, speed: int, fits: str = "yes", engine: str = "deepspeed", low: bool = False) -> Any:
     return SimpleNamespace(
         estimate=SimpleNamespace(process_bytes=memory),
         tokens_per_second=float(speed),
         fits=fits,
-        settings=SimpleNamespace(engine=engine),
+        settings=SimpleNamespace(engine=engine, bf16_optimizer_states=low),
     )
 
 
@@ -34,6 +34,12 @@ def test_what_does_not_fit_and_torch_ddp_are_left_out() -> None:
     points = [point(90, 200, fits="no"), point(80, 150, fits="tight"), point(50, 140, engine="ddp"), point(70, 100)]
     assert figures(pareto(points)) == [(80, 150), (70, 100)]
     assert pareto([point(1, 1, fits="no")]) == ()
+
+
+def test_states_in_bf16_count_only_where_nothing_fits_without_them() -> None:
+    low = [point(20, 150, low=True), point(10, 100, low=True)]
+    assert figures(pareto([*low, point(70, 100)])) == [(70, 100)]
+    assert figures(pareto([*low, point(70, 200, fits="no")])) == [(20, 150), (10, 100)]
 
 
 @given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), max_size=40))

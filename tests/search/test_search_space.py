@@ -10,14 +10,64 @@ from search_fakes import fake_cluster, fake_model
 from dsconf.config import render
 from dsconf.errors import InputError
 from dsconf.search.buckets import buckets
-from dsconf.search.space import OPTIMIZERS, Wish, combinations
+from dsconf.search.space import Combination, combinations
+from dsconf.search.wish import OPTIMIZERS, Wish
+
+
+def found(wish: Wish, **cluster: object) -> list[Combination]:
+    return combinations(fake_model(), fake_cluster(**cluster), wish)  # type: ignore[arg-type]
 
 
 def kinds(wish: Wish, **cluster: object) -> list[tuple[str, int, str, str, bool]]:
-    found = combinations(fake_model(), fake_cluster(**cluster), wish)  # type: ignore[arg-type]
-    return [
-        (s.engine, s.stage, s.offload_optimizer, s.offload_param, workloads[0].checkpointing) for s, workloads in found
-    ]
+    """Strategy by strategy, what refines it left out."""
+    every = found(wish, **cluster)
+    strategies = [(s.engine, s.stage, s.offload_optimizer, s.offload_param, w[0].checkpointing) for s, w in every]
+    return list(dict.fromkeys(strategies))
+
+
+def test_no_combination_comes_twice() -> None:
+    every = found(Wish(seq_len=65536), gpus=16, nvme="/nvme")
+    assert len({(settings, workloads[0].checkpointing) for settings, workloads in every}) == len(every)
+
+
+def test_the_optimizer_is_offloaded_in_parts_at_stage_3_alone() -> None:
+    parts = {(s.stage, s.offload_param, s.offload_optimizer_ratio) for s, _ in found(Wish(offload="optimizer"))}
+    assert parts == {(1, "none", 1), (2, "none", 1)} | {(3, "none", ratio) for ratio in (1, 0.8, 0.6, 0.4, 0.2)}
+    assert {s.offload_optimizer_ratio for s, _ in found(Wish(offload="param"))} == {1}
+    small = combinations(fake_model(512, 4), fake_cluster(), Wish(offload="optimizer"))
+    assert {s.offload_optimizer_ratio for s, _ in small} == {1}  # 13 M parameters: one sub-group
+    assert {s.offload_optimizer_ratio for s, _ in found(Wish(offload="optimizer", optimizer="lion"))} == {1}
+
+
+def test_bf16_states_need_bf16_and_an_adam_on_the_gpu() -> None:
+    low = {(s.stage, s.offload_optimizer) for s, _ in found(Wish()) if s.bf16_optimizer_states}
+    assert low == {(1, "none"), (2, "none"), (3, "none")}
+    assert all(s.bf16_master == s.bf16_optimizer_states for s, _ in found(Wish()))
+    for wish in (Wish(low_states=False), Wish(precision="fp16"), Wish(optimizer="lion"), Wish(offload="optimizer")):
+        assert not any(s.bf16_optimizer_states for s, _ in found(wish))
+    assert all(s.bf16_optimizer_states for s, _ in found(Wish(low_states=True)))
+
+
+def test_a_secondary_partition_between_nodes_alone() -> None:
+    assert {s.hpz_partition_size for s, _ in found(Wish())} == {1}
+    several = {(s.stage, s.offload_param, s.hpz_partition_size) for s, _ in found(Wish(), gpus=16)}
+    assert {key for key in several if key[2] > 1} == {(3, "none", 8)}
+    assert {s.hpz_partition_size for s, _ in found(Wish(), gpus=12)} == {1}  # the world must be a multiple
+
+
+def test_long_sequences_are_split_between_the_ranks_of_a_node() -> None:
+    assert {s.sequence_parallel for s, _ in found(Wish(seq_len=8192))} == {1}
+    long = {(s.stage > 0, s.sequence_parallel) for s, _ in found(Wish(seq_len=65536), gpus=16)}
+    assert long == {(False, 1), (True, 1), (True, 2), (True, 4), (True, 8)}
+    assert {s.sequence_parallel for s, _ in found(Wish(seq_len=65536), gpus=6)} == {1, 2}
+    assert {s.sequence_parallel for s, _ in found(Wish(sequence_parallel=4))} == {4}
+    assert {s.sequence_parallel for s, _ in found(Wish(seq_len=65536, attention="eager"))} == {1}
+
+
+def test_ranks_that_share_a_sequence_count_as_one_in_the_batch() -> None:
+    for settings, workloads in found(Wish(seq_len=65536, global_batch=16, sequence_parallel=4), gpus=16):
+        batch = {w.micro_batch * w.accumulation * 16 // settings.sequence_parallel for w in workloads}
+        assert batch == {16}
 
 
 def test_the_whole_space() -> None:
@@ -62,6 +112,15 @@ def test_wishes_restrict() -> None:
             "--quantize 8bit cannot be partitioned at stage 3; use --quantize 4bit or --stage 2",
         ),
         (
+            Wish(low_states=True, offload="optimizer"),
+            "--optimizer-states bf16 needs bf16, ZeRO stage 1 to 3, Adam or AdamW, and no offload",
+        ),
+        (
+            Wish(sequence_parallel=3),
+            "--sequence-parallel 3 must divide the 8 GPUs, the 8 of a node, 2048 tokens and 32 heads (key-value heads: "
+            "32, either way), and needs ZeRO stage 1 to 3 and --attention sdpa or flash",
+        ),
+        (
             Wish(offload="param", quantize="4bit"),
             "--offload param cannot hold --quantize 4bit weights; use --offload optimizer",
         ),
@@ -86,10 +145,16 @@ def test_the_templates_can_write_every_optimizer() -> None:
     assert sorted(OPTIMIZERS) == sorted(render._OPTIMIZERS)
 
 
-@given(hidden=st.sampled_from([128, 1024, 4096, 16384]), layers=st.integers(1, 120), stage=st.integers(0, 3))
-def test_no_bucket_is_larger_than_the_model(hidden: int, layers: int, stage: int) -> None:
+@given(
+    hidden=st.sampled_from([128, 1024, 4096, 16384]),
+    layers=st.integers(1, 120),
+    stage=st.integers(0, 3),
+    lean=st.booleans(),
+)
+def test_no_bucket_is_larger_than_the_model(hidden: int, layers: int, stage: int, lean: bool) -> None:
     model = fake_model(hidden, layers)
-    sizes = buckets(model, stage)
+    sizes = buckets(model, stage, lean=lean)
+    assert all(size <= buckets(model, stage)[name] for name, size in sizes.items())
     assert sizes.pop("allgather_bucket_size", 0) % 2 == 0
     assert sizes.pop("max_reuse_distance", 0) <= 2 * model.num_params
     assert all(0 < size <= model.num_params for size in sizes.values())

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from search_fakes import fake_cluster, fake_model
 
 from dsconf.job import Job
-from dsconf.search.space import Wish, plain_settings
+from dsconf.search.space import plain_settings
 from dsconf.search.volume import sent_bytes
+from dsconf.search.wish import Wish
 from dsconf.workload import Workload
 
 MODEL = fake_model(8192, 80, 8000)
