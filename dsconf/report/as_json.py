@@ -83,7 +83,7 @@ def recommendation_json(found: Recommendation, config: str, files: Sequence[str]
     cost = found.cost._asdict() if found.cost is not None else None
     return {
         "recommended": candidate_json(winner, found, "; ".join(found.why)) if winner else None,
-        "candidates": [candidate_json(candidate, found) for candidate in best_of_each(found.candidates)],
+        "candidates": [candidate_json(candidate, found) for candidate in best_of_each(found.candidates, winner)],
         "examined": found.examined,
         "ruled_out": found.ruled_out,
         "why": list(found.why),

@@ -43,7 +43,7 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield shape
     yield cluster_sentence(found.cluster)
     yield ""
-    rows = sorted(best_of_each(found.candidates), key=lambda candidate: candidate is not found.recommended)
+    rows = best_of_each(found.candidates, found.recommended)
     yield table(HEADERS, [_row(candidate, found) for candidate in rows], (0, 1, 2, 9))
     yield _examined(found)
     yield ""

@@ -27,8 +27,8 @@ class Change(NamedTuple):
     """One change to what was asked. ``gain`` 0.61 is 61 % more tokens a second than the winner gives."""
 
     kind: str
-    """``gpus``, ``accumulation``, ``checkpointing``, ``offload``, ``gpu_memory``, ``host_memory``, ``nvlink``, or the
-    name of a resource of :mod:`dsconf.search.limits` twice as fast."""
+    """``gpus``, ``accumulation``, ``checkpointing``, ``offload``, ``bf16_states``, ``gpu_memory``, ``host_memory``,
+    ``nvlink``, or the name of a resource of :mod:`dsconf.search.limits` twice as fast."""
     text: str
     fits: str
     tokens_per_second: float
@@ -50,6 +50,7 @@ def improvements(
     yield from _without_offload(winner, question)
     yield from _accumulated(winner, question)
     yield from _checkpointing(winner, candidates, question.tools)
+    yield from _bf16_states(winner, candidates)
     yield from _more_memory(winner, candidates)
     yield from _faster(winner, slowest, question.tools)
 
@@ -115,6 +116,17 @@ def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: To
     yield _change("checkpointing", text, other, winner, other.gpu_short_bytes)
 
 
+def _bf16_states(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[Change]:
+    """Master weights and moments in bf16, which train differently and so are never taken unasked."""
+    if winner.settings.bf16_optimizer_states:
+        return
+    low = next((c for c in candidates if c.fits == "yes" and c.settings.bf16_optimizer_states), None)
+    gained = low.tokens_per_second / winner.tokens_per_second - 1 if low is not None else 0.0
+    if low is not None and gained >= WORTH:
+        text = f"Optimizer states in bf16, which round each update: {compared(gained)} ({name(low)})."
+        yield _change("bf16_states", text, low, winner)
+
+
 def _switched(winner: Candidate) -> Job:
     """The same job with the other answer to recomputing."""
     workload = replace(winner.workload, checkpointing=not winner.workload.checkpointing)
@@ -127,6 +139,7 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
         candidate
         for candidate in candidates
         if candidate.settings.engine == "deepspeed"
+        and candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
         and candidate.tokens_per_second >= (1 + WORTH) * winner.tokens_per_second
     ]
     most = int(LARGER * winner.job.cluster.gpu.memory_bytes)

@@ -13,8 +13,8 @@ LESS = 0.9
 def pareto(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Of the DeepSpeed candidates that fit, those that none with as little memory on each GPU outruns, fastest first.
 
-    Memory is ``process_bytes`` of the fullest rank. Of two with the same figures the first counts. States in bf16, which
-    train differently, count only where nothing fits without them.
+    Memory is ``process_bytes`` of the fullest rank. Of two with the same figures the first counts. States in bf16,
+    which train differently, count only where nothing fits without them.
     """
     fitting = [c for c in candidates if c.fits != "no" and c.settings.engine == "deepspeed"]
     alike = [c for c in fitting if not c.settings.bf16_optimizer_states] or fitting

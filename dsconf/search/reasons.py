@@ -104,14 +104,21 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
     fitting = sum(candidate.fits == "yes" for candidate in candidates)
     if winner.fits == "tight":
         return f"{name(winner)}: nothing fits with headroom, and this is the fastest of what fits tightly."
-    unasked = winner.offloads and winner.job.cluster.host_memory_bytes is None
-    lead = "nothing fits without offload, and this is " if unasked else ""
+    lead = _reserved(winner, candidates)
     fastest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
     if fastest.tokens_per_second > winner.tokens_per_second:
         gain = loss(fastest, winner)
         also = f"; {name(fastest)} would give {gain}, too few to tell" if gain != SAME else ""
         return f"{name(winner)}: {lead}the plainest of the fastest{also}."
     return f"{name(winner)}: {lead}the fastest of the {fitting} candidates that fit with headroom."
+
+
+def _reserved(winner: Candidate, candidates: Sequence[Candidate]) -> str:
+    """What the winner has that is taken only where nothing else fits."""
+    if winner.settings.bf16_optimizer_states and not all(c.settings.bf16_optimizer_states for c in candidates):
+        return "nothing fits with optimizer states in fp32, and this is "
+    unasked = winner.offloads and winner.job.cluster.host_memory_bytes is None
+    return "nothing fits without offload, and this is " if unasked else ""
 
 
 def _fullest(winner: Candidate) -> str:

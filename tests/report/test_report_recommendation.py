@@ -101,3 +101,15 @@ def test_a_check_is_one_sentence() -> None:
     )
     failed = CheckResult(False, "real", failure=Failure("oom", "out of memory in forward"))
     assert check_sentence(failed) == "Check: out of memory in forward"
+
+
+def test_the_recommended_candidate_has_the_first_row(found: Recommendation) -> None:
+    """Though another one of its combination, with finer settings of its own, is a little faster."""
+    assert found.recommended is not None
+    other = found.recommended._replace(job=replace(found.recommended.job))
+    twice = found._replace(candidates=(other, *found.candidates))
+    rows = recommendation_json(twice, "ds_config.json", [])["candidates"]
+    assert rows[0]["why"] == "recommended"
+    assert sum(row["why"] == "recommended" for row in rows) == 1
+    lines = recommendation_text(twice, "the shape", [], "ds_config.json").splitlines()
+    assert lines[6].endswith("recommended")
