@@ -76,10 +76,23 @@ def _finer(settings: Settings) -> Settings:
 
 
 def fits_somehow(question: Question) -> bool:
-    """Whether anything fits: what most likely does is asked first, and the first yes ends it."""
-    space = sorted(space_of(question), key=lambda one: (not one.workloads[0].checkpointing, -one.settings.stage))
+    """Whether anything fits: of each strategy what holds least is asked, the highest stage first, until one does."""
+    leanest: dict[tuple[Any, ...], Combination] = {}
+    for combination in space_of(question):
+        settings = combination.settings
+        # A smaller part of the optimizer on the host is more on the GPU: it matters where the host has a limit.
+        part = settings.offload_optimizer_ratio if question.cluster.host_memory_bytes is not None else None
+        key = (*_strategy(settings), settings.sequence_parallel, part)
+        leanest[key] = max(leanest.get(key, combination), combination, key=_leanness)
+    space = sorted(leanest.values(), key=lambda combination: -combination.settings.stage)
     alone = (examine(question.model, question.cluster, [_smallest(one)], question.tools).candidates for one in space)
     return any(candidate.fits != "no" for candidates in alone for candidate in candidates)
+
+
+def _leanness(combination: Combination) -> tuple[Any, ...]:
+    settings, recomputes = combination.settings, combination.workloads[0].checkpointing
+    sizes = (-settings.hpz_partition_size, -settings.reduce_bucket_size)
+    return recomputes, settings.bf16_optimizer_states, settings.offload_optimizer_ratio, *sizes
 
 
 def first_that_fits(question: Question) -> Candidate | None:
