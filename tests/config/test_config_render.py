@@ -96,6 +96,15 @@ def test_deepspeed_accepts_it_and_reads_the_same(deepspeed_config, settings):
     if settings.stage == 3:
         assert zero.sub_group_size == settings.sub_group_size
         assert zero.param_persistence_threshold == settings.param_persistence_threshold
+        assert zero.zero_hpz_partition_size == settings.hpz_partition_size
+        assert zero.zero_quantized_weights == settings.quantized_weights
+        assert zero.zero_quantized_nontrainable_weights == settings.quantized_nontrainable_weights
+        assert zero.zero_quantized_gradients == settings.quantized_gradients
+        if zero.offload_optimizer:
+            assert zero.offload_optimizer.ratio == settings.offload_optimizer_ratio
+    assert found.bfloat16_config.bf16_master_weights_and_grads == settings.bf16_master
+    assert found.bfloat16_config.bf16_optimizer_states == settings.bf16_optimizer_states
+    assert found.world_size == 8 / settings.sequence_parallel, "ranks that share a sequence count as one"
 
 
 def test_deepspeeds_own_defaults_are_the_defaults(deepspeed_config):
