@@ -108,6 +108,18 @@ def _plain(candidate: Candidate) -> dict[str, Any]:
     }
 
 
+def preload(cases: list[dict[str, Any]]) -> None:
+    """Imports in the parent what every run needs; no CUDA context may be there before a fork."""
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    import deepspeed  # noqa: F401
+    import peft  # noqa: F401
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        AutoModelForCausalLM.from_config(AutoConfig.for_model(**cases[0]["model"]))
+
+
 def train(case: dict[str, Any], steps: int, folder: Path) -> None:
     """Runs in a process of its own: journals the steps of ``case`` in ``folder``."""
     from dsconf.live.journal import Journal
@@ -234,10 +246,7 @@ def main() -> None:
     if arguments.list:
         print("\n".join(case["name"] for case in cases))
         return
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a CUDA context does not outlive a fork
-    import deepspeed  # noqa: F401
-    import transformers  # noqa: F401
-
+    preload(cases)
     start, rows = time.monotonic(), []
     for number, case in enumerate(cases):
         if time.monotonic() - start > arguments.seconds:

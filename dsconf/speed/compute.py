@@ -13,7 +13,8 @@ from dsconf.cluster.spec import Gpu
 from dsconf.job import Job
 from dsconf.model.spec import Model, Param
 from dsconf.speed import kernels, rates
-from dsconf.speed.elementwise import Cost, add, ends_cost, layer_cost, loss_cost
+from dsconf.speed.elementwise import add, ends_cost, layer_cost, loss_cost
+from dsconf.speed.python_time import launches, modules
 
 DEQUANTIZE_BYTES = {"4bit": 2.5, "8bit": 3.0}
 """Bytes moved an element when a stored weight becomes a 16-bit one: read 0.5 or 1, write 2."""
@@ -184,14 +185,6 @@ def _lines(gpu: Gpu, precision: str, p: Projection, count: int) -> Products:
     )
 
 
-def _launches(cost: Cost, products: int, compiled: bool) -> tuple[float, float]:
-    if compiled:
-        single = cost.forward_operations + products, cost.backward_operations + 2 * products
-        return single[0] * rates.COMPILED_OPERATION_SECONDS, single[1] * rates.COMPILED_OPERATION_SECONDS
-    forward = (cost.forward_operations + products) * rates.OPERATION_SECONDS
-    return forward, (cost.backward_operations + 2 * products) * rates.BACKWARD_OPERATION_SECONDS
-
-
 def _width(precision: str) -> float:
     """Bytes of an activation against the 16 bits that the traffic was counted for."""
     return {"fp32": 2.0, "autocast": AUTOCAST_WIDTH}.get(precision, 1.0)
@@ -241,7 +234,7 @@ def layer_block(
         (token * cost.forward, token * cost.backward),
         (kernels.traffic(gpu, stored + cast[0]), kernels.traffic(gpu, stored + cast[1])),
         (0.0, 0.0),
-        _launches(cost, len(found) + 1, written_by == "compiled"),
+        launches(cost, len(found) + 1, modules(model.parameters.layer), precision, written_by == "compiled"),
     )
 
 
@@ -256,13 +249,14 @@ def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager"
     wide, cast = 1.0 if precision in ("bf16", "fp16") else 2.0, _cast(precision, (head(model),))
     token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
     logit = kernels.traffic(gpu, 1.0, _fraction(written_by))
+    outside = (*model.parameters.before, *model.parameters.after)
     return Block(
         _products(gpu, precision, (head(model),)),
         ((0.0, 0.0), (0.0, 0.0)),
         (token * ends.forward, token * ends.backward),
         (kernels.traffic(gpu, cast[0]), kernels.traffic(gpu, wide * embedding * head(model).trainable + cast[1])),
         (logit * loss.forward, logit * loss.backward),
-        _launches(add(ends, loss), 1, written_by == "compiled"),
+        launches(add(ends, loss), 1, modules(outside), precision, written_by == "compiled"),
     )
 
 

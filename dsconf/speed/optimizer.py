@@ -16,11 +16,6 @@ UNFUSED_ADAM_BYTES = 76
 SGD_BYTES, MOMENTUM_BYTES = 12, 20
 LION_BYTES = 20
 
-HOOK_SECONDS = 360e-6
-"""Python that DeepSpeed 0.19.8 runs on the CPU for each trained tensor at stages 1 to 3: gradient hook,
-bucket, norm. Calibrated on a step too small to keep an H200 busy: a 1.2B llama, 146 tensors, stage 2, 1024 tokens,
-73 ms."""
-
 
 def element_bytes(settings: Settings) -> int:
     """Bytes of the parameters and gradients as autograd has them: 2 in 16-bit training, else 4."""
@@ -98,8 +93,3 @@ def gradient_bytes(settings: Settings, world_size: int) -> float:
 def gather_bytes(settings: Settings) -> float:
     """Bytes moved for each parameter element when stage 3 copies a gathered bucket apart (read and write)."""
     return 2 * element_bytes(settings) if settings.stage == 3 else 0
-
-
-def hook_seconds(job: Job) -> float:
-    """CPU seconds of DeepSpeed's gradient hooks in one backward pass."""
-    return trained(job.model)[1] * HOOK_SECONDS if job.settings.stage else 0.0

@@ -48,11 +48,37 @@ TRAFFIC_FRACTION = 0.60
 hidden state (33.6 million) in 5.7 ms, 2.9 TB/s; fp32 softmax of the logits 3.1 TB/s; fused AdamW 2.8 TB/s. A plain
 copy reaches 4.2."""
 
-OPERATION_SECONDS = 10.7e-6
-"""Python, dispatcher and launch of one operation in forward: 1000 additions to 16 elements took 10.7 ms."""
+OPERATION_SECONDS = 23e-6
+"""Python, dispatcher and launch of one operation in forward; an addition alone takes 10.7 µs. This and the figures
+below are least squares over 33 steps of six models too small to keep an H200 busy (``h200-launches.jsonl``), on a host
+of 16 cores; the same step varies by a third from run to run there."""
 
-BACKWARD_OPERATION_SECONDS = 6e-6
-"""The same from autograd's C++ engine."""
+MODULE_SECONDS = 11e-6
+"""A call of one ``torch.nn.Module`` in forward: hooks looked up, Hugging Face's Python around its operations."""
+
+BACKWARD_OPERATION_SECONDS = 16e-6
+"""One kernel of backward, launched by autograd's engine."""
+
+GRADIENT_SECONDS = 30e-6
+"""Of each trained tensor in backward: its gradient is put where it belongs (AccumulateGrad)."""
+
+AUTOCAST_OPERATIONS = 3
+"""Casts that torch.autocast adds to a projection: its weight, its input and, before a sum in fp32, its output; each has
+one of its own in backward."""
+
+HOOK_SECONDS = 93e-6
+"""Python that DeepSpeed 0.19.8 runs in backward for each trained tensor at stages 1 to 3: hook, bucket, norm."""
+
+FETCH_SECONDS = 460e-6
+"""Python of stage 3 around each module with parameters of its own, in forward and again in backward: fetch, prefetch,
+release (partitioned_param_coordinator.py)."""
+
+STEP_SECONDS = {0: 148e-6, 1: 148e-6, 2: 148e-6, 3: 75e-6}
+"""Of each tensor whose gradient a rank keeps, in the optimizer step, by ZeRO stage: its norm, its way into and out of
+the flat buffer."""
+
+PLAIN_STEP_SECONDS = 24e-6
+"""The same without DeepSpeed: clipping and torch's foreach AdamW."""
 
 FUSED_TRAFFIC_FRACTION = 0.87
 """The same by kernels that read and write each element once, as a plain copy does: 4.2 of 4.8 TB/s."""

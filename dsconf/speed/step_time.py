@@ -11,6 +11,7 @@ from typing import NamedTuple
 from dsconf.job import Job
 from dsconf.speed import communication, compute, offload, optimizer
 from dsconf.speed.kernels import traffic
+from dsconf.speed.python_time import engine
 
 
 class StepTime(NamedTuple):
@@ -80,28 +81,30 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
     ``fused`` ones such as Liger's, or torch.compile's (``compiled``).
 
     A micro-batch is its kernels, or the CPU's time to launch them where that is longer, and what communication and
-    offload leave exposed; the step adds the optimizer.
+    offload leave exposed; the step adds the optimizer, which the gradients' norm parts from the backward before it.
     """
     accumulation = job.settings.accumulation or job.workload.accumulation
     forward, backward, again = compute.micro_batch(job, kernels)
     gradients = _gradients(job)
     behind = backward.gpu + again.gpu + gradients
-    launched = backward.launch + again.launch + optimizer.hook_seconds(job)
-    busy = _Busy(max(forward.gpu, forward.launch), max(behind, launched))
+    python = engine(job)
+    launched = backward.launch + again.launch + python.backward + python.again
+    busy = _Busy(max(forward.gpu, forward.launch + python.forward), max(behind, launched))
     waits = _waits(job, busy)
     offloads = _offload(job, busy, waits)
     both = forward.plus(backward)
+    step = optimizer.step_seconds(job)
     parts = {
         "matmul": accumulation * both.matmul,
         "attention": accumulation * both.attention,
         "elementwise": accumulation * both.elementwise,
         "loss": accumulation * both.loss,
         "recompute": accumulation * again.gpu,
-        "launch": accumulation * (busy.forward - forward.gpu + busy.backward - behind),
+        "launch": accumulation * (busy.forward - forward.gpu + busy.backward - behind) + max(0.0, python.step - step),
         "gradients": accumulation * gradients,
         "communication": accumulation * (waits.forward + waits.backward) + waits.step,
         "offload": accumulation * offloads[0] + offloads[1],
-        "optimizer": optimizer.step_seconds(job),
+        "optimizer": step,
     }
     seconds = sum(parts.values())
     replicas = job.cluster.world_size / job.settings.sequence_parallel

@@ -1,0 +1,85 @@
+"""Seconds that the CPU needs to run a training step's Python and launch its kernels; the GPU waits where they are more.
+
+Everything here scales with how many modules, operations and tensors a model has, and with nothing of their size: this
+is what a small micro-batch waits for.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.job import Job
+from dsconf.model.spec import Model, Param
+from dsconf.speed import rates
+from dsconf.speed.elementwise import Cost
+from dsconf.speed.optimizer import trained
+
+CONTAINERS = 4
+"""Modules of a layer without parameters that its forward calls: layer, attention, feed-forward, activation."""
+ADAPTER_MODULES = 2
+"""peft's wrapper of a layer and its dropout, which have no parameters."""
+
+
+class Modules(NamedTuple):
+    """Of one layer, or of what comes before and after all."""
+
+    called: int
+    owners: int
+    """Those with parameters of their own."""
+    trained: int
+    """Tensors that get a gradient."""
+
+
+def modules(params: tuple[Param, ...], containers: int = CONTAINERS) -> Modules:
+    """What a stretch of a model calls, from the names of its parameters: ``mlp.up_proj.weight`` belongs to a module."""
+    owners = {p.name.rpartition(".")[0] for p in params}
+    adapted = sum(name.endswith(".base_layer") for name in owners)
+    called = len(owners) + containers + ADAPTER_MODULES * adapted
+    return Modules(called, len(owners), sum(p.trainable for p in params))
+
+
+def launches(cost: Cost, products: int, found: Modules, precision: str, compiled: bool) -> tuple[float, float]:
+    """Seconds of forward and backward in plain PyTorch."""
+    forward, backward = cost.forward_operations + products, cost.backward_operations + 2 * products
+    if compiled:
+        return forward * rates.COMPILED_OPERATION_SECONDS, backward * rates.COMPILED_OPERATION_SECONDS
+    if precision == "autocast":
+        forward, backward = (count + rates.AUTOCAST_OPERATIONS * products for count in (forward, backward))
+    return (
+        forward * rates.OPERATION_SECONDS + found.called * rates.MODULE_SECONDS,
+        backward * rates.BACKWARD_OPERATION_SECONDS + found.trained * rates.GRADIENT_SECONDS,
+    )
+
+
+class Engine(NamedTuple):
+    """Seconds of DeepSpeed's, or torch's, own Python: in forward, in backward, in recomputation and in the step."""
+
+    forward: float
+    backward: float
+    again: float
+    step: float
+
+
+def engine(job: Job) -> Engine:
+    """What the wrapper of ``job`` adds to plain PyTorch."""
+    tensors = trained(job.model)[1]
+    stage = job.settings.stage
+    if job.settings.engine != "deepspeed":
+        return Engine(0.0, 0.0, 0.0, tensors * rates.PLAIN_STEP_SECONDS)
+    hooks = tensors * rates.HOOK_SECONDS if stage else 0.0
+    # At stages 1 and 2 a rank keeps the gradients of the tensors in its slice alone, at stage 3 a piece of each.
+    kept = tensors / job.cluster.world_size if stage in (1, 2) else tensors
+    step = kept * rates.STEP_SECONDS[stage]
+    if stage < 3:
+        return Engine(0.0, hooks, 0.0, step)
+    layer, ends = _owners(job.model)
+    layers, fetches = layer * rates.FETCH_SECONDS, (layer + ends) * rates.FETCH_SECONDS
+    return Engine(fetches, fetches + hooks, layers if job.workload.checkpointing else 0.0, step)
+
+
+@lru_cache(maxsize=256)
+def _owners(model: Model) -> tuple[int, int]:
+    """Modules with parameters of their own in all layers, and outside of them."""
+    params = model.parameters
+    return params.layers * modules(params.layer).owners, modules((*params.before, *params.after)).owners
