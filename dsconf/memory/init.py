@@ -6,16 +6,18 @@ from dsconf.job import Job
 from dsconf.memory.allocator import CONTEXT_BYTES, block
 from dsconf.memory.hooks import hooks
 from dsconf.memory.optimizers import temporaries
+from dsconf.memory.quantized import frozen
 from dsconf.memory.states import resident, widths, wrapper
 from dsconf.memory.subgroups import largest_param, shards
 
 
 def init_peak(job: Job, rank: int) -> int:
-    """Bytes; the model is moved to the card whole in its training type, unless ``zero.Init`` cuts it as it is built."""
+    """Bytes; the model is moved to the card whole, as it is stored, unless ``zero.Init`` cuts it as it is built."""
     stays = resident(job, rank)
     bare = sum(size for _, size in stays.terms) - stays.optimizer
     width, total = widths(job.settings), hooks(job.model).total
-    whole = width.model * job.model.num_params
+    held = frozen(job.model, job.workload.quantize, width.model)
+    whole = width.model * total + held.weights + held.constants + held.largest
     kind = wrapper(job.settings)
     if kind == "zero12":
         # The flat buffer is made beside the parameters; later a zero gradient beside the master (Z12:534, 934-951).
@@ -40,10 +42,28 @@ def _zero3(job: Job, stays: dict[str, int], bare: int, whole: int) -> int:
     settings, width = job.settings, widths(job.settings)
     shard = shards(job.model, job.cluster.world_size, settings.sub_group_size, settings.optimizer)
     group = max((elements for elements, _ in shard.groups), default=0)
-    largest = largest_param(job.model) * width.model
-    zero_init = job.workload.zero_init is not False
-    loading = largest + width.model * (shard.trained + shard.frozen) if zero_init else whole
+    loading = largest_param(job.model) * width.model
+    if job.workload.zero_init is False or job.workload.quantize is not None:
+        # transformers does not build quantized weights under zero.Init (modeling_utils.py:3741-3751).
+        loading = whole
+    elif settings.offload_param == "none":
+        # Under offload_param zero.Init cuts it onto the host (partition_parameters.py:1160-1168).
+        loading += width.model * (shard.trained + shard.frozen)
     # The zero gradient goes before the gradient buffer and the bucket are made (Z3:760-801, 1304).
     later = sum(stays.get(name, 0) for name in ("gradients", "reduce bucket"))
     extra = width.master * group if settings.offload_optimizer == "none" else 0
-    return max(loading, bare, bare - later + extra)
+    return max(loading, bare + _hooked(job, width.model), bare - later + extra)
+
+
+def _hooked(job: Job, width: int) -> int:
+    """At the end each trained parameter is gathered for its hook, the largest alone counts (Z3:1501-1504).
+
+    Its own slice comes from the host first where it is there, and hpZ already has its second copy (PP:1900-1950).
+    """
+    settings, ranks = job.settings, job.cluster.world_size
+    offloaded = settings.offload_param != "none"
+    if ranks == 1 and not offloaded:
+        return 0
+    known = hooks(job.model)
+    secondary = width * known.total // settings.hpz_partition_size if settings.hpz_partition_size > 1 else 0
+    return secondary + width * (known.largest + (-(-known.largest // ranks) if offloaded else 0))

@@ -16,6 +16,7 @@ from dsconf.memory.allocator import block
 from dsconf.memory.hooks import hooks
 from dsconf.memory.muon import Part, gathers, halves, parts
 from dsconf.memory.optimizers import fused_adam, kept, whole_states
+from dsconf.memory.quantized import frozen
 from dsconf.memory.subgroups import on_gpu, shards
 from dsconf.model.spec import Model, Param
 
@@ -115,12 +116,19 @@ def _buffers(job: Job) -> Terms:
 
 
 def _frozen(job: Job) -> Terms:
-    frozen = job.model.num_params - hooks(job.model).total
-    if not frozen:
+    if job.model.num_params == hooks(job.model).total:
         return ()
-    quantized = {"4bit": 0.5, "8bit": 1.0}.get(job.workload.quantize or "")
-    size = int(frozen * quantized) if quantized else frozen * widths(job.settings).model
-    return (("frozen parameters", size),)
+    found = frozen(job.model, job.workload.quantize, widths(job.settings).model)
+    return (("frozen parameters", found.weights + found.constants),)
+
+
+def _frozen_slice(job: Job, elements: int) -> int:
+    """Bytes of one rank's ``elements`` at stage 3; the scales of quantized weights are no parameters and stay whole."""
+    width, quantize = widths(job.settings).model, job.workload.quantize
+    if quantize is None:
+        return width * elements
+    found = frozen(job.model, quantize, width)
+    return -(-found.weights // job.cluster.world_size) + found.constants
 
 
 def _zero12(job: Job, rank: int) -> Resident:
@@ -167,7 +175,7 @@ def _zero3(job: Job, rank: int) -> Resident:
     if settings.offload_param == "none":
         terms.append(("parameters", block(width.model * shard.trained)))
         if shard.frozen:
-            terms.append(("frozen parameters", width.model * shard.frozen))
+            terms.append(("frozen parameters", _frozen_slice(job, shard.frozen)))
     states = buffers = 0
     if settings.offload_optimizer == "none":
         terms.append(("master weights", block(width.master * shard.trained)))
