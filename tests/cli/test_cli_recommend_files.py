@@ -82,7 +82,7 @@ def test_the_hours_of_the_run_stand_beside_the_time_limit(here: Path) -> None:
     assert f"predicted to take {hours:.1f} hours" in (here / "run" / "slurm.sh").read_text()
 
 
-@pytest.mark.parametrize("name", ["ds_config.json", "launch.sh", "hostfile", "slurm.sh"])
+@pytest.mark.parametrize("name", ["launch.sh", "hostfile"])
 def test_one_file_in_the_way_and_none_is_written(name: str, here: Path) -> None:
     (here / "run").mkdir()
     (here / "run" / name).write_text("mine")
