@@ -29,6 +29,8 @@ HEADERS = (
     "seconds\na step",
     "",
 )
+MISSING = 4
+"""Rows of what does not fit; twice as many where nothing does."""
 
 
 def recommendation_text(found: Recommendation, shape: str, files: Sequence[str], config: str) -> str:
@@ -44,8 +46,14 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield cluster_sentence(found.cluster)
     yield ""
     rows = best_of_each(found.candidates, found.recommended)
-    yield table(HEADERS, [_row(candidate, found) for candidate in rows], (0, 1, 2, 9))
+    shown = _shown(rows, found.recommended)
+    yield table(HEADERS, [_row(candidate, found) for candidate in shown], (0, 1, 2, 9))
     yield _examined(found)
+    if len(shown) < len(rows):
+        left = (
+            "those further off, and with bf16 states that nothing needs" if found.recommended else "those further off"
+        )
+        yield f"{len(rows) - len(shown)} more combinations are in the JSON: {left}."
     yield ""
     changes = [change.text for change in found.changes]
     lead = "Recommended: " if found.recommended is not None else ""
@@ -60,6 +68,14 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
         yield ""
         yield from (f"Wrote {file}" for file in files)
         yield from ("Launch:", *(f"  {line}" for line in found.launch_with(config)))
+
+
+def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidate]:
+    """What fits, and the nearest of what does not; states in bf16 only where the winner has them."""
+    if winner is not None and not winner.settings.bf16_optimizer_states:
+        rows = [row for row in rows if not row.settings.bf16_optimizer_states]
+    missing = [row for row in rows if row.fits == "no"]
+    return [*(row for row in rows if row.fits != "no"), *missing[: MISSING if winner is not None else 2 * MISSING]]
 
 
 def _front(found: Recommendation) -> Iterator[str]:

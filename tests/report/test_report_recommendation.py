@@ -38,7 +38,8 @@ def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation
     assert lines[:2] == ["the shape", "GPUs: 8 × fake-gpu, 80.00 GiB each"]
     table = lines[: lines.index("")] + lines[3 : lines.index("", 3)]
     rows = [line for line in table if line.startswith(("torch DDP", "DeepSpeed stage", "ZeRO stage"))]
-    assert len(rows) == 24
+    assert len(rows) == 18, "on eight GPUs of 80 GiB all fit; the six with states in bf16 are not needed"
+    assert "6 more combinations are in the JSON: those further off, and with bf16 states that nothing needs." in lines
     assert sum("recommended" in row for row in rows) == 1
     assert f"{found.examined} candidates examined, {found.ruled_out} larger micro-batches ruled out" in "\n".join(lines)
     assert lines[-3:-1] == ["Wrote run/ds_config.json", "Launch:"]
@@ -47,6 +48,8 @@ def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation
 
 def test_without_an_answer_there_is_no_launch_line(nothing: Recommendation) -> None:
     text = recommendation_text(nothing, "the shape", [], "ds_config.json")
+    assert len([line for line in text.splitlines() if " too much on each GPU" in line]) == 8 + 1
+    assert "8 more combinations are in the JSON: those further off." in text
     assert "\nNothing fits." in text
     assert "Launch" not in text
     assert "recommended" not in text.lower()
