@@ -72,6 +72,7 @@ def job_of(row: Row) -> Job:
         reentrant=bool(row.get("checkpoint_use_reentrant")),
         attention=row["attention"],
         load_dtype=row.get("load_dtype"),
+        quantize=row.get("quantize"),
         zero_init=row.get("zero_init"),
     )
     return Job(model, read_cluster(row["world_size"], gpu="h200"), settings, workload)

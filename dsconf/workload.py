@@ -7,6 +7,7 @@ from dataclasses import dataclass
 ATTENTION_KERNELS = ("sdpa", "eager", "flash")
 ALLOCATORS = ("expandable", "default")
 LOAD_DTYPES = ("bf16", "fp16", "fp32")
+QUANTIZED = ("4bit", "8bit")
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,20 @@ HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "peft", "bitsandbyt
 LIGHT = ("click", "hjson", "jinja2", "jsonschema", "tabulate")
 
 # The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
-WORKER_SIDE = {"build", "data", "failure", "gauge", "group", "guard", "own", "ranks", "steps", "tracker", "worker"}
+WORKER_SIDE = {
+    "build",
+    "data",
+    "failure",
+    "gauge",
+    "group",
+    "guard",
+    "own",
+    "quantized",
+    "ranks",
+    "steps",
+    "tracker",
+    "worker",
+}
 
 # What traces a live torch.nn.Module: whoever has one has torch. The torch side is loaded by the others alone, in the
 # functions that trace, so that planning without a module needs no torch.

@@ -6,8 +6,8 @@ import click
 
 from dsconf.cli.options import WHOLE, combine
 from dsconf.search.wish import OPTIMIZERS
-from dsconf.search.words import PRECISIONS, QUANTIZED
-from dsconf.workload import ATTENTION_KERNELS
+from dsconf.search.words import PRECISIONS
+from dsconf.workload import ATTENTION_KERNELS, QUANTIZED
 
 training_options = combine(
     click.option("--seq-len", type=WHOLE, default=2048, show_default=True, help="Tokens of one sequence."),

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from importlib import import_module
 from typing import Any, NamedTuple
 
 import torch
 
+from dsconf.live import quantized
 from dsconf.live.order import Order
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -59,7 +60,7 @@ def build(order: Order) -> Built:
         model, batch = make()
     if order.zero_init and not order.module:
         _initialize_shards(model)
-    elif not order.zero_init and order.backend != "ddp":
+    elif not order.zero_init and order.backend != "ddp" and not order.quantize:
         model = model.to("cpu")
     if order.module:
         model.train()
@@ -73,6 +74,8 @@ def build(order: Order) -> Built:
 
 
 def _context(order: Order) -> AbstractContextManager[Any]:
+    if order.quantize:
+        return nullcontext()
     if not order.zero_init:
         return torch.device(order.device)
     import deepspeed
@@ -127,10 +130,20 @@ def _maker(order: Order) -> Callable[[], Made]:
     shape = {key: value for key, value in order.hf_config.items() if key not in NOT_A_SHAPE}
     config = AutoConfig.for_model(**shape, pad_token_id=None)
     config.use_cache = False
-    dtype = DTYPES[order.load_dtype]
-    config.dtype = dtype
-    attention = ATTENTION[order.attention]
-    return lambda: (AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention), None)
+    dtype = "dtype" if hasattr(config, "dtype") else "torch_dtype"  # its name before transformers 4.56
+    setattr(config, dtype, DTYPES[order.load_dtype])
+    words = {dtype: DTYPES[order.load_dtype], "attn_implementation": ATTENTION[order.attention]}
+
+    def model() -> Any:
+        return AutoModelForCausalLM.from_config(config, **words)
+
+    if not order.quantize:
+        return lambda: (model(), None)
+    try:
+        quantized.library()
+    except ModuleNotFoundError as error:
+        raise MissingPackageError(f"--quantize needs {error.name}: pip install {error.name}") from None
+    return lambda: (quantized.make(order, DTYPES[order.load_dtype], WEIGHT_DEVIATION, model), None)
 
 
 def _initialize_shards(model: Any) -> None:

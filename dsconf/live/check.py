@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from dsconf.errors import InputError, UnavailableError, one_of
+from dsconf.errors import InputError, one_of
 from dsconf.live.fit import find_boundary
 from dsconf.live.launcher import Runner, SubprocessRunner
 from dsconf.live.order import LAUNCHERS
@@ -15,7 +15,7 @@ from dsconf.live.precheck import precheck
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult
 from dsconf.live.run import launch, silent
-from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES
+from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, QUANTIZED
 
 
 def check(
@@ -56,7 +56,7 @@ def check(
 
     Raises:
         InputError: an input that cannot be read or does not go together.
-        UnavailableError: something that cannot be launched at all, such as quantized weights.
+        UnavailableError: something that cannot be launched here at all.
         KeyboardInterrupt: Ctrl-C; nothing is left running or on disk.
     """
     words = dict(locals())
@@ -84,10 +84,8 @@ def _read(words: Mapping[str, Any]) -> Wish:
         one_of("--launcher", words["launcher"], LAUNCHERS)
     if words["load_dtype"] is not None:
         one_of("--load-dtype", words["load_dtype"], LOAD_DTYPES)
-    if words["quantize"] is not None:
-        reason = "quantized weights cannot be launched with random values"
-        raise UnavailableError(f"--quantize {words['quantize']}: {reason}")
     module, snapshot = words["module"], words["memory_snapshot"]
+    _quantized(words["quantize"], words["lora_rank"], words["zero_init"], module)
     return Wish(
         load_config(words["config"]),
         _model(words["params"], words["model"], words["lora_rank"], module),
@@ -100,6 +98,7 @@ def _read(words: Mapping[str, Any]) -> Wish:
         checkpointing=bool(words["activation_checkpointing"]),
         attention=words["attention"],
         load_dtype=words["load_dtype"],
+        quantize=words["quantize"],
         zero_init=_zero_init(words["zero_init"], module),
         module=module or "",
         cap_bytes=_cap(words["gpu"], words["gpus"], words["gpus_per_node"]),
@@ -121,6 +120,19 @@ def _model(
     if not (colon and function.isidentifier() and all(part.isidentifier() for part in file.split("."))):
         raise InputError(f"--module: {module!r} is not of the form package.file:function")
     return None
+
+
+def _quantized(quantize: str | None, lora_rank: int | None, zero_init: bool | None, module: str | None) -> None:
+    """Refuse what quantized weights do not go with."""
+    if quantize is None:
+        return
+    one_of("--quantize", quantize, QUANTIZED)
+    if module is not None:
+        raise InputError(f"--quantize {quantize}: --module brings its own weights; quantize them there")
+    if lora_rank is None:
+        raise InputError(f"--quantize {quantize}: quantized weights are frozen; say --lora-rank")
+    if zero_init:
+        raise InputError(f"--quantize {quantize}: zero.Init cannot hold quantized weights; leave --zero-init out")
 
 
 def _zero_init(wanted: bool | None, module: str | None) -> bool | None:

@@ -51,6 +51,8 @@ class Order(NamedTuple):
     """``deepspeed``, ``ddp`` or ``accelerate``."""
     launcher: str = "direct"
     """One of ``LAUNCHERS``."""
+    quantize: str = ""
+    """``4bit`` or ``8bit`` storage of the frozen weights; empty: as they are loaded."""
     rank: int = 0
     """The rank rehearsed; each real process puts its own here."""
     seed: int = 1

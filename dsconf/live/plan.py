@@ -36,6 +36,7 @@ class Wish(NamedTuple):
     attention: str = "sdpa"
     load_dtype: str | None = None
     zero_init: bool | None = None
+    quantize: str | None = None
     backend: str = "deepspeed"
     module: str = ""
     cap_bytes: int = 0
@@ -164,7 +165,8 @@ def _plan(
         attention=wish.attention,
         allocator="expandable" if "expandable_segments:True" in allocator_setting() else "default",
         load_dtype=wish.load_dtype or trained_in,
-        zero_init=settings.stage == 3 if wish.zero_init is None else wish.zero_init and settings.stage == 3,
+        zero_init=settings.stage == 3 and (not wish.quantize if wish.zero_init is None else wish.zero_init),
+        quantize=wish.quantize,
     )
     order = _order(wish, workload, config, probe, world_size, rehearsed)
     if wish.model is None:
@@ -194,6 +196,7 @@ def _order(
         load_dtype=workload.load_dtype or "fp32",
         zero_init=bool(workload.zero_init),
         lora_rank=wish.model.lora_rank if wish.model is not None else 0,
+        quantize=wish.quantize or "",
         ds_config=config,
         hf_config=dict(wish.model.hf_config) if wish.model is not None else {},
         backend=wish.backend,

@@ -58,6 +58,7 @@ def record(result: CheckResult) -> dict[str, Any]:
         "load_dtype": order.load_dtype,
         "zero_init": order.zero_init,
         "lora": {"r": order.lora_rank} if order.lora_rank else None,
+        "quantize": order.quantize or None,
         "strategy": order.backend,
         "autocast_bf16": False,
         "ds_config": order.ds_config,

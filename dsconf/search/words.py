@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dsconf.errors import InputError, one_of
 from dsconf.search.wish import OFFLOADS, OPTIMIZERS, Wish
-from dsconf.workload import ATTENTION_KERNELS
+from dsconf.workload import ATTENTION_KERNELS, QUANTIZED
 
 PRECISIONS = ("bf16", "fp16", "fp32")
+OPTIMIZER_STATES = ("fp32", "bf16")
 TARGETS = ("deepspeed", "hf", "accelerate")
-QUANTIZED = ("4bit", "8bit")
 
 
 def read_wish(
@@ -22,6 +22,8 @@ def read_wish(
     checkpointing: bool | None,
     attention: str,
     quantize: str | None,
+    optimizer_states: str | None = None,
+    sequence_parallel: int | str | None = None,
 ) -> Wish:
     """The checked words, as the search takes them.
 
@@ -39,6 +41,10 @@ def read_wish(
         checkpointing=checkpointing,
         attention=one_of("--attention", attention, ATTENTION_KERNELS),
         quantize=quantize and one_of("--quantize", quantize, QUANTIZED),
+        low_states=None
+        if optimizer_states is None
+        else one_of("--optimizer-states", optimizer_states, OPTIMIZER_STATES) == "bf16",
+        sequence_parallel=None if sequence_parallel is None else whole("--sequence-parallel", sequence_parallel),
     )
 
 

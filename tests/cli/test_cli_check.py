@@ -83,7 +83,7 @@ def test_not_a_number_becomes_null_in_json(files: Path, monkeypatch: pytest.Monk
         (("--timeout", "soon"), "ds.json", 2),
         (("--attention", "flesh"), "ds.json", 2),
         ((), "missing.json", 2),
-        (("--quantize", "4bit"), "ds.json", 3),
+        (("--quantize", "4bit"), "ds.json", 2),
     ],
 )
 def test_mistakes_are_one_line_with_their_exit_code(
