@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsconf.cli.options import COUNT, REAL, WHOLES, format_option, gpu_options, model_options, nvme_option
+from dsconf.cli.options import COUNT, REAL, WHOLE, WHOLES, format_option, gpu_options, model_options, nvme_option
 from dsconf.cli.recommend_files import Writing, file_options
 from dsconf.cli.search_options import training_options
 from dsconf.search.wish import OFFLOADS
-from dsconf.search.words import TARGETS
+from dsconf.search.words import OPTIMIZER_STATES, TARGETS
 
 if TYPE_CHECKING:
     from dsconf.live.result import CheckResult
@@ -32,6 +32,16 @@ if TYPE_CHECKING:
 @training_options
 @click.option("--stage", type=click.Choice(["0", "1", "2", "3"]), help="Only this ZeRO stage.")
 @click.option("--offload", type=click.Choice(list(OFFLOADS)), help="Only this offload.")
+@click.option(
+    "--optimizer-states",
+    type=click.Choice(OPTIMIZER_STATES),
+    help="Type of master weights and optimizer states [default: fp32, bf16 only where nothing else fits].",
+)
+@click.option(
+    "--sequence-parallel",
+    type=WHOLE,
+    help="Ranks that share a sequence (Ulysses) [default: up to a node, for sequences from 16384 tokens on].",
+)
 @click.option(
     "--for",
     "target",

@@ -119,17 +119,21 @@ def recommend(
     attention: str = "sdpa",
     lora_rank: int | None = None,
     quantize: str | None = None,
+    optimizer_states: str | None = None,
+    sequence_parallel: int | None = None,
     target: str = "deepspeed",
     tokens: str | int | None = None,
     price: float | None = None,
     *,
     tools: Tools | None = None,
 ) -> Recommendation:
-    """Searches stage × offload × activation checkpointing × micro-batch and ranks what fits by tokens a second.
+    """Searches the whole space (docs/recommend.md) and ranks what fits by tokens a second.
 
     ``params`` (``70B``) or ``model`` (a config.json, its folder, its content, or a known name); ``gpus`` is the
     world size; ``gpu_memory`` and ``host_memory`` (of one node) are bytes or text such as ``80GiB``; ``seq_len``
     is in tokens, batch sizes in sequences; ``offload`` is ``none``, ``optimizer``, ``param`` or ``nvme``;
+    ``optimizer_states`` is ``fp32``, or ``bf16`` for master weights and moments in bf16 (left open, they are chosen
+    only where nothing else fits); ``sequence_parallel`` is the number of ranks that share a sequence;
     ``price`` is for one GPU-hour. ``None`` leaves a choice to the search; ``precision`` then is bf16, or fp16
     where the card has no bf16. ``tools`` replaces the memory and the speed model.
 
@@ -170,6 +174,8 @@ def read_asked(
     attention: str = "sdpa",
     lora_rank: int | None = None,
     quantize: str | None = None,
+    optimizer_states: str | None = None,
+    sequence_parallel: int | None = None,
     target: str = "deepspeed",
     tokens: str | int | None = None,
     price: float | None = None,
@@ -183,7 +189,7 @@ def read_asked(
     if price is not None and tokens is None:
         raise InputError("--price needs --tokens: the cost is that of a number of tokens")
     words = (seq_len, global_batch_size, micro_batch_size, precision, optimizer, stage, offload)
-    wish = read_wish(*words, activation_checkpointing, attention, quantize)
+    wish = read_wish(*words, activation_checkpointing, attention, quantize, optimizer_states, sequence_parallel)
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
     question = Question(
         read_model(params, model, lora_rank),
