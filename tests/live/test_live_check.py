@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from live_fakes import CPU, H200, TINY, FakeRunner
 
-from dsconf.errors import InputError, UnavailableError
+from dsconf.errors import InputError
 from dsconf.live.check import check
 from dsconf.live.launcher import Failure
 from dsconf.live.plan import Wish, make_plan, settled
@@ -146,7 +146,7 @@ def test_without_jsonschema_the_config_is_run_unvalidated(monkeypatch: pytest.Mo
         ({"attention": "flesh"}, InputError, "--attention"),
         ({"load_dtype": "int8"}, InputError, "--load-dtype"),
         ({"model": None}, InputError, "--params"),
-        ({"quantize": "4bit"}, UnavailableError, "--quantize"),
+        ({"quantize": "4bit"}, InputError, "say --lora-rank"),
     ],
 )
 def test_inputs_are_refused_before_anything_starts(words: dict[str, Any], error: type, line: str) -> None:
