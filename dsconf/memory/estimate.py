@@ -12,6 +12,7 @@ from dsconf.memory.allocator import CONTEXT_BYTES
 from dsconf.memory.hooks import rivals
 from dsconf.memory.host import host_terms, nvme_bytes
 from dsconf.memory.init import init_peak
+from dsconf.memory.loading import loading_bytes_per_node
 from dsconf.memory.states import Terms, compact, reduces_in_hooks, wrapper
 from dsconf.memory.terms import TERMS
 from dsconf.memory.timeline import Sketch, timeline
@@ -60,6 +61,13 @@ class Estimate:
     host_terms: Terms = ()
     stays: Terms = ()
     """What is allocated between two steps, from the second on."""
+    loading_host_bytes_per_node: int = 0
+    """Of a node where each process loads the whole model into its own memory; an upper bound."""
+
+    @property
+    def between_steps_bytes(self) -> int:
+        """Predicts ``torch.cuda.memory_allocated`` after a step, from the second on."""
+        return sum(size for _, size in self.stays)
 
     @property
     def peak_bytes(self) -> int:
@@ -102,6 +110,7 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
         nvme_bytes_per_node=per_node * nvme_bytes(job),
         host_terms=host,
         stays=found.stays,
+        loading_host_bytes_per_node=loading_bytes_per_node(job),
     )
 
 

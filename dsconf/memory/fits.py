@@ -110,6 +110,7 @@ def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], words: Mapping[str, An
             return
         yield _on_gpu(job, found, named)
         yield from _on_host(job, found)
+        yield from _quantized(job)
 
     return fits
 
@@ -136,3 +137,30 @@ def _on_host(job: Job, found: Estimate) -> Iterator[Problem]:
     if limit is not None and found.host_bytes_per_node > limit:
         needs = f"a node needs {format_bytes(found.host_bytes_per_node)} of {format_bytes(limit)} of host memory"
         yield Problem("DS902", "error", (), f"does not fit: {needs}", "offload less, or use more nodes")
+    elif limit is not None and found.loading_host_bytes_per_node > limit:
+        needs = f"{format_bytes(found.loading_host_bytes_per_node)} of {format_bytes(limit)} of host memory"
+        processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
+        message = f"loading may need {needs}: {processes} processes of a node, each with the whole model"
+        advice = "load safetensors in the training type, which processes share, or build the model under zero.Init"
+        yield Problem("DS903", "warning", (), message, advice)
+
+
+def _quantized(job: Job) -> Iterator[Problem]:
+    """Stage 3 shards bitsandbytes' weights of 4 bits, only after they were loaded (peft: accelerate/deepspeed.md)."""
+    if job.workload.quantize is None or job.settings.stage != 3:
+        return
+    if job.workload.quantize == "8bit":
+        message = "weights of 8 bits cannot be sharded by stage 3"
+        yield Problem("DS904", "error", (), message, "quantize to 4 bits, or use stage 2")
+        return
+    from dsconf.memory.quantized import frozen
+    from dsconf.memory.states import widths
+
+    held = frozen(job.model, job.workload.quantize, widths(job.settings).model)
+    message = (
+        f"each GPU loads all {format_bytes(held.weights + held.constants)} of quantized weights before they are cut"
+    )
+    advice = (
+        "set bnb_4bit_quant_storage and the dtype of from_pretrained to the training type, or they are not cut at all"
+    )
+    yield Problem("DS904", "note", (), message, advice)

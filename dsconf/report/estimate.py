@@ -41,10 +41,33 @@ def _lines(found: Estimate, fits: str | None, job: Job) -> Iterator[str]:
         f"torch reserves about {format_bytes(found.reserved_bytes)} with {_ALLOCATORS[job.workload.allocator]}; "
         f"nvidia-smi shows about {format_bytes(found.process_bytes)}, {of_nccl} of it NCCL's."
     )
+    yield _logged(found)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in found.host_terms if size)
     yield f"Host memory of each node: {format_bytes(found.host_bytes_per_node)} (each process: {parts})."
+    yield from _loading(found, job)
     if found.nvme_bytes_per_node:
         yield f"NVMe of each node: {format_bytes(found.nvme_bytes_per_node)}."
+
+
+def _logged(found: Estimate) -> str:
+    """The same figures by DeepSpeed's names, whose GB are GiB (runtime/utils.py:839, utils/timer.py:266)."""
+    return (
+        f"In DeepSpeed's log: MA (MemAllocated) {as_gib(found.between_steps_bytes, 2)} GB between two steps, "
+        f"Max_MA (MaxMemAllocated) {as_gib(found.peak_bytes, 2)} GB in a step, "
+        f"Max_CA up to {as_gib(found.reserved_bytes, 2)} GB."
+    )
+
+
+def _loading(found: Estimate, job: Job) -> Iterator[str]:
+    """What the host needs before training begins, where that is more."""
+    if found.loading_host_bytes_per_node <= found.host_bytes_per_node:
+        return
+    processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
+    loads = f"each of {processes} processes loads" if processes > 1 else "the process loads"
+    yield (
+        f"While it is loaded: up to {format_bytes(found.loading_host_bytes_per_node)} of host memory of each node, "
+        f"where {loads} the whole model for itself (docs/memory.md)."
+    )
 
 
 def _rows(found: Estimate) -> Iterator[list[str]]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.config.finding import Path, Problem, Remove, SetValue
+from dsconf.config.names import RELEASES
 from dsconf.config.rules.case import Case, block, device, flag, number, offloads_optimizer, whole
+from dsconf.units import format_bytes
 
 _OPTIMIZER_NVME_KEYS = ("buffer_count", "fast_init", "nvme_path", "pipeline_read", "pipeline_write")
 _PARAM_NVME_KEYS = ("buffer_count", "buffer_size", "max_in_cpu", "nvme_path")
@@ -132,3 +134,29 @@ def pinned_anyway(case: Case) -> Iterator[Problem]:
     if case.stage == 3 and param.get("device") == "cpu" and flag(param.get("pin_memory", True)) is False:
         path = ("zero_optimization", "offload_param", "pin_memory")
         yield Problem("DS412", "note", path, "offloaded parameters are page-locked all the same")
+
+
+def weights_through_the_gpu(case: Case) -> Iterator[Problem]:
+    """Before 0.17 the step copies a rank's fp32 weights to the GPU (0.16.9 runtime/zero/stage_1_and_2.py:1890).
+
+    Later releases send 16 bit through a buffer on the host, which is what the memory model counts.
+    """
+    if case.stage not in (1, 2) or not offloads_optimizer(case) or _since(case, "0.17.6"):
+        return
+    share = "" if case.model_params is None else f", {format_bytes(4 * case.model_params // (case.gpus or 1))} of them"
+    message = f"DeepSpeed {case.release} copies a rank's fp32 weights to the GPU in each step{share}"
+    advice = "use 0.17 or later, whose memory dsconf estimates"
+    yield Problem("DS413", "warning", ("zero_optimization", "offload_optimizer"), message, advice)
+
+
+def master_weights_pinned_anyway(case: Case) -> Iterator[Problem]:
+    """Before 0.18 stages 1 and 2 pin them whatever the key says (0.17.6 runtime/zero/stage_1_and_2.py:444)."""
+    unpinned = flag(block(case.zero, "offload_optimizer").get("pin_memory", True)) is False
+    if unpinned and case.stage in (1, 2) and offloads_optimizer(case) and not _since(case, "0.18.9"):
+        path = ("zero_optimization", "offload_optimizer", "pin_memory")
+        message = f"DeepSpeed {case.release} page-locks the master weights all the same"
+        yield Problem("DS414", "note", path, message, "use 0.18 or later")
+
+
+def _since(case: Case, release: str) -> bool:
+    return RELEASES.index(case.release) >= RELEASES.index(release)

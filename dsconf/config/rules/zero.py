@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from dsconf.config.finding import Problem, Remove
 from dsconf.config.names import STAGE3_ALIASED
-from dsconf.config.rules.case import Case, flag, whole
+from dsconf.config.rules.case import Case, device, flag, whole
 
 _STAGES_1_AND_2 = (
     *("allgather_bucket_size", "ignore_unused_parameters", "parameter_alignment", "round_robin_gradients"),
@@ -87,3 +87,14 @@ def quantized_gradients_on_one_node(case: Case) -> Iterator[Problem]:
     if case.stage == 3 and flag(case.zero.get("zero_quantized_gradients", False)):
         message = "gradients are only quantized on two nodes or more; on one node nothing changes"
         yield Problem("DS307", "note", ("zero_optimization", "zero_quantized_gradients"), message)
+
+
+def nobody_to_share_with(case: Case) -> Iterator[Problem]:
+    """With one rank each slice is the whole: partitions, flat buffers and buckets come on top (zero/stage3.py:780)."""
+    offloads = [name for name in ("offload_optimizer", "offload_param") if device(case, name) != "none"]
+    if case.gpus == 1 and case.stage and not offloads:
+        message = f"one GPU has nobody to share with: stage {case.stage} saves no memory and adds its buckets"
+        advice = (
+            "offload the optimizer, or use stage 0; activation checkpointing and a smaller micro-batch save memory too"
+        )
+        yield Problem("DS308", "note", ("zero_optimization",), message, advice)
