@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from dsconf.memory.recorder import Recorder
+from dsconf.memory.ulysses import shared_attention
 
 
 class Heads(NamedTuple):
@@ -35,10 +36,16 @@ class Heads(NamedTuple):
     """The eager weights pass no dropout whatever the config says."""
     returned: bool = False
     """The layer returns the eager weights."""
+    backward_copies: int = 0
+    """Bytes that FlashAttention's backward copies before it runs."""
 
 
 def attend(r: Recorder, x: Heads) -> int:
     """Output of the attention, tokens × (heads × head_dim), ready for the output projection."""
+    return _attend(r, x) if r.shape.ranks == 1 else shared_attention(r, x, _attend)
+
+
+def _attend(r: Recorder, x: Heads) -> int:
     grouped = x.kv_heads != r.model.heads
     size = _size(r)
     some = size * x.kv_heads // r.model.heads
@@ -97,7 +104,7 @@ def _size(r: Recorder) -> int:
 
 
 def _scores(r: Recorder) -> int:
-    return r.shape.batch * r.model.heads * r.shape.seq * r.shape.seq
+    return r.shape.batch * r.model.heads * r.shape.seq * r.shape.seq * r.shape.ranks
 
 
 def _by_head(r: Recorder, x: int, name: str) -> int:
@@ -133,6 +140,7 @@ def _fused(r: Recorder, x: Heads) -> int:
     workspace = statistics + (2 * size if shape.low == 2 else 0)  # dq accumulates in fp32
     if flash and x.kv_heads != r.model.heads:
         workspace += 2 * size  # dk and dv of every head, summed over groups afterwards (mha_bwd)
+    workspace += x.backward_copies
     inputs = [x.query, x.key, x.value]
     out = r.tape.op("attention kernel", inputs, size, saves=inputs, extra=extra, backward_workspace=workspace)
     r.tape.save_output(out)

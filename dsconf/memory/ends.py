@@ -123,14 +123,18 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
     full = 4 * r.shape.tokens * model.vocab
     upcast = logits if r.shape.low == 4 else op("logits upcast", [logits], full)
     logp = r.tape.save_output(op("log-softmax", [upcast], full))
-    return op("cross-entropy", [logp], 512, extra=16 * r.shape.tokens), logits
+    # Labels that come shifted are not copied (ForCausalLMLoss; Ulysses' data loader shifts them).
+    shifted = 16 * r.shape.tokens if r.shape.ranks == 1 else 0
+    return op("cross-entropy", [logp], 512, extra=shifted), logits
 
 
 def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
     """(kept for backward, alive only in forward): cos and sin, and the attention mask, made once for all layers."""
     rotary_width = 4 if model.family == "olmo2" else shape.width
     shared = model.rotary_dim and model.family != "gptj"
-    rotary = 2 * shape.seq * model.rotary_dim * rotary_width if shared else 0
+    # Ranks that share a sequence are given each row's positions; else one row stands for all.
+    rows = shape.seq if shape.ranks == 1 else shape.tokens
+    rotary = 2 * rows * model.rotary_dim * rotary_width if shared else 0
     square = shape.batch * shape.seq * shape.seq
     windows = any(windowed_layers(model))
     if runs_eager(model.family, shape.attention) and (not model.alibi or model.family == "bloom"):

@@ -50,6 +50,10 @@ class Shape(NamedTuple):
 
     windowed: bool = True
     """Whether the layer is one of those that see a sliding window, in a model that has one."""
+    ranks: int = 1
+    """Ranks that share each sequence (Ulysses); ``seq`` is the share of one."""
+    loss_shards: int = 0
+    """Shards that logits and loss are computed in, backward included; 0: all tokens at once."""
 
     @property
     def low(self) -> int:
@@ -71,8 +75,16 @@ class Recorder:
         self.shape = shape
         self.visits: list[str] = []
         """Names of the modules with a forward of their own, in the order forward calls them."""
+        self.low_tensors: set[int] = set()
+        """Those of 16 bit under autocast."""
         self._params = {p.name: p for p in params}
-        self._low: set[int] = set()
+        self._projected: int | None = None
+        """Input of the latest linear layer."""
+        self._referred: list[int] = []
+
+    def refer(self, *tensors: int) -> None:
+        """Variables keep ``tensors``, and what they were projected from, alive until the next linear layer is done."""
+        self._referred = [*tensors] if self._projected is None else [self._projected, *tensors]
 
     def own(self, name: str) -> list[tuple[str, int]]:
         """(name, bytes of the gradient) of the trainable weight and bias called ``name``."""
@@ -96,16 +108,17 @@ class Recorder:
 
     def low(self, x: int) -> int:
         """Marks ``x`` as what a matrix product made: of 16 bit under autocast."""
-        self._low.add(x)
+        self.low_tensors.add(x)
         return x
 
     def size(self, x: int, features: int) -> int:
         """Bytes of ``features`` elements a token in the type of ``x``."""
-        return self.shape.tokens * features * (self.shape.low if x in self._low else self.shape.width)
+        return self.shape.tokens * features * (self.shape.low if x in self.low_tensors else self.shape.width)
 
     def cast(self, x: int, name: str, size: int) -> int:
         """The 16-bit copy autocast makes of ``x`` for each operation that wants one; ``size`` is the copy's."""
-        return x if not self.shape.autocast or x in self._low else self.low(self.tape.op(f"{name} cast", [x], size))
+        kept = not self.shape.autocast or x in self.low_tensors
+        return x if kept else self.low(self.tape.op(f"{name} cast", [x], size))
 
     def linear(self, x: int, name: str, rows: int = 0, *, flat: bool = False) -> int:
         """``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm).
@@ -121,6 +134,7 @@ class Recorder:
         biased = f"{name}.bias" in self._params or f"{name}.base_layer.bias" in self._params
         inputs = weight.shape[0 if transposed else 1]
         x = self.cast(x, f"{name} input", rows * inputs * self.shape.low)
+        referred, self._referred, self._projected = self._referred, [], x
         own = self.own(f"{name}.base_layer" if adapted else name)
         self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
         scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
@@ -134,6 +148,7 @@ class Recorder:
                 size,
                 saves=[x] if own else [],
                 params=own[:1] if separate else own[::-1],
+                reads=referred,
                 extra=copy,
                 backward_workspace=copy,
                 reduction=0 if separate else scratch,
@@ -144,16 +159,16 @@ class Recorder:
         )
         if separate:
             y = self.low(self.tape.op(f"{name} bias", [y], size, params=own[1:], reduction=scratch, passes=True))
-        return self._adapter(x, y, name, rows, size) if adapted else y
+        return self._adapter(x, y, name, rows, size, referred) if adapted else y
 
-    def _adapter(self, x: int, y: int, name: str, rows: int, size: int) -> int:
+    def _adapter(self, x: int, y: int, name: str, rows: int, size: int, referred: list[int]) -> int:
         """LoRA beside the frozen layer: ``y + B(A(x)) × scaling`` (peft/tuners/lora/layer.py: Linear.forward)."""
         rank = self._params[f"{name}.lora_A.default.weight"].shape[0]
         small = rows * rank * self.shape.low
         down = self.tape.op(f"{name} lora_A", [x], small, saves=[x], params=self.own(f"{name}.lora_A.default"))
         up = self.tape.op(f"{name} lora_B", [down], size, saves=[down], params=self.own(f"{name}.lora_B.default"))
         scaled = self.tape.op(f"{name} lora scaling", [up], size)
-        return self.tape.op(f"{name} lora sum", [y, scaled], size, passes=True)
+        return self.tape.op(f"{name} lora sum", [y, scaled], size, reads=referred, passes=True)
 
     def layer_norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
         """``nn.LayerNorm``: keeps its input, and mean and rstd of each row in fp32."""
@@ -168,7 +183,7 @@ class Recorder:
         (transformers: ``forward`` of LlamaRMSNorm, Olmo2RMSNorm, Gemma2RMSNorm).
         """
         tape, rows = self.tape, rows or self.shape.tokens
-        width = self.shape.low if x in self._low else self.shape.width
+        width = self.shape.low if x in self.low_tensors else self.shape.width
         full, size = 4 * rows * features, rows * features * width
         up = x if width == 4 else tape.op(f"{name} upcast", [x], full)
         scale = tape.op(f"{name} rsqrt", [up], 4 * rows, saves=[up], workspace=full, backward_workspace=3 * full)
@@ -263,7 +278,7 @@ class Recorder:
 
     def add(self, x: int, y: int) -> int:
         """A residual sum: keeps nothing, and hands its gradient to both, or a 16-bit copy of it."""
-        if self.shape.autocast and y in self._low and x not in self._low:
+        if self.shape.autocast and y in self.low_tensors and x not in self.low_tensors:
             y = self.tape.part("residual cast", y, self.hidden(self.model.hidden) // 2)
         return self.tape.op("residual", [x, y], self.hidden(self.model.hidden), passes=True)
 
@@ -282,7 +297,7 @@ class Recorder:
         return self._like(x, self.tape.op(kind, [x], size, saves=[x], backward_workspace=scratch))
 
     def _like(self, x: int, y: int) -> int:
-        return self.low(y) if x in self._low else y
+        return self.low(y) if x in self.low_tensors else y
 
     def _gelu_new(self, x: int, size: int) -> int:
         """``NewGELUActivation`` in separate operations: keeps x/2, tanh, 1 + tanh and the product, besides x."""
