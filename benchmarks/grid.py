@@ -21,7 +21,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,6 @@ from dsconf.search.rank import choose, name, ranked
 from dsconf.search.space import Wish, combinations
 
 GPU = "h200"
-NEXT = 3
-"""Candidates ranked after the recommendation that are run as well."""
 WARM_UP = 2
 """Steps that are not timed: allocations, autotuning, moments."""
 
@@ -47,7 +45,7 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
     model = read_model(model=arguments.model, lora_rank=arguments.lora_rank or None)
     cluster = read_cluster(1, GPU, host_memory=arguments.host_memory)
-    wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size)
+    wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
     tools = real_tools()
     found = []
     for settings, workloads in combinations(model, cluster, wish):
@@ -57,12 +55,12 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     return [one for one in ranked(found) if one.fits != "no"]
 
 
-def chosen(ordered: list[Candidate], micro_batches: Iterable[int]) -> list[Candidate]:
+def chosen(ordered: list[Candidate], micro_batches: Sequence[int], following: int) -> list[Candidate]:
     """The recommendation, those ranked next, and the grid."""
     best = choose(ordered)
     ours = [one for one in ordered if one.settings.engine == "deepspeed"]
-    first = ([best] if best else []) + ours[:NEXT]
-    most = max(micro_batches)
+    first = ([best] if best else []) + [one for one in ours if one is not best][:following]
+    most = max(micro_batches, default=0)
     grid = [
         one
         for one in ordered
@@ -228,7 +226,9 @@ def main() -> None:
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--global-batch-size", type=int, default=16)
-    parser.add_argument("--micro-batches", default="1,4,16")
+    parser.add_argument("--micro-batches", default="1,4,16", help="of the grid; empty for none")
+    parser.add_argument("--next", type=int, default=3, help="candidates ranked after the recommendation that are run")
+    parser.add_argument("--offload", help="only this offload, in the words of recommend")
     parser.add_argument("--host-memory", default="110GiB")
     parser.add_argument("--steps", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="start no run after this many")
@@ -240,7 +240,8 @@ def main() -> None:
         return
     ordered = candidates(arguments)
     best = choose(ordered)
-    picked = chosen(ordered, [int(size) for size in arguments.micro_batches.split(",")])
+    sizes = [int(size) for size in arguments.micro_batches.split(",") if size]
+    picked = chosen(ordered, sizes, arguments.next)
     ours = [one for one in ordered if one.settings.engine == "deepspeed"]
     cases = [row(one, arguments, 0 if one is best else 1 + ours.index(one) if one in ours else -1) for one in picked]
     if arguments.list:
