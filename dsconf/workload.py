@@ -31,3 +31,6 @@ class Workload:
     """torch's CUDA allocator: with ``PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True``, or its default."""
     quantize: str | None = None
     """``4bit`` or ``8bit`` storage of the frozen weights (QLoRA)."""
+    loss_shards: int | None = None
+    """Shards in which DeepSpeed's ``TiledFusedLogitsLoss`` makes logits and loss; 0: as many as leave each at most
+    1 GiB of fp32 logits; None: all tokens at once."""

@@ -224,6 +224,12 @@ def _batch(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
     return {"train_batch": train, "micro_batch": micro, "accumulation": accumulation}
 
 
+_WIRE_TYPES = {
+    "communication_data_type": "communication_dtype",
+    "seq_parallel_communication_data_type": "sequence_parallel_dtype",
+}
+
+
 def _rest(config: Mapping[str, Any]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     clipping = config.get("gradient_clipping")
@@ -234,9 +240,9 @@ def _rest(config: Mapping[str, Any]) -> dict[str, Any]:
         found["grad_accum_dtype"] = as_dtype("data_types.grad_accum_dtype", accumulate)
     if config.get("sequence_parallel_size") is not None:
         found["sequence_parallel"] = as_int("sequence_parallel_size", config["sequence_parallel_size"])
-    communicate = config.get("communication_data_type")
-    if communicate is not None:
-        found["communication_dtype"] = as_dtype("communication_data_type", communicate)
+    for key, field in _WIRE_TYPES.items():
+        if config.get(key) is not None:
+            found[field] = as_dtype(key, config[key])
     return found
 
 

@@ -31,6 +31,8 @@ class Settings:
     train_batch: int | None = None
     sequence_parallel: int = 1
     """Ranks that share one sequence (Ulysses): they count as one in the global batch."""
+    sequence_parallel_dtype: str | None = None
+    """Type of gradients on the wire where ranks share sequences, instead of ``communication_dtype``; None: fp32."""
     gradient_clipping: float = 1.0
     grad_accum_dtype: str | None = None
     communication_dtype: str | None = None

@@ -9,6 +9,7 @@ from dsconf.memory.ends import TIED, record_embedding, record_head, shared_bytes
 from dsconf.memory.layers import record_layer, windowed_layers
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.memory.tape import Heights, Played, Tape
+from dsconf.memory.tiled_loss import added_up, tiled_head
 from dsconf.model.spec import Model
 
 
@@ -37,6 +38,8 @@ class Activations(NamedTuple):
     embedding_live: tuple[int, ...]
     tied: int
     """Gradient the output projection made for the tied embedding, held until the embedding's own arrives."""
+    shards_gradient: int = 0
+    """Gradient of the output projection that the shards of a tiled loss add up."""
     before_backward: int = 0
     """Backward of what runs before the layers, where it is more than an embedding (a traced module)."""
 
@@ -71,7 +74,7 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
         layer=layer.saved // model.layers,
         layers=model.layers,
         head=head.saved,
-        logits=shape.tokens * model.vocab * shape.low,
+        logits=0 if shape.loss_shards else shape.tokens * model.vocab * shape.low,
         layer_forward=layer.forward,
         head_forward=head.forward_peak,
         layer_backward=layer.backward,
@@ -80,6 +83,7 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
         head_live=_head_live(head, tied),
         embedding_live=tuple(max(0, one) for one in live),
         tied=tied,
+        shards_gradient=added_up(head, shape),
         before_backward=max(0, max(embedding.backward.reduced, 2 * tied) - gone),
     )
 
@@ -150,7 +154,7 @@ def _play(model: Model, shape: Shape, replay: str) -> Played:
 @lru_cache(maxsize=4096)
 def _ends(model: Model, shape: Shape) -> tuple[Played, Played]:
     (head, y), (embedding, ids) = _record_ends(model, shape)
-    return head.play([y]), embedding.play([ids])
+    return tiled_head(model, shape) if shape.loss_shards else head.play([y]), embedding.play([ids])
 
 
 def _record_layer(model: Model, shape: Shape) -> tuple[Tape, int]:

@@ -85,17 +85,26 @@ def _first(r: Recorder, *names: str) -> str:
 
 
 def record_head(r: Recorder, x: int) -> tuple[int, int]:
-    """Final norm, output projection, softcap and cross-entropy; returns the loss and the logits.
+    """Final norm, output projection, softcap and cross-entropy; returns the loss and the logits."""
+    return record_projection(r, record_final_norm(r, x), shifted=r.shape.ranks > 1)
+
+
+def record_final_norm(r: Recorder, x: int) -> int:
+    """What the last layer's output passes on the way to the output projection."""
+    name = next((n for n in FINAL_NORMS if r.has(f"{n}.weight")), "")
+    if name or r.model.family == "olmo":
+        x = r.norm(x, name, r.model.hidden)
+    return r.linear(x, "model.decoder.project_out") if r.model.embedding_dim else x
+
+
+def record_projection(r: Recorder, x: int, *, shifted: bool) -> tuple[int, int]:
+    """Output projection, softcap and cross-entropy; returns the loss and the logits.
 
     The loss upcasts the logits and keeps log-softmax in fp32: tokens × vocab × 4 bytes, twice in backward
-    (transformers/loss/loss_utils.py: ForCausalLMLoss; torch: log_softmax, nll_loss).
+    (transformers/loss/loss_utils.py: ForCausalLMLoss; torch: log_softmax, nll_loss). Labels that come ``shifted``, as
+    Ulysses' data loader makes them, are not copied.
     """
     model, op = r.model, r.tape.op
-    name = next((n for n in FINAL_NORMS if r.has(f"{n}.weight")), "")
-    if name or model.family == "olmo":
-        x = r.norm(x, name, model.hidden)
-    if model.embedding_dim:
-        x = r.linear(x, "model.decoder.project_out")
     size = r.shape.tokens * model.vocab * r.shape.low
     x = r.cast(x, "output projection input", r.shape.tokens * model.hidden * r.shape.low)
     own = r.own("lm_head")[::-1]
@@ -123,9 +132,7 @@ def record_head(r: Recorder, x: int) -> tuple[int, int]:
     full = 4 * r.shape.tokens * model.vocab
     upcast = logits if r.shape.low == 4 else op("logits upcast", [logits], full)
     logp = r.tape.save_output(op("log-softmax", [upcast], full))
-    # Labels that come shifted are not copied (ForCausalLMLoss; Ulysses' data loader shifts them).
-    shifted = 16 * r.shape.tokens if r.shape.ranks == 1 else 0
-    return op("cross-entropy", [logp], 512, extra=shifted), logits
+    return op("cross-entropy", [logp], 512, extra=0 if shifted else 16 * r.shape.tokens), logits
 
 
 def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:

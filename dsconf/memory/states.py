@@ -42,10 +42,17 @@ class Widths(NamedTuple):
 
 @lru_cache(maxsize=256)
 def widths(settings: Settings) -> Widths:
-    """Element sizes under ``settings`` (runtime/engine.py:1717-1730, 1806-1810; runtime/base_optimizer.py:523)."""
+    """Element sizes under ``settings`` (runtime/engine.py:1717-1730, 1806-1810; runtime/base_optimizer.py:523).
+
+    Ranks that share sequences reduce gradients in a type of their own (runtime/engine.py:2173-2182), and in fp32 where
+    stages 1 and 2 reduce a bucket for several owners (stage_1_and_2.py:2373).
+    """
     model = _WIDTHS[settings.precision]
     accumulate = {"fp32": 4, "fp16": 2, "bf16": 2}.get(settings.grad_accum_dtype or "", model)
     communicate = {"fp32": 4, "fp16": 2, "bf16": 2}.get(settings.communication_dtype or "", model)
+    if settings.sequence_parallel > 1:
+        scattered = settings.stage in (1, 2) and settings.reduce_scatter
+        communicate = 4 if scattered else {"fp16": 2, "bf16": 2}.get(settings.sequence_parallel_dtype or "", 4)
     low = settings.bf16_master if settings.precision == "bf16" else settings.fp16_master
     master = 2 if low and model == 2 else 4
     state = kept(settings).states * (2 if settings.bf16_optimizer_states else 4)

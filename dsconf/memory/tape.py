@@ -146,6 +146,10 @@ class Tape:
         )
         return output
 
+    def size(self, tensor: int) -> int:
+        """Bytes of ``tensor``."""
+        return self._bytes[tensor]
+
     def hold(self, tensor: int) -> None:
         """Keeps ``tensor`` alive to the end of forward: a variable or an output refers to it."""
         self._held.append(tensor)

@@ -15,6 +15,7 @@ from dsconf.memory.activations import Activations, activations
 from dsconf.memory.allocator import CUBLAS_WORKSPACE
 from dsconf.memory.recorder import Shape
 from dsconf.memory.states import Resident, Terms, Widths, resident, widths, wrapper
+from dsconf.memory.tiled_loss import automatic_shards
 from dsconf.model.spec import Model
 
 Tops = tuple[tuple[int, int], ...]
@@ -67,7 +68,13 @@ def shape(job: Job) -> Shape:
     settings, workload = job.settings, job.workload
     half = settings.precision == "fp16"
     autocast = settings.precision == "autocast"
-    return Shape(workload.micro_batch, workload.seq_len, widths(settings).model, half, workload.attention, autocast)
+    ranks = settings.sequence_parallel
+    seq = workload.seq_len // ranks
+    shards = 0
+    if workload.loss_shards is not None:
+        shards = workload.loss_shards or automatic_shards(workload.micro_batch * seq, job.model.vocab)
+    width = widths(settings).model
+    return Shape(workload.micro_batch, seq, width, half, workload.attention, autocast, True, ranks, shards)
 
 
 def prepare(job: Job, rank: int) -> Step:
@@ -107,6 +114,18 @@ def forward(step: Step, held: Terms, gathered: Tops = (), at_loss: int = 0) -> I
     yield Sketch("forward", "inside a layer", (*held, *extra, *_saved(kept), ("layer in progress", act.layer_forward)))
     extra = (("gathered weights", at_loss),) if at_loss else ()
     yield Sketch("forward", "loss", (*held, *extra, *_saved(act.kept), ("logits and loss", act.head_forward)))
+
+
+def tiled_loss(step: Step, held: Terms) -> Iterator[Sketch]:
+    """A later shard of a tiled loss, inside forward; ``held`` is alive once the projection's first gradient came.
+
+    Stages 0 and 1 have that gradient among those that earlier micro-batches left.
+    """
+    act = step.act
+    if act.shards_gradient:
+        added = 0 if step.accumulating and step.settings.stage < 2 else act.shards_gradient
+        terms = (("logits and loss", act.head_forward), ("newest gradient", added))
+        yield Sketch("forward", "a shard of the loss", (*held, *_saved(act.kept), *terms))
 
 
 def start_of_backward(step: Step, held: Terms) -> Sketch:

@@ -12,7 +12,7 @@ from dsconf.memory.hooks import hooks
 from dsconf.memory.muon import iteration, parts
 from dsconf.memory.optimizers import temporaries
 from dsconf.memory.states import Terms, tensors, wrapper
-from dsconf.memory.timeline import Sketch, Step, embedding_gradient, forward, in_layer, start_of_backward
+from dsconf.memory.timeline import Sketch, Step, embedding_gradient, forward, in_layer, start_of_backward, tiled_loss
 
 ALLREDUCE_BUCKET = 500_000_000
 """Elements after which stage 0 closes a bucket (ENG:151)."""
@@ -24,6 +24,7 @@ def moments(step: Step) -> Iterator[Sketch]:
     full = tensors(step.model, width.model)
     early: Terms = (("gradients of this step", full),) if step.accumulating else ()
     yield from forward(step, early)
+    yield from tiled_loss(step, early)
     yield start_of_backward(step, early)
     layers = step.act.layers
     for layer in {layers - 1, 0}:

@@ -17,6 +17,7 @@ from dsconf.memory.timeline import (
     in_layer,
     live_at_hook,
     start_of_backward,
+    tiled_loss,
 )
 
 
@@ -24,6 +25,7 @@ def moments(step: Step) -> Iterator[Sketch]:
     """Forward, backward and optimizer step of one rank."""
     early = _held_before(step)
     yield from forward(step, early)
+    yield from tiled_loss(step, early if early and step.settings.stage == 1 else (*early, *_bucket(step)))
     yield start_of_backward(step, early)
     settings = step.settings
     if reduces_in_hooks(settings):

@@ -20,6 +20,7 @@ from dsconf.memory.timeline import (
     live_at_hook,
     replay,
     start_of_backward,
+    tiled_loss,
 )
 
 NORM_BUFFER = 250_000_000
@@ -32,6 +33,7 @@ def moments(step: Step) -> Iterator[Sketch]:
     width = step.width.model
     forward_live = tuple((layer, width * n) for layer, n in tops.forward)
     yield from forward(step, _secondary(step, live.loss), forward_live, width * live.loss)
+    yield from tiled_loss(step, (*_weights(step, live.head), *_secondary(step, live.head)))
     yield start_of_backward(step, (*_weights(step, live.loss), *_secondary(step, live.loss)))
     yield from _backward(step, live, tops)
     yield from _optimizer(step, live)
