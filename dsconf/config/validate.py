@@ -47,7 +47,7 @@ def config_problems(config: Mapping[str, Any], target: str, asked: Asked) -> lis
     from dsconf.config.schema import schema_problems
 
     release = known_release(asked.version)
-    case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus, release)
+    case = Case(config, target, asked.gpus, asked.model_params, asked.resume_gpus, release, asked.version)
     found = schema_problems(config, release)
     return _one_for_each_path(
         [*found, *(problem for rule in (*RULES, *asked.rules) for problem in islice(rule(case), MAX_FINDINGS))]

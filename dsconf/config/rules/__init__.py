@@ -44,6 +44,7 @@ RULES: tuple[Rule, ...] = (
     zero.unused_at_the_stage,
     zero.quantized_gradients_on_one_node,
     zero.nobody_to_share_with,
+    zero.weights_kept_in_older_patches,
     zero_conflicts.legacy_stage1,
     zero_conflicts.elastic_checkpoint,
     zero_conflicts.norm_left_out,

@@ -23,6 +23,8 @@ class Case(NamedTuple):
     """The world size that wrote the checkpoint to go on from."""
     release: str = RELEASES[-1]
     """The known release of DeepSpeed that runs."""
+    version: str = RELEASES[-1]
+    """What was named, of which ``release`` is the known one; it may have a patch of its own, or none."""
 
     @property
     def zero(self) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from dsconf.config.finding import Problem, Remove
@@ -98,3 +99,16 @@ def nobody_to_share_with(case: Case) -> Iterator[Problem]:
             "offload the optimizer, or use stage 0; activation checkpointing and a smaller micro-batch save memory too"
         )
         yield Problem("DS308", "note", ("zero_optimization",), message, advice)
+
+
+def weights_kept_in_older_patches(case: Case) -> Iterator[Problem]:
+    """Before 0.16.8 a module's backward hook counts each forward and recomputation, and waits in vain for as many.
+
+    Its gathered weights then stay until the end of the step (0.16.7 runtime/zero/parameter_offload.py:375, 444-455).
+    """
+    patch = re.match(r"v?0\.16\.([0-7])(?!\d)", case.version.strip())
+    if patch is not None and case.stage == 3:
+        message = (
+            f"DeepSpeed 0.16.{patch[1]} keeps gathered weights under activation checkpointing until memory runs out"
+        )
+        yield Problem("DS309", "warning", ("zero_optimization", "stage"), message, "use 0.16.8 or later")
