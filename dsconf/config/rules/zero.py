@@ -104,11 +104,9 @@ def nobody_to_share_with(case: Case) -> Iterator[Problem]:
 def weights_kept_in_older_patches(case: Case) -> Iterator[Problem]:
     """Before 0.16.8 a module's backward hook counts each forward and recomputation, and waits in vain for as many.
 
-    Its gathered weights then stay until the end of the step (0.16.7 runtime/zero/parameter_offload.py:375, 444-455).
+    Its weights then stay gathered (0.16.3 to 0.16.7, there runtime/zero/parameter_offload.py:375, 444-455).
     """
-    patch = re.match(r"v?0\.16\.([0-7])(?!\d)", case.version.strip())
+    patch = re.match(r"v?(0\.16\.[3-7])(?!\d)", case.version.strip())
     if patch is not None and case.stage == 3:
-        message = (
-            f"DeepSpeed 0.16.{patch[1]} keeps gathered weights under activation checkpointing until memory runs out"
-        )
+        message = f"DeepSpeed {patch[1]} can keep weights gathered under activation checkpointing until memory is out"
         yield Problem("DS309", "warning", ("zero_optimization", "stage"), message, "use 0.16.8 or later")
