@@ -138,7 +138,7 @@ def train(case: dict[str, Any], steps: int, folder: Path) -> None:
     )
     order = make_plan(settled(wish), _probe()).order
     _prepare_environment(order)
-    _train(order, Journal(folder, 0))
+    _train(order, 0, Journal(folder, 0))
 
 
 def measure(case: dict[str, Any], steps: int, limit: float) -> dict[str, Any]:
