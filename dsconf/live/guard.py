@@ -26,6 +26,8 @@ from dsconf.live.journal import Journal, held_locks, journal_path, log_path, par
 from dsconf.live.session import kill_session
 
 STDIN = 0
+LINGER_SECONDS = 2.0
+"""How long a keeper outlives its rank, in case that the parent was killed with it. A living parent ends it sooner."""
 
 
 def keep(folder: Path, name: str) -> Journal:
@@ -60,7 +62,7 @@ def _wait_for(child: int, journal: Journal, written: BinaryIO) -> None:
     with suppress(OSError):
         journal.write("ended", code=code)
     kill_session(os.getsid(0), spare=os.getpid())
-    if parent_gone.is_set() or _at_end(STDIN):
+    if parent_gone.is_set() or _at_end(STDIN, LINGER_SECONDS):
         _clear(journal.folder, written)
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
@@ -99,9 +101,9 @@ def _clear(folder: Path, written: BinaryIO) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-def _at_end(descriptor: int) -> bool:
-    """Whether there is nothing more to read, now or later."""
-    return bool(select.select([descriptor], [], [], 0)[0]) and not os.read(descriptor, 1)
+def _at_end(descriptor: int, seconds: float) -> bool:
+    """Whether ``descriptor`` ends within ``seconds``."""
+    return bool(select.select([descriptor], [], [], seconds)[0]) and not os.read(descriptor, 1)
 
 
 def watch_build_locks(journal: Journal) -> None:

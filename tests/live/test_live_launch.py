@@ -208,13 +208,21 @@ def test_nothing_is_left_when_the_parent_is_stopped(
     assert list(scratch.iterdir()) == []
 
 
-def test_ranks_end_with_a_parent_that_dies_before_they_are_ready(tmp_path: Path) -> None:
+START = "crew = Crew(pathlib.Path(sys.argv[1])); crew.start_first()\n"
+WAIT = "while not crew.new_events(): pass\n"
+WORKER, KEEPER = "crew.events[0][0]['pid']", "crew.events[0][0]['session']"
+DEATHS = {
+    "at once": "",
+    "with a worker": f"{WAIT}os.kill({WORKER}, 9)\n",
+    "with a keeper": f"{WAIT}os.kill({KEEPER}, 9)\n",
+}
+
+
+@pytest.mark.parametrize("death", DEATHS)
+def test_nothing_is_left_of_a_parent_that_dies_before_the_ranks_are_ready(death: str, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    code = (
-        "import os, signal, pathlib, sys; from dsconf.live.crew import Crew;"
-        "Crew(pathlib.Path(sys.argv[1])).start_first(); os.kill(os.getpid(), signal.SIGKILL)"
-    )
+    code = f"import os, pathlib, sys; from dsconf.live.crew import Crew\n{START}{DEATHS[death]}os.kill(os.getpid(), 9)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code, str(scratch)], env=environment, check=False)
     assert gone(scratch, seconds=5)
