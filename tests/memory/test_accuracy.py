@@ -19,6 +19,7 @@ FILES = {
     "h200-ten-families.jsonl": 66,
     "h200-unseen-settings.jsonl": 56,
     "h200-optimizers.jsonl": 14,
+    "h200-wider-space.jsonl": 6,
 }
 ROWS: dict[str, list[dict[str, Any]]] = {name: accuracy.read(MEASURED / name) for name in FILES}
 EVERY = [row for rows in ROWS.values() for row in rows]
