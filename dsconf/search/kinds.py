@@ -32,6 +32,8 @@ class Kind(NamedTuple):
     hpz: int = 1
     """Ranks of the secondary partition (ZeRO++'s hpZ), 1 for none."""
     sequence_parallel: int = 1
+    tiled_loss: bool = False
+    """Logits and loss made shard by shard (DeepSpeed's ``TiledFusedLogitsLoss``)."""
     lean: bool = False
     """Buckets and sub-groups as small as bandwidth allows."""
 
@@ -69,11 +71,9 @@ def _finer(plain: Kind, model: Model, cluster: Cluster, precision: str, wish: Wi
     for low_states in _states(plain, precision, wish):
         for ratio in _ratios(plain, model, cluster, wish):
             for hpz in _secondary(plain, cluster, wish):
-                for degree in _degrees(plain, model, cluster, wish):
-                    for lean in sizes:
-                        yield plain._replace(
-                            ratio=ratio, low_states=low_states, hpz=hpz, sequence_parallel=degree, lean=lean
-                        )
+                for degree, tiled in _shared(plain, model, cluster, wish):
+                    finer = plain._replace(ratio=ratio, low_states=low_states, hpz=hpz, sequence_parallel=degree)
+                    yield from (finer._replace(tiled_loss=tiled, lean=lean) for lean in sizes)
 
 
 def _states(plain: Kind, precision: str, wish: Wish) -> tuple[bool, ...]:
@@ -108,6 +108,15 @@ def _secondary(plain: Kind, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
     if not useful or cluster.world_size % nearby or plain.param_device != "none":
         return (1,)
     return 1, nearby
+
+
+def _shared(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> Iterator[tuple[int, bool]]:
+    """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences."""
+    for degree in _degrees(plain, model, cluster, wish):
+        if degree == 1:
+            yield 1, False
+        if degree > 1 or (wish.seq_len >= LONG and plain.stage > 0):
+            yield degree, True
 
 
 def _degrees(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[int, ...]:

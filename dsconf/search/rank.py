@@ -47,6 +47,7 @@ def _plainness(candidate: Candidate) -> tuple[int, ...]:
         settings.offload_optimizer_ratio < 1,
         settings.hpz_partition_size > 1,
         settings.sequence_parallel > 1,
+        candidate.workload.loss_shards is not None,
         has_small_buckets(candidate),
     )
     return candidate.offloads, settings.stage, candidate.workload.checkpointing, sum(unusual)
@@ -87,12 +88,12 @@ def combination(candidate: Candidate) -> tuple[Any, ...]:
     whether each node has a copy of the parameters."""
     settings = candidate.settings
     devices = (settings.offload_optimizer, settings.offload_param)
-    kept = (settings.bf16_optimizer_states, settings.sequence_parallel)
+    kept = (settings.bf16_optimizer_states, settings.sequence_parallel, candidate.workload.loss_shards)
     return settings.engine, settings.stage, *devices, *kept, candidate.workload.checkpointing
 
 
 def stage_name(candidate: Candidate) -> str:
-    """``ZeRO stage 3``, ``DeepSpeed stage 0`` or ``torch DDP``, and what it has besides: hpZ, bf16 states, Ulysses."""
+    """``ZeRO stage 3``, ``DeepSpeed stage 0`` or ``torch DDP``, and what it has besides: hpZ, bf16 states, Ulysses…"""
     settings = candidate.settings
     if settings.engine == "ddp":
         return "torch DDP"
@@ -100,7 +101,8 @@ def stage_name(candidate: Candidate) -> str:
     hpz = f", hpZ {settings.hpz_partition_size}" if settings.hpz_partition_size > 1 else ""
     states = ", bf16 states" if settings.bf16_optimizer_states else ""
     shared = f", Ulysses {settings.sequence_parallel}" if settings.sequence_parallel > 1 else ""
-    return f"{stage}{hpz}{states}{shared}"
+    tiled = ", tiled loss" if candidate.workload.loss_shards is not None else ""
+    return f"{stage}{hpz}{states}{shared}{tiled}"
 
 
 def offload_name(candidate: Candidate) -> str:

@@ -55,6 +55,7 @@ def notes(winner: Candidate, candidates: Sequence[Candidate], room: Headroom) ->
             "Turn activation checkpointing on in the training script (model.gradient_checkpointing_enable()): "
             "Hugging Face models do not read the config's activation_checkpointing block."
         )
+    yield from _in_the_script(winner)
     if winner.job.cluster.world_size == 1:
         yield "With one GPU ZeRO shards nothing: only offload, checkpointing and a smaller micro-batch save memory."
     yield from _plain_ddp(winner, candidates)
@@ -202,6 +203,23 @@ def _host(winner: Candidate) -> Iterator[str]:
         yield f"Needs {needed} of the {format_bytes(limit)} of host memory in each node."
     if winner.estimate.nvme_bytes_per_node:
         yield f"Needs {format_bytes(winner.estimate.nvme_bytes_per_node)} on the NVMe disk of each node."
+
+
+def _in_the_script(winner: Candidate) -> Iterator[str]:
+    """What a config cannot turn on: the training script has to."""
+    degree = winner.settings.sequence_parallel
+    if degree > 1:
+        yield (
+            f"{degree} ranks share each sequence: the training script must call "
+            f"UlyssesSPAttentionHF.register_with_transformers(…, sequence_parallel_size={degree}) before the model is "
+            "made and read its batches through UlyssesSPDataLoaderAdapter "
+            "(deepspeed.runtime.sequence_parallel.ulysses_sp)."
+        )
+    if winner.workload.loss_shards is not None:
+        yield (
+            "The loss is made shard by shard: the training script must replace the model's loss by "
+            "TiledFusedLogitsLoss (deepspeed.runtime.sequence_parallel.ulysses_sp)."
+        )
 
 
 def _plain_ddp(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:

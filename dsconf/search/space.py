@@ -46,7 +46,7 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
     return [
         Combination(
             _settings(model, cluster.nvme_path, precision, wish, kind),
-            _workloads(pairs[kind.sequence_parallel], wish, checkpointing),
+            _workloads(pairs[kind.sequence_parallel], wish, kind, checkpointing),
         )
         for kind in found
         for checkpointing in switches
@@ -115,7 +115,7 @@ def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, k
     )
 
 
-def _workloads(pairs: list[tuple[int, int]], wish: Wish, checkpointing: bool) -> tuple[Workload, ...]:
+def _workloads(pairs: list[tuple[int, int]], wish: Wish, kind: Kind, checkpointing: bool) -> tuple[Workload, ...]:
     return tuple(
         Workload(
             seq_len=wish.seq_len,
@@ -124,6 +124,7 @@ def _workloads(pairs: list[tuple[int, int]], wish: Wish, checkpointing: bool) ->
             checkpointing=checkpointing,
             attention=wish.attention,
             quantize=wish.quantize,
+            loss_shards=0 if kind.tiled_loss else None,
         )
         for micro, accumulation in pairs
     )

@@ -27,7 +27,7 @@ def kinds(wish: Wish, **cluster: object) -> list[tuple[str, int, str, str, bool]
 
 def test_no_combination_comes_twice() -> None:
     every = found(Wish(seq_len=65536), gpus=16, nvme="/nvme")
-    assert len({(settings, workloads[0].checkpointing) for settings, workloads in every}) == len(every)
+    assert len({(settings, workloads[0]) for settings, workloads in every}) == len(every)
 
 
 def test_the_optimizer_is_offloaded_in_parts_at_stage_3_alone() -> None:
@@ -62,6 +62,15 @@ def test_long_sequences_are_split_between_the_ranks_of_a_node() -> None:
     assert {s.sequence_parallel for s, _ in found(Wish(seq_len=65536), gpus=6)} == {1, 2}
     assert {s.sequence_parallel for s, _ in found(Wish(sequence_parallel=4))} == {4}
     assert {s.sequence_parallel for s, _ in found(Wish(seq_len=65536, attention="eager"))} == {1}
+
+
+def test_the_loss_is_tiled_where_ranks_share_a_sequence_and_may_be_for_long_ones() -> None:
+    def tiled(wish: Wish) -> set[tuple[bool, bool]]:
+        return {(s.sequence_parallel > 1, w[0].loss_shards is not None) for s, w in found(wish)}
+
+    assert tiled(Wish()) == {(False, False)}
+    assert tiled(Wish(seq_len=65536)) == {(False, False), (False, True), (True, True)}
+    assert tiled(Wish(sequence_parallel=2)) == {(True, True)}
 
 
 def test_ranks_that_share_a_sequence_count_as_one_in_the_batch() -> None:
