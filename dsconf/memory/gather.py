@@ -19,7 +19,7 @@ class Gathered(NamedTuple):
     """Elements of gathered weights alive, flat launch buffers included."""
 
     loss: int
-    """While the loss is computed, at the end of forward."""
+    """While the loss is computed, at the end of forward; of a loss in shards the most."""
     forward: tuple[int, ...]
     """Most in each layer on the way forward."""
     backward: tuple[int, ...]
@@ -49,6 +49,8 @@ class Limits(NamedTuple):
     persistence: int
     model_persistence: int
     sequential: bool
+    loss_shards: int = 0
+    """Shards whose loss runs backward within forward; 0: the loss of all tokens does not."""
 
 
 @lru_cache(maxsize=512)
@@ -121,7 +123,8 @@ class _Coordinator:
     def __init__(self, tree: Modules, limits: Limits, replay: str, first: bool) -> None:
         self.tree, self.limits, self.first = tree, limits, first
         self.persistent = _persistent(tree.sizes, limits)
-        self.trace = _trace(tree, replay)
+        self.trace, self.loss, self.half = _trace(tree, replay, limits.loss_shards)
+        self.kept: frozenset[int] = frozenset(self.trace[0].params)
         self.queue: list[tuple[int, int]] = []
         """(parameter, step) in the order of use: what DeepSpeed records and later prefetches from."""
         self.traversed = [0]
@@ -148,13 +151,12 @@ class _Coordinator:
 
     def run(self) -> Gathered:
         layers = len(self.tree.layers)
-        half = len(self.tree.before) + sum(map(len, self.tree.layers)) + len(self.tree.after)
         forward, backward = [0] * (layers + 2), [0] * (layers + 2)
         loss = 0
         where = forward
         for i, call in enumerate(self.trace):
-            if i == half:
-                loss, where = self.live, backward
+            if i == self.half:
+                loss, where = max(loss, self.live), backward
             peak = self.live
             if call.enter:
                 peak = self._enter(call.params)
@@ -162,6 +164,8 @@ class _Coordinator:
                 self._leave(call.params)
             if peak > where[call.layer]:
                 where[call.layer] = peak
+            if self.loss <= i < self.half and peak > loss:
+                loss = peak
         persistent = sum(self.tree.sizes[p] for p in self.persistent)
         return Gathered(
             loss, tuple(forward[:layers]), tuple(backward[:layers]), backward[layers], self.live, persistent
@@ -231,7 +235,7 @@ class _Coordinator:
     def _leave(self, params: tuple[int, ...]) -> None:
         for p in params:
             self.active[p].discard(params)
-            if self.active[p] or (p in self.persistent and not self.first) or p not in self.available:
+            if p in self.kept or self.active[p] or (p in self.persistent and not self.first) or p not in self.available:
                 continue
             if not self.first and (self.skipped.get(p, -1) > self.step or self._reused(p)):
                 continue
@@ -262,17 +266,31 @@ def _reverse(calls: tuple[Call, ...]) -> list[Call]:
     return [Call(not enter, layer, params) for enter, layer, params in reversed(calls)]
 
 
-def _trace(tree: Modules, replay: str) -> list[Call]:
-    """Forward and backward of one micro-batch; checkpointing runs each layer's forward again.
+def _trace(tree: Modules, replay: str, loss_shards: int) -> tuple[list[Call], int, int]:
+    """Forward and backward of one micro-batch, where the shards of the loss begin, and where backward does.
 
-    The re-entrant kind does so before anything of the layer's backward; the other one when the first saved tensor is
-    asked for.
+    Checkpointing runs each layer's forward again: the re-entrant kind before anything of the layer's backward, the
+    other one when the first saved tensor is asked for.
+
+    With ``loss_shards`` the output projection runs forward and backward for each within forward. Whoever names its
+    weight there makes it a parameter of the outermost module too, which fetches it and, since no gradient of its inputs
+    ends its backward, does not release it (parameter_offload.py:63-90, 466-485).
     """
     trace = list(tree.before)
     for layer in tree.layers:
         trace += layer
-    trace += tree.after
-    trace += _reverse(tree.after)
+    if loss_shards:
+        *norm, head, left, end = tree.after
+        trace[0] = trace[0]._replace(params=head.params)
+        trace += norm
+        loss = len(trace)
+        trace += [*([head, left, *_reverse((head, left))] * loss_shards), end]
+        half = len(trace)
+        trace += _reverse((*norm, end._replace(params=head.params)))
+    else:
+        trace += tree.after
+        loss = half = len(trace)
+        trace += _reverse(tree.after)
     for layer in reversed(tree.layers):
         back = _reverse(layer)
         if replay == "nonreentrant":
@@ -280,7 +298,7 @@ def _trace(tree: Modules, replay: str) -> list[Call]:
             trace += [*back[:inside], *layer[:end], *back[inside:]]
         else:
             trace += [*(layer if replay else ()), *back]
-    return trace + _reverse(tree.before)
+    return trace + _reverse(tree.before), loss, half
 
 
 def _saved_last(layer: tuple[Call, ...], back: list[Call], drops: bool) -> tuple[int, int]:

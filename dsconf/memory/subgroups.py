@@ -67,6 +67,8 @@ class Reduction(NamedTuple):
     """Elements flattened for the collective, padding included; 0 for one parameter that divides evenly."""
     filled: int
     """Elements in the bucket, where they are."""
+    outside: int = 0
+    """Of ``copied``, those of a gradient larger than the bucket, which is cast for the collective where it is."""
 
 
 @lru_cache(maxsize=1024)
@@ -80,7 +82,7 @@ def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, .
             copied = 0 if count == 1 and padded == filled else padded
             layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
             rivals = found.setdefault((event, layer < 0, layer == layers), [])
-            found_now = Reduction(layer, event, waiting, copied + outside, filled)
+            found_now = Reduction(layer, event, waiting, copied + outside, filled, outside)
             if not any(r.layer >= layer and r.copied >= found_now.copied and r.filled >= filled for r in rivals):
                 rivals.append(found_now)
             filled = count = padded = outside = 0

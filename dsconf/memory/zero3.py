@@ -19,6 +19,7 @@ from dsconf.memory.timeline import (
     in_layer,
     live_at_hook,
     replay,
+    shape,
     start_of_backward,
     tiled_loss,
 )
@@ -33,7 +34,7 @@ def moments(step: Step) -> Iterator[Sketch]:
     width = step.width.model
     forward_live = tuple((layer, width * n) for layer, n in tops.forward)
     yield from forward(step, _secondary(step, live.loss), forward_live, width * live.loss)
-    yield from tiled_loss(step, (*_weights(step, live.head), *_secondary(step, live.head)))
+    yield from tiled_loss(step, (*_weights(step, live.loss), *_secondary(step, live.loss)))
     yield start_of_backward(step, (*_weights(step, live.loss), *_secondary(step, live.loss)))
     yield from _backward(step, live, tops)
     yield from _optimizer(step, live)
@@ -53,6 +54,7 @@ def _gathered(step: Step) -> tuple[Gathered, Crests]:
         settings.param_persistence_threshold,
         settings.model_persistence_threshold,
         settings.allgather_sequential,
+        shape(step.job).loss_shards,
     )
     kind = replay(step.job)
     return gathered(step.model, limits, kind, False), crests(step.model, limits, kind)
@@ -105,6 +107,9 @@ def _copy(step: Step, one: Reduction) -> Terms:
 
     Gradients in the bucket have its type already; only without one are they cast for the collective. Without
     reduce_scatter the bucket is reduced where it is, and scaled into a copy (Z3:1880-1884).
+
+    An output projection's gradient too large for the bucket stays beside its cast. Its weights, which are as large,
+    have gone by then and are among those gathered around the head all the same; a tiled loss keeps both.
     """
     width, settings = step.width, step.settings
     cast = width.accumulate if width.communicate != width.accumulate else 0
@@ -112,7 +117,9 @@ def _copy(step: Step, one: Reduction) -> Terms:
         copied = one.filled if step.world_size > 1 else 0
         return (("reduce copy", (width.communicate + cast) * copied),)
     wide = 0 if settings.contiguous_gradients or width.communicate == width.model else width.communicate
-    return (("reduce copy", (width.communicate + wide) * one.copied + cast * one.copied // step.world_size),)
+    both = step.job.workload.loss_shards is not None and one.layer == step.act.layers
+    own = width.model * one.outside if both and width.communicate != width.model else 0
+    return (("reduce copy", own + (width.communicate + wide) * one.copied + cast * one.copied // step.world_size),)
 
 
 def _optimizer(step: Step, live: Gathered) -> Iterator[Sketch]:
