@@ -38,6 +38,8 @@ class Cluster:
     """Bytes a second one GPU sends to another node, one direction (400 Gbit/s InfiniBand a GPU)."""
     cpu_cores: int = 64
     host_memory_bandwidth: float = 300e9
+    nvlink_switches: bool = True
+    """Whether NCCL may add up inside the NVSwitches of a node; False where NCCL_NVLS_ENABLE is 0."""
 
     @property
     def nodes(self) -> int:

@@ -93,13 +93,19 @@ def factory(name: str) -> Callable[[], Made]:
     Raises:
         FactoryError: there is no such file or function; the maker raises it where the function returns something else.
     """
-    file, _, function = name.partition(":")
-    sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(import_module(file), function)
+        found = function_of(name)
     except (ImportError, AttributeError) as error:
         raise FactoryError(f"--module {name}: {error}") from error
     return lambda: _checked(name, found())
+
+
+def function_of(name: str) -> Callable[..., Any]:
+    """What ``package.file:function`` names, looked for from the current folder first."""
+    file, _, function = name.partition(":")
+    sys.path.insert(0, os.getcwd())
+    found: Callable[..., Any] = getattr(import_module(file), function)
+    return found
 
 
 def _checked(name: str, made: Any) -> Made:

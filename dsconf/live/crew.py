@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import FrameType
@@ -70,8 +71,9 @@ class Crew:
     live, and tells us when the last of them has ended, whoever started it.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
+        """``variables`` are set for all of them, beside those of ``environment``."""
+        self.folder, self.variables = folder, dict(variables or {})
         self.ranks: list[Member] = []
         self.launcher: Member | None = None
         """The first process, once it has become the launcher of the ranks."""
@@ -102,7 +104,7 @@ class Crew:
                 stdin=self._theirs.fileno(),
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env=environment(self.folder) | variables,
+                env=environment(self.folder) | self.variables | variables,
                 start_new_session=True,
             )
         return Member(self.folder, name, process)

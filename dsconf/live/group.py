@@ -24,7 +24,7 @@ def join(order: Order, local_rank: int, folder: Path) -> None:
         _rehearse(order)
     else:
         _meet(backend, order, folder)
-    if order.backend == "ddp":
+    if order.backend == "ddp" or order.task:
         return
     import deepspeed
 

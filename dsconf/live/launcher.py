@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -25,6 +26,7 @@ PHASES = {
     "load": "reading the checkpoint",
     "train": "training",
     "save": "writing a checkpoint",
+    "task": "measuring",
 }
 SILENT = ("plan", "launch")
 """Phases of the first process that the parent has words of its own for."""
@@ -67,14 +69,20 @@ class SubprocessRunner:
     probing process would pay for importing torch twice.
     """
 
+    def __init__(self, variables: Mapping[str, str] | None = None, signals: StopSignals | None = None) -> None:
+        """``variables`` are set for the training processes. ``signals`` are somebody else's, who has entered them and
+        does what they ask for: a thread cannot note a signal itself."""
+        self.variables, self.signals = dict(variables or {}), signals
+
     def run(self, decide: Callable[[Probe], Order], progress: Callable[[str], None], timeout: float) -> Outcome:
         """See ``Runner``.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal asked to stop; nothing is left running or on disk.
         """
-        with StopSignals() as signals, TemporaryDirectory(prefix="dsconf-check-") as folder:
-            crew = Crew(Path(folder))
+        noted = StopSignals() if self.signals is None else nullcontext(self.signals)
+        with noted as signals, TemporaryDirectory(prefix="dsconf-check-") as folder:
+            crew = Crew(Path(folder), self.variables)
             try:
                 outcome = _Watch(crew, decide, progress, timeout, signals).until_the_end()
             finally:

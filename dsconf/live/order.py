@@ -68,6 +68,10 @@ class Order(NamedTuple):
     """Optimizer steps after which the checkpoint is saved; 0: never."""
     resume_at: int = 0
     """Number of the step to go on with from the checkpoint; 0: from the start."""
+    task: str = ""
+    """``package.file:function`` that each rank calls in place of a training, in the group of all ranks."""
+    words: dict[str, Any] = {}  # noqa: RUF012 (never changed; a NamedTuple default)
+    """The keyword arguments of ``task``."""
 
     def write(self, folder: Path) -> None:
         """Put the order where the processes look for it, whole or not at all."""

@@ -46,6 +46,8 @@ class Wish(NamedTuple):
     resume_at: int = 0
     real_gpus: int = 0
     """GPUs that must be here, since a rehearsal holds no communication; 0: a rehearsal will do."""
+    rehearse_rank: int | None = None
+    """Rehearse this rank alone, however many GPUs are here; None: the fullest, where there are too few."""
     launcher: str | None = None
     """None: torchrun where there is more than one process to start."""
 
@@ -72,11 +74,12 @@ def make_plan(wish: Wish, probe: Probe) -> Plan:
         return _on_cpu(wish, config, probe)
     if probe.cuda_devices < wish.real_gpus:
         raise UnavailableError(f"--gpus {wish.real_gpus}: {probe.cuda_devices} here, and only real ranks can be timed")
-    rehearsed = probe.cuda_devices < wish.world_size
+    rehearsed = probe.cuda_devices < wish.world_size or wish.rehearse_rank is not None
     plan = _plan(wish, config, probe, wish.world_size, rehearsed, (), ())
     if not rehearsed:
         return plan
-    which = f"rank {plan.order.rank}" + (", the fullest," if plan.job is not None else "")
+    known = plan.job is not None and wish.rehearse_rank is None
+    which = f"rank {plan.order.rank}" + (", the fullest," if known else "")
     note = f"{probe.cuda_devices} of {wish.world_size} GPUs here: {which} is real, the others are not run"
     return plan._replace(notes=(note,))
 
@@ -113,7 +116,8 @@ def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:
     if wish.attention == "flash":
         small = small._replace(attention="sdpa")
         notes.append("flash attention needs CUDA: sdpa stands in for it")
-    return _plan(small, config, probe, world_size, False, tuple(scaled), tuple(notes))
+    rehearsed = wish.rehearse_rank is not None
+    return _plan(small, config, probe, world_size, rehearsed, tuple(scaled), tuple(notes))
 
 
 def _fit(wish: Wish) -> tuple[Wish, list[str]]:
@@ -170,10 +174,11 @@ def _plan(
     )
     order = _order(wish, workload, config, probe, world_size, rehearsed)
     if wish.model is None:
-        return Plan(order, None, scaled, notes)
+        return Plan(order._replace(rank=wish.rehearse_rank or 0), None, scaled, notes)
     cluster = cluster_of(probe, world_size, wish.gpus_per_node)
     job = Job(wish.model, cluster, settings, workload)
-    return Plan(order._replace(rank=estimate(job).rank if rehearsed else 0), job, scaled, notes)
+    rank = estimate(job, wish.rehearse_rank).rank if rehearsed else 0
+    return Plan(order._replace(rank=rank), job, scaled, notes)
 
 
 def _order(

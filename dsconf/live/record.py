@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dsconf.errors import InputError
-from dsconf.live.result import PHASES, CheckResult
+from dsconf.live.result import PHASES, CheckResult, RankFigures
 from dsconf.units import MIB
 
 
@@ -39,15 +39,20 @@ def append(place: Path, result: CheckResult, progress: Callable[[str], None]) ->
 
 
 def record(result: CheckResult) -> dict[str, Any]:
-    """One line: the case, and what was measured, in MiB and seconds."""
+    """One line: the case, and what was measured of the rank that holds most, in MiB and seconds."""
+    return record_of(result, RankFigures(result.rank, result.measured, result.iterations))
+
+
+def record_of(result: CheckResult, one: RankFigures) -> dict[str, Any]:
+    """The line of ``one`` of the ranks of ``result``."""
     order = result.order
     assert order is not None
-    iterations = [_in_mib(iteration) for iteration in result.iterations]
+    half = any(order.ds_config.get(name, {}).get("enabled") for name in ("bf16", "fp16"))
     return {
-        "name": _name(result),
+        "name": _name(result, one.rank),
         "model": {key: value for key, value in order.hf_config.items() if value is not None},
         "world_size": order.world_size,
-        "rank": result.rank,
+        "rank": one.rank,
         "rehearsed": order.rehearsed,
         "micro_batch_size": order.micro_batch,
         "seq_len": order.seq_len,
@@ -60,27 +65,27 @@ def record(result: CheckResult) -> dict[str, Any]:
         "lora": {"r": order.lora_rank} if order.lora_rank else None,
         "quantize": order.quantize or None,
         "strategy": order.backend,
-        "autocast_bf16": False,
+        "autocast_bf16": order.backend == "ddp" and half,
         "ds_config": order.ds_config,
         "measured": {
-            "init_peak_mib": _mib(result.measured.init_bytes),
-            "peak_mib": _mib(result.measured.peak_bytes),
-            "max_reserved_mib": _mib(result.measured.reserved_bytes),
-            "process_mib": _mib(result.measured.process_bytes),
-            "step_seconds": [iteration["step_seconds"] for iteration in result.iterations],
-            "iterations": iterations,
+            "init_peak_mib": _mib(one.measured.init_bytes),
+            "peak_mib": _mib(one.measured.peak_bytes),
+            "max_reserved_mib": _mib(one.measured.reserved_bytes),
+            "process_mib": _mib(one.measured.process_bytes),
+            "step_seconds": [iteration["step_seconds"] for iteration in one.iterations],
+            "iterations": [_in_mib(iteration) for iteration in one.iterations],
         },
         "device": result.device,
         "versions": dict(result.versions),
     }
 
 
-def _name(result: CheckResult) -> str:
+def _name(result: CheckResult, rank: int) -> str:
     order = result.order
     assert order is not None
     stage = order.ds_config.get("zero_optimization", {}).get("stage", 0)
     family = order.hf_config.get("model_type", "model")
-    return f"{family}-z{stage}-w{order.world_size}-b{order.micro_batch}-s{order.seq_len}-r{result.rank}"
+    return f"{family}-z{stage}-w{order.world_size}-b{order.micro_batch}-s{order.seq_len}-r{rank}"
 
 
 def _in_mib(iteration: Mapping[str, Any]) -> dict[str, float | None]:

@@ -12,6 +12,8 @@ from dsconf.live.order import Order
 MEASUREMENT_VERSION = 1
 """Raised whenever the measuring changes, so that records of different kinds are not mixed."""
 PHASES = ("forward", "backward", "step")
+NOT_SHOWN = ("order", "every_rank")
+"""Fields of a result that are not in its JSON document."""
 FAILURE_EXITS = {"timeout": 3, "missing": 3}
 """Exit codes of failures other than 1."""
 
@@ -29,6 +31,19 @@ class Figures(NamedTuple):
 
 
 NO_FIGURES = Figures()
+
+
+class RankFigures(NamedTuple):
+    """What one rank of a run measured."""
+
+    rank: int
+    measured: Figures
+    iterations: tuple[Mapping[str, Any], ...]
+    """Raw figures, iteration by iteration."""
+    after_init_bytes: int | None = None
+    """Allocated when initialisation was done."""
+    host_peak_bytes: int | None = None
+    """Largest resident memory of its process."""
 
 
 class Phase(NamedTuple):
@@ -104,6 +119,8 @@ class CheckResult:
     failure: Failure | None = None
     order: Order | None = None
     """What was run, in every detail; not in the JSON document."""
+    every_rank: tuple[RankFigures, ...] = ()
+    """Each process's own figures, by rank; not in the JSON document."""
     findings: tuple[Mapping[str, Any], ...] = ()
     """What validation found, when it kept the run from starting."""
 
@@ -116,7 +133,7 @@ class CheckResult:
 
     def to_json(self) -> dict[str, Any]:
         """The document ``--format json`` prints."""
-        document = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "order"}
+        document = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NOT_SHOWN}
         document["measurement_version"] = MEASUREMENT_VERSION
         for name in ("predicted", "measured"):
             document[name] = document[name]._asdict()
@@ -125,6 +142,24 @@ class CheckResult:
         document["phases"] = {name: phase._asdict() for name, phase in self.phases.items()}
         document["failure"] = None if self.failure is None else self.failure._asdict()
         return document
+
+
+def every_rank(events: list[list[dict[str, Any]]], first: int = 0) -> tuple[RankFigures, ...]:
+    """The figures of each process; the ranks count from ``first``."""
+    return tuple(_rank(rank, found) for rank, found in enumerate(events, first))
+
+
+def _rank(rank: int, events: list[dict[str, Any]]) -> RankFigures:
+    said = {event["event"]: event for event in events}
+    initialized, done = said.get("initialized", {}), said.get("done", {})
+    iterations = [_bare(event) for event in events if event["event"] == "iteration"]
+    return RankFigures(
+        rank,
+        figures(iterations, initialized.get("init_bytes")),
+        tuple(iterations),
+        initialized.get("after_init_bytes"),
+        done.get("host_peak_bytes"),
+    )
 
 
 def fullest(events: list[list[dict[str, Any]]]) -> tuple[int, list[dict[str, Any]]]:

@@ -88,6 +88,7 @@ def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResu
         phase_seconds=outcome.phase_seconds,
         failure=advice.explained(outcome.failure, predicted, plan),
         order=order,
+        every_rank=result.every_rank(outcome.events, order.rank if order.rehearsed else 0),
     )
 
 

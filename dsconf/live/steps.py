@@ -61,6 +61,7 @@ def _optimizer_step(
     record["loss"] = _mean(losses, order)
     record["card_used_bytes"] = card_used_bytes()
     record["process_bytes"] = process_bytes()
+    record["reserved_end_bytes"] = gauge.reserved_bytes()
     return record
 
 

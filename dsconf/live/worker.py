@@ -70,7 +70,26 @@ def _run(order: Order, rank: int, journal: Journal) -> None:
     if not order.rehearsed:
         order = order._replace(rank=rank)
     guard.watch_build_locks(journal)
-    _train(order, rank, journal)
+    if order.task:
+        _call(order, rank, journal)
+    else:
+        _train(order, rank, journal)
+
+
+def _call(order: Order, local_rank: int, journal: Journal) -> None:
+    """Journal what the order's function returns on this rank."""
+    import torch
+
+    from dsconf.live.build import function_of
+    from dsconf.live.group import join, leave
+
+    if order.device == "cuda":
+        torch.cuda.set_device(local_rank)
+    join(order, local_rank, journal.folder)
+    journal.enter("task")
+    journal.write("answer", answer=function_of(order.task)(**order.words))
+    journal.write("done")
+    leave()
 
 
 def _probe() -> Probe:

@@ -67,7 +67,7 @@ def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
 
 def fabric(cluster: Cluster, ranks: int) -> Fabric:
     """Of ``ranks`` neighbours; a node's ranks are next to each other."""
-    switches = linked(cluster) and cards.instruction_width(cluster.gpu.name) > 1
+    switches = cluster.nvlink_switches and linked(cluster) and cards.instruction_width(cluster.gpu.name) > 1
     return _fabric(
         linked(cluster),
         SWITCH_FRACTION * cluster.gpu.link_bandwidth if switches else 0.0,
