@@ -133,7 +133,7 @@ class Recorder:
         size = rows * outputs * self.shape.low
         biased = f"{name}.bias" in self._params or f"{name}.base_layer.bias" in self._params
         inputs = weight.shape[0 if transposed else 1]
-        x = self.cast(x, f"{name} input", rows * inputs * self.shape.low)
+        given, x = x, self.cast(x, f"{name} input", rows * inputs * self.shape.low)
         referred, self._referred, self._projected = self._referred, [], x
         own = self.own(f"{name}.base_layer" if adapted else name)
         self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
@@ -159,7 +159,13 @@ class Recorder:
         )
         if separate:
             y = self.low(self.tape.op(f"{name} bias", [y], size, params=own[1:], reduction=scratch, passes=True))
-        return self._adapter(x, y, name, rows, size, referred) if adapted else y
+        if not adapted:
+            return y
+        if self.shape.autocast and given in self.low_tensors:
+            # peft casts its input to the adapter's fp32, autocast back to 16 bit: a copy of its own.
+            wide = self.tape.op(f"{name} lora input", [given], rows * inputs * self.shape.width)
+            x = self.cast(wide, f"{name} lora", rows * inputs * self.shape.low)
+        return self._adapter(x, y, name, rows, size, referred)
 
     def _adapter(self, x: int, y: int, name: str, rows: int, size: int, referred: list[int]) -> int:
         """LoRA beside the frozen layer: ``y + B(A(x)) × scaling`` (peft/tuners/lora/layer.py: Linear.forward)."""
@@ -168,7 +174,7 @@ class Recorder:
         down = self.tape.op(f"{name} lora_A", [x], small, saves=[x], params=self.own(f"{name}.lora_A.default"))
         up = self.tape.op(f"{name} lora_B", [down], size, saves=[down], params=self.own(f"{name}.lora_B.default"))
         scaled = self.tape.op(f"{name} lora scaling", [up], size)
-        return self.tape.op(f"{name} lora sum", [y, scaled], size, reads=referred, passes=True)
+        return self.low(self.tape.op(f"{name} lora sum", [y, scaled], size, reads=referred, passes=True))
 
     def layer_norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
         """``nn.LayerNorm``: keeps its input, and mean and rstd of each row in fp32."""

@@ -1,0 +1,41 @@
+"""Peaks of what the recommender chooses from, as one real rank had them on an H200: full and LoRA, torch alone too."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dsconf.cluster.read import read_cluster
+from dsconf.config.resolve import resolve
+from dsconf.job import Job
+from dsconf.memory.estimate import estimate
+from dsconf.model.read import read_model
+from dsconf.workload import Workload
+
+FILE = Path(__file__).parents[1] / "measured/h200-step-times-grid.jsonl"
+
+
+def error(row: dict[str, Any]) -> float:
+    """Percent."""
+    settings = resolve(row["ds_config"], 1)
+    if row["engine"] == "ddp":
+        settings = replace(settings, engine="ddp", precision="autocast", optimizer_fused=False)
+    workload = Workload(
+        seq_len=row["seq_len"],
+        micro_batch=row["micro_batch_size"],
+        accumulation=row["gradient_accumulation_steps"],
+        checkpointing=row["gradient_checkpointing"],
+    )
+    model = read_model(model=row["model"], lora_rank=row["lora_rank"] or None)
+    found = estimate(Job(model, read_cluster(1, "h200"), settings, workload))
+    return 100 * (found.peak_bytes / row["measured"]["peak_bytes"] - 1)
+
+
+def test_peaks_of_the_grid() -> None:
+    errors = [abs(error(row)) for row in map(json.loads, FILE.read_text().splitlines())]
+    assert len(errors) == 54
+    assert statistics.median(errors) < 0.05
+    assert max(errors) < 1.5
