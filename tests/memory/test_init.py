@@ -47,7 +47,9 @@ OTHERS = 2 * 32000 * 4096 + 65 * 4096
 """Embedding, output projection and norms."""
 
 
-@pytest.mark.parametrize(("quantize", "weights", "scales"), [("4bit", LINEAR // 2, SCALES), ("8bit", LINEAR, 4 * OUTPUTS)])
+@pytest.mark.parametrize(
+    ("quantize", "weights", "scales"), [("4bit", LINEAR // 2, SCALES), ("8bit", LINEAR, 4 * OUTPUTS)]
+)
 def test_bytes_of_quantized_weights(quantize: str, weights: int, scales: int) -> None:
     found = frozen(quantized(2).model, quantize, 2)
     assert found.weights == weights + 2 * OTHERS
