@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-from dsconf.memory.recorder import column_sum_scratch
+from dsconf.memory.column_sum import ColumnSum
 
 _HALF = (torch.float16, torch.bfloat16)
 _aten: Any = torch.ops.aten
@@ -205,7 +205,7 @@ def scratch(func: Any, args: tuple[Any, ...]) -> int:
         kept = args[0].dim() - len(args[1] or range(args[0].dim()))
         columns = args[0].size(-1)
         if kept == 1 and args[0].dim() - 1 not in args[1] and -1 not in args[1]:
-            return column_sum_scratch(args[0].numel() // columns, columns)
+            return ColumnSum(args[0].numel() // columns, columns).scratch
     return 0
 
 

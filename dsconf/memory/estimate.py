@@ -8,14 +8,16 @@ from typing import NamedTuple
 
 from dsconf.errors import InputError
 from dsconf.job import Job
+from dsconf.memory import zero12
 from dsconf.memory.allocator import CONTEXT_BYTES
 from dsconf.memory.hooks import rivals
 from dsconf.memory.host import host_terms, nvme_bytes
 from dsconf.memory.init import init_peak
 from dsconf.memory.loading import loading_bytes_per_node
-from dsconf.memory.states import Terms, compact, reduces_in_hooks, wrapper
+from dsconf.memory.moments import Alive, Step, prepare
+from dsconf.memory.states import Resident, Terms, compact, reduces_in_hooks, resident
 from dsconf.memory.terms import TERMS
-from dsconf.memory.timeline import Sketch, timeline
+from dsconf.memory.timeline import moments, named, staying
 from dsconf.memory.verdict import nccl_bytes, reserved
 
 
@@ -88,71 +90,94 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     """
     if rank is not None and not 0 <= rank < job.cluster.world_size:
         raise InputError(f"--rank: {rank} is not one of 0 to {job.cluster.world_size - 1}")
-    ranks = (rank,) if rank is not None else _candidates(job)
-    found = max((_highest(job, r) for r in ranks), key=lambda highest: highest.num_bytes)
-    chosen = found.rank
-    kind = wrapper(job.settings)
-    winners = tuple([_moment(sketch, found.stays, kind) for _, sketch in found.phases.values()])
-    sizes = [size for size, _ in found.phases.values()]
-    peak = winners[sizes.index(max(sizes))]
-    host = host_terms(job, chosen)
-    at_start = init_peak(job, chosen)
-    held = reserved(job, max(found.num_bytes, at_start))
+    step = prepare(job)
+    found = _of_rank(step, rank) if rank is not None else _fullest(step)
+    winners, stays = _winners(found), staying(found.stays)
+    moments = _named(step, stays, [alive for _, alive in winners])
+    highest = [size for size, _ in winners]
+    peak, beside = max(highest), sum([size for _, size in stays])
+    at_start, host = init_peak(job, found.rank, found.stays), host_terms(job, found.rank)
+    held = reserved(job, max(peak + beside, at_start))
     per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
     return Estimate(
-        rank=chosen,
-        peak=peak,
-        moments=winners,
+        rank=found.rank,
+        peak=moments[highest.index(peak)],
+        moments=moments,
         init_peak_bytes=at_start,
         reserved_bytes=held,
         process_bytes=held + CONTEXT_BYTES + nccl_bytes(job.cluster),
-        host_bytes_per_node=per_node * sum(size for _, size in host),
+        host_bytes_per_node=per_node * sum([size for _, size in host]),
         nvme_bytes_per_node=per_node * nvme_bytes(job),
         host_terms=host,
-        stays=found.stays,
+        stays=stays,
         loading_host_bytes_per_node=loading_bytes_per_node(job),
     )
 
 
-class _Highest(NamedTuple):
-    """The largest moment of each phase of one rank."""
+class _Found(NamedTuple):
+    """What one rank holds: all the time, and at each moment besides."""
 
     rank: int
-    stays: Terms
-    phases: dict[str, tuple[int, Sketch]]
-    num_bytes: int
+    stays: Resident
+    moments: list[Alive]
+    sizes: list[int]
+    """Of each moment."""
 
 
-def _highest(job: Job, rank: int) -> _Highest:
-    stays, moments = timeline(job, rank)
-    phases: dict[str, tuple[int, Sketch]] = {}
-    for sketch in moments:
-        size = sketch.num_bytes
-        if sketch.phase not in phases or size > phases[sketch.phase][0]:
-            phases[sketch.phase] = (size, sketch)
-    most = max(size for size, _ in phases.values())
-    return _Highest(rank, stays, phases, most + sum(size for _, size in stays))
+def _of_rank(step: Step, rank: int, stays: Resident | None = None) -> _Found:
+    alive = moments(step, rank)
+    stays = resident(step.job, rank) if stays is None else stays
+    return _Found(rank, stays, alive, [sum(sizes) for _, sizes in alive])
 
 
-def _candidates(job: Job) -> tuple[int, ...]:
-    """Rank 0, and where slices differ those that may hold more."""
-    if wrapper(job.settings) != "zero12":
-        return (0,)
-    settings = job.settings
+def _fullest(step: Step) -> _Found:
+    """The first of the ranks with the highest peak."""
+    if step.wrapper != "zero12":
+        return _of_rank(step, 0)
+    settings = step.settings
     buffered = settings.offload_optimizer == "none" or compact(settings)
-    return rivals(job.model, job.cluster.world_size, reduces_in_hooks(settings), buffered)
+    ranks = rivals(step.model, step.world_size, reduces_in_hooks(settings), buffered)
+    if len(ranks) == 1 or not zero12.alike(settings):
+        return max([_of_rank(step, rank) for rank in ranks], key=_peak)
+    # From the rank that could hold most downwards, until no other can hold more than the highest so far. Of several
+    # that hold the same the first counts, so numbers are negative.
+    tries = sorted([(ceiling, -i) for i, ceiling in enumerate(zero12.ceilings(step, ranks))], reverse=True)
+    best = _of_rank(step, ranks[-tries[0][1]])
+    highest = (max(best.sizes), tries[0][1])
+    for ceiling, number in tries[1:]:
+        if (ceiling, number) < highest:
+            break
+        found = _of_rank(step, ranks[-number], best.stays)
+        if (max(found.sizes), number) > highest:
+            best, highest = found, (max(found.sizes), number)
+    return best
 
 
-def _moment(sketch: Sketch, stays: Terms, kind: str) -> Moment:
-    sizes: dict[str, int] = {}
-    for name, size in (*stays, *sketch.terms):
-        if size:
-            sizes[name] = sizes.get(name, 0) + size
-    known = _known(kind)
-    return Moment(sketch.phase, sketch.name, tuple([Term(name, size, *known[name]) for name, size in sizes.items()]))
+def _peak(found: _Found) -> int:
+    return max(found.sizes) + sum([size for _, size in found.stays.terms])
+
+
+def _winners(found: _Found) -> list[tuple[int, Alive]]:
+    """The largest moment of each phase with its size, what stays left out; the first of several that are as large."""
+    highest: dict[str, tuple[int, Alive]] = {}
+    for size, alive in zip(found.sizes, found.moments, strict=True):
+        phase = alive[0].phase
+        if phase not in highest or size > highest[phase][0]:
+            highest[phase] = size, alive
+    return list(highest.values())
+
+
+def _named(step: Step, stays: Terms, winners: list[Alive]) -> tuple[Moment, ...]:
+    known = _known(step.wrapper)
+    always = _terms(stays, known)
+    return tuple([Moment(kind.phase, kind.name, always + _terms(named(kind, alive), known)) for kind, alive in winners])
+
+
+def _terms(sizes: Terms, known: dict[str, tuple[str, str]]) -> tuple[Term, ...]:
+    return tuple([Term(name, size, *known[name]) for name, size in sizes if size])
 
 
 @lru_cache(maxsize=16)
-def _known(kind: str) -> dict[str, tuple[str, str]]:
+def _known(wrapper: str) -> dict[str, tuple[str, str]]:
     """Formula and place of every term under one wrapper."""
-    return {name: (one.formula, one.place(kind)) for name, one in TERMS.items()}
+    return {name: (one.formula, one.place(wrapper)) for name, one in TERMS.items()}

@@ -9,8 +9,8 @@ from dsconf.memory.activations import recorded
 from dsconf.memory.allocator import CUBLAS_WORKSPACE
 from dsconf.memory.estimate import Term
 from dsconf.memory.hooks import hooks
+from dsconf.memory.moments import prepare, shape
 from dsconf.memory.states import compact, widths, wrapper
-from dsconf.memory.timeline import prepare, shape
 from dsconf.units import format_bytes
 
 
@@ -72,7 +72,8 @@ def _width(job: Job, name: str) -> int:
 
 
 def _saved(job: Job, rank: int, term: Term) -> Iterator[str]:
-    act = prepare(job, rank).act
+    del rank
+    act = prepare(job).act
     layers, rest = divmod(max(0, term.num_bytes - act.bottom), act.layer) if act.layer else (0, term.num_bytes)
     yield f"before the layers {act.bottom:,} + {layers} layers × {act.layer:,} + {rest:,} = {term.num_bytes:,} bytes"
     if job.workload.checkpointing:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from dsconf.memory.ends import TIED, record_embedding, record_head
@@ -139,37 +141,59 @@ class Flush(NamedTuple):
     """Elements in the bucket."""
 
 
+class Arrivals(NamedTuple):
+    """The hooks of one backward as columns, in their order."""
+
+    before: tuple[int, ...]
+    """Elements of all earlier hooks, and at last of all."""
+    offsets: tuple[int, ...]
+    ends: tuple[int, ...]
+    """One past the last element in the flat buffer."""
+
+
+@lru_cache(maxsize=128)
+def arrivals(model: Model) -> Arrivals:
+    """Order and places of ``model``'s gradients."""
+    order = hooks(model).order
+    before = tuple(accumulate((h.numel for h in order), initial=0))
+    return Arrivals(before, tuple(h.offset for h in order), tuple(h.offset + h.numel for h in order))
+
+
+def buckets(before: Sequence[int], bucket: int) -> Iterator[tuple[int, int]]:
+    """First and end of each run of gradients that are reduced together, ``before`` as in ``Arrivals``.
+
+    A gradient that is larger than the bucket is alone.
+    """
+    start, end = 0, len(before) - 1
+    while start < end:
+        stop = max(start + 1, bisect_right(before, before[start] + bucket, start) - 1)
+        yield start, stop
+        start = stop
+
+
 class _Bucket(NamedTuple):
     """Gradients that are reduced together."""
 
-    inside: tuple[Hook, ...]
+    start: int
+    """First of them in the order of backward and, in ``stop``, the one whose hook starts the reduction."""
+    stop: int
     filled: int
     first: int
     """Lowest and, in ``last``, highest element of the flat buffer among them."""
     last: int
-    waiting: Hook | None
-    """The parameter whose hook starts the reduction; None: backward is over."""
 
 
 @lru_cache(maxsize=256)
 def _buckets(model: Model, bucket: int) -> tuple[_Bucket, ...]:
-    found: list[_Bucket] = []
-    inside: list[Hook] = []
-    filled = 0
-    for hook in (*hooks(model).order, None):
-        if hook is None or filled + hook.numel > bucket:
-            if inside:
-                first = min(h.offset for h in inside)
-                last = max(h.offset + h.numel for h in inside) - 1
-                found.append(_Bucket(tuple(inside), filled, first, last, hook))
-            inside, filled = [], 0
-        if hook is not None:
-            inside.append(hook)
-            filled += hook.numel
-    return tuple(found)
+    before, offsets, ends = arrivals(model)
+    return tuple(
+        [
+            _Bucket(i, j, before[j] - before[i], min(offsets[i:j]), max(ends[i:j]) - 1)
+            for i, j in buckets(before, bucket)
+        ]
+    )
 
 
-@lru_cache(maxsize=1024)
 def flushes(
     model: Model,
     bucket: int,
@@ -192,13 +216,15 @@ def flushes(
     """
     part = partition(hooks(model).total, world_size)
     start, stop = part * rank, part * (rank + 1)
+    _, offsets, ends = arrivals(model)
     best: dict[int, list[Flush]] = {}
     held = False
     for place, one, flush in _reduced(model, bucket, part, straddles):
         mine = 0
         if one.first < stop and one.last >= start:
-            mine = max(0, *(min(h.offset + h.numel, stop) - max(h.offset, start) for h in one.inside))
-        if apart and straddles and mine and len(one.inside) > 1:
+            pieces = zip(offsets[one.start : one.stop], ends[one.start : one.stop], strict=True)
+            mine = max(0, *[min(end, stop) - max(offset, start) for offset, end in pieces])
+        if apart and straddles and mine and one.stop > one.start + 1:
             flush = flush._replace(copied=one.filled)
         key = 4 * place + 2 * held + (mine > 0)
         for earlier in best.get(key, ()):
@@ -219,12 +245,14 @@ def _reduced(model: Model, bucket: int, part: int, straddles: bool) -> tuple[tup
     """
     found: list[tuple[int, _Bucket, Flush]] = []
     places: dict[tuple[int, bool, bool], int] = {}
+    order = hooks(model).order
     for one in _buckets(model, bucket):
-        hook = one.waiting
-        layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
+        layer, event, waiting = -1, -1, 0
+        if one.stop < len(order):
+            waiting, _, layer, event = order[one.stop]
         place = places.setdefault((event, layer < 0, layer == model.layers), len(places))
         outside = one.filled if one.filled > bucket else 0
-        copied = _copied(one, bucket, part) if straddles else 0
+        copied = _copied(one, order[one.start], bucket, part) if straddles else 0
         found.append((place, one, Flush(layer, event, waiting, outside, copied, False, 0, one.filled)))
     return tuple(found)
 
@@ -235,10 +263,10 @@ def partition(total: int, world_size: int) -> int:
     return -(-total // alignment) * alignment // world_size
 
 
-def _copied(one: _Bucket, bucket: int, part: int) -> int:
+def _copied(one: _Bucket, hook: Hook, bucket: int, part: int) -> int:
     if one.first // part == one.last // part:
         return 0
-    return one.filled if one.filled <= bucket else _sliced(one.inside[0], bucket, part)
+    return one.filled if one.filled <= bucket else _sliced(hook, bucket, part)
 
 
 def _sliced(hook: Hook, bucket: int, part: int) -> int:
@@ -272,25 +300,31 @@ class InOrder(NamedTuple):
     """The first with gradients of this rank, whose buffer is made then."""
 
 
-@lru_cache(maxsize=1024)
 def in_order(model: Model, bucket: int, world_size: int, rank: int) -> InOrder:
     """Stage 1's reductions (runtime/zero/stage_1_and_2.py:958-980)."""
     part = partition(hooks(model).total, world_size)
-    filled = moved = begin = 0
-    first: Moved | None = None
-    for numel, offset in (*hooks(model).registered, (bucket + 1, hooks(model).total)):
-        if filled and filled + numel > bucket:
-            owners = (begin // part, (offset - 1) // part)
-            one = Moved(moved, filled if owners[0] != owners[1] else 0, filled)
-            first = first or one
-            if owners[0] <= rank <= owners[1]:
-                return InOrder(first, one)
-            filled = 0
-        if not filled:
-            begin = offset
-        filled += numel
-        moved += numel if numel <= bucket else 0
-    return InOrder(first, None)
+    every, begins, ends = _in_order(model, bucket, part)
+    number = bisect_right(ends, part * rank)
+    own = number < len(every) and begins[number] < part * (rank + 1)
+    return InOrder(every[0] if every else None, every[number] if own else None)
+
+
+@lru_cache(maxsize=256)
+def _in_order(model: Model, bucket: int, part: int) -> tuple[tuple[Moved, ...], tuple[int, ...], tuple[int, ...]]:
+    """Every bucket, and the first and the end of its elements in the flat buffer."""
+    known = hooks(model)
+    before = (*(offset for _, offset in known.registered), known.total)
+    found: list[Moved] = []
+    begins, ends = [], []
+    moved = 0
+    for start, stop in buckets(before, bucket):
+        begin, end = before[start], before[stop]
+        filled = end - begin
+        moved += filled if filled <= bucket else 0
+        found.append(Moved(moved, filled if begin // part != (end - 1) // part else 0, filled))
+        begins.append(begin)
+        ends.append(end)
+    return tuple(found), tuple(begins), tuple(ends)
 
 
 class Slice(NamedTuple):

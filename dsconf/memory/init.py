@@ -7,14 +7,17 @@ from dsconf.memory.allocator import CONTEXT_BYTES, block
 from dsconf.memory.hooks import hooks
 from dsconf.memory.optimizers import temporaries
 from dsconf.memory.quantized import frozen
-from dsconf.memory.states import resident, widths, wrapper
+from dsconf.memory.states import Resident, resident, widths, wrapper
 from dsconf.memory.subgroups import largest_param, shards
 
 
-def init_peak(job: Job, rank: int) -> int:
-    """Bytes; the model is moved to the card whole, as it is stored, unless ``zero.Init`` cuts it as it is built."""
-    stays = resident(job, rank)
-    bare = sum(size for _, size in stays.terms) - stays.optimizer
+def init_peak(job: Job, rank: int, stays: Resident | None = None) -> int:
+    """Bytes; the model is moved to the card whole, as it is stored, unless ``zero.Init`` cuts it as it is built.
+
+    ``stays`` is what ``resident`` finds, where that is known already.
+    """
+    stays = resident(job, rank) if stays is None else stays
+    bare = sum([size for _, size in stays.terms]) - stays.optimizer
     width, total = widths(job.settings), hooks(job.model).total
     held = frozen(job.model, job.workload.quantize, width.model)
     whole = width.model * total + held.weights + held.constants + held.largest

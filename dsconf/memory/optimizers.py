@@ -48,13 +48,16 @@ _KEPT = {
 }
 _OTHER = {"muadam": "adam", "muadamw": "adamw", "musgd": "sgd"}
 """mup's optimizers are torch's, with other learning rates."""
-_UNKNOWN = Kept(2, 1)
+_FUSED = {name: Kept(one.states, loop=0, at_start=one.at_start) for name, one in _KEPT.items()}
+"""DeepSpeed's own, which work in place."""
 
 
 def kept(settings: Settings) -> Kept:
     """Tensors of ``settings.optimizer``; of one that is not known as of Adam."""
     name = _OTHER.get(settings.optimizer, settings.optimizer)
-    found = _KEPT.get(name, _UNKNOWN)
+    fused = settings.optimizer_fused and settings.offload_optimizer == "none"
+    table = _FUSED if fused else _KEPT
+    found = table.get(name) or table["adam"]
     options = settings.optimizer_options
     more = 0
     if name in ("sgd", "rmsprop") and settings.momentum:
@@ -63,9 +66,7 @@ def kept(settings: Settings) -> Kept:
         more += 1
     if name == "lion" and settings.offload_optimizer != "none":
         more += 1  # DeepSpeedCPULion has a second moment that it does not use (ops/lion/cpu_lion.py:113-124)
-    if not settings.optimizer_fused or settings.offload_optimizer != "none":
-        return found._replace(states=found.states + more) if more else found
-    return Kept(found.states + more, at_start=found.at_start, loop=0)
+    return found._replace(states=found.states + more) if more else found
 
 
 def fused_adam(settings: Settings) -> bool:

@@ -4,29 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from dsconf.memory.column_sum import ColumnSum
 from dsconf.memory.tape import Tape
 from dsconf.model.spec import Model, Param
-
-SM_COUNT = 132
-"""Streaming multiprocessors of an H100 or H200; torch sizes the scratch of a column sum by it."""
-
-
-def column_sum_scratch(rows: int, columns: int) -> int:
-    """Bytes torch takes to sum a rows × columns gradient into one of ``columns`` (of a bias, of a norm's weight).
-
-    Blocks of 32 × 4 threads, 4 columns a thread; a column's rows are shared by several blocks once each thread has
-    256 of them or more, and then every block stores its partial sums in fp32
-    (torch: aten/src/ATen/native/cuda/Reduce.cuh, setReduceConfig and ReduceConfig::global_memory_size).
-    """
-    width = min(32, 1 << max(0, (max(1, columns // 4)).bit_length() - 1))
-    height = max(1, 128 // width)
-    per_thread = -(-rows // height)
-    if per_thread < 256:
-        return 0
-    grid = -(-columns // (4 * width))
-    blocks = max(min(-(-SM_COUNT * 16 // grid), -(-per_thread // 16)), -(-per_thread // 256))
-    return 4 * columns * blocks * 4 * width if blocks > 1 else 0
-
 
 JOINS_ROTATED = ("gpt_neox", "phi", "phi3", "stablelm")
 """Families that join rotated and other elements of a head with torch.cat, also where there are no others."""
@@ -137,7 +117,7 @@ class Recorder:
         referred, self._referred, self._projected = self._referred, [], x
         own = self.own(f"{name}.base_layer" if adapted else name)
         self.visits += [f"{name}.{part}" for part in _ADAPTED] if adapted else [name]
-        scratch = column_sum_scratch(rows, outputs) if len(own) > 1 else 0
+        column_sum = ColumnSum(rows, outputs) if len(own) > 1 else None
         separate = biased and self.model.family == "falcon"  # FalconLinear adds its bias by itself
         # The bias's gradient comes first: the weight's has a transpose to pass (torch: derivatives.yaml, addmm).
         copy = 2 * weight.numel if self.shape.autocast else 0
@@ -151,14 +131,14 @@ class Recorder:
                 reads=referred,
                 extra=copy,
                 backward_workspace=copy,
-                reduction=0 if separate else scratch,
+                column_sum=None if separate else column_sum,
                 params_first=biased
                 and not flat
                 and not separate,  # addmm takes a view of its input made before that of the weight
             )
         )
         if separate:
-            y = self.low(self.tape.op(f"{name} bias", [y], size, params=own[1:], reduction=scratch, passes=True))
+            y = self.low(self.tape.op(f"{name} bias", [y], size, params=own[1:], column_sum=column_sum, passes=True))
         if not adapted:
             return y
         if self.shape.autocast and given in self.low_tensors:
@@ -196,7 +176,7 @@ class Recorder:
         tape.save_output(scale)
         y = tape.op(f"{name} normalise", [up, scale], full, saves=[up, scale])
         own = self.own(name)
-        scratch = column_sum_scratch(rows, features) if own else 0
+        column_sum = ColumnSum(rows, features) if own else None
         if self.model.family in ("olmo2", "gemma", "gemma2", "gemma3_text"):
             y = tape.op(
                 f"{name} weight",
@@ -205,7 +185,8 @@ class Recorder:
                 saves=[y] if own else [],
                 params=own,
                 backward_workspace=full,
-                reduction=full + scratch,
+                reduction=full,
+                column_sum=column_sum,
             )
             return y if width == 4 else self._like(x, tape.op(f"{name} downcast", [y], size))
         down = y if width == 4 else tape.op(f"{name} downcast", [y], size)
@@ -217,7 +198,8 @@ class Recorder:
             saves=[down] if own else [],
             params=own,
             backward_workspace=product,
-            reduction=product + scratch,
+            reduction=product,
+            column_sum=column_sum,
         )
 
     def _layer_norm_in_steps(self, x: int, name: str, features: int, rows: int) -> int:
@@ -231,9 +213,17 @@ class Recorder:
         y = op(f"{name} normalise", [centred, scale], full, saves=[centred, scale])
         own = self.own(name)
         weight = 4 * self._params[f"{name}.weight"].numel if width == 2 else 0
-        scratch = full + column_sum_scratch(rows, features) if own else 0
-        saves = [y] if own else []
-        y = op(f"{name} weight", [y], full, saves=saves, params=own, extra=weight, reduction=scratch)
+        column_sum = ColumnSum(rows, features) if own else None
+        y = op(
+            f"{name} weight",
+            [y],
+            full,
+            saves=[y] if own else [],
+            params=own,
+            extra=weight,
+            reduction=full if own else 0,
+            column_sum=column_sum,
+        )
         return y if width == 4 else op(f"{name} downcast", [y], rows * features * width)
 
     def _layer_norm_in_fp32(self, x: int, name: str, features: int) -> int:

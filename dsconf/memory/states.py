@@ -26,6 +26,7 @@ _ADAM_STATES = 2
 """Moments of the Adam that trains what Muon leaves out."""
 
 _WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4, "autocast": 4}
+_GRADIENTS = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
 class Widths(NamedTuple):
@@ -48,11 +49,11 @@ def widths(settings: Settings) -> Widths:
     stages 1 and 2 reduce a bucket for several owners (stage_1_and_2.py:2373).
     """
     model = _WIDTHS[settings.precision]
-    accumulate = {"fp32": 4, "fp16": 2, "bf16": 2}.get(settings.grad_accum_dtype or "", model)
-    communicate = {"fp32": 4, "fp16": 2, "bf16": 2}.get(settings.communication_dtype or "", model)
+    accumulate = _GRADIENTS.get(settings.grad_accum_dtype or "", model)
+    communicate = _GRADIENTS.get(settings.communication_dtype or "", model)
     if settings.sequence_parallel > 1:
         scattered = settings.stage in (1, 2) and settings.reduce_scatter
-        communicate = 4 if scattered else {"fp16": 2, "bf16": 2}.get(settings.sequence_parallel_dtype or "", 4)
+        communicate = 4 if scattered else _GRADIENTS.get(settings.sequence_parallel_dtype or "", 4)
     low = settings.bf16_master if settings.precision == "bf16" else settings.fp16_master
     master = 2 if low and model == 2 else 4
     state = kept(settings).states * (2 if settings.bf16_optimizer_states else 4)
@@ -104,8 +105,8 @@ class Resident(NamedTuple):
 
 def resident(job: Job, rank: int) -> Resident:
     """What ``rank`` holds from the second step on, before the forward begins."""
-    found = _RESIDENT[wrapper(job.settings)](job, rank)
-    return found._replace(terms=(*found.terms, *_buffers(job)))
+    terms, optimizer = _RESIDENT[wrapper(job.settings)](job, rank)
+    return Resident((*terms, *_buffers(job)), optimizer)
 
 
 def _buffers(job: Job) -> Terms:
@@ -144,12 +145,12 @@ def _zero12(job: Job, rank: int) -> Resident:
     known = hooks(job.model)
     groups = parts(job.model, settings.optimizer, ranks, rank)
     terms: list[tuple[str, int]] = [
-        ("parameters", sum(block(width.model * one.slice.elements * ranks) for one in groups)),
+        ("parameters", sum([block(width.model * one.slice.elements * ranks) for one in groups])),
         *_frozen(job),
     ]
     if settings.offload_optimizer != "none":
         return Resident((*terms, ("offload staging buffer", block(width.model * known.largest))), 0)
-    terms.append(("master weights", sum(block(width.master * one.slice.elements) for one in groups)))
+    terms.append(("master weights", sum([block(width.master * one.slice.elements) for one in groups])))
     if settings.optimizer == "muon":
         found = _muon_states(groups, width)
         return Resident((*terms, *found), sum(size for _, size in found))
@@ -218,9 +219,14 @@ def bucket_widths(settings: Settings, width: Widths, model: Model) -> tuple[int,
     three = settings.stage == 3
     if settings.precision != "autocast":
         return (width.communicate if three else width.model,)
+    return tuple([(2 if low else 4) if three else 4 for low in _kinds_reduced(model)])
+
+
+@lru_cache(maxsize=128)
+def _kinds_reduced(model: Model) -> list[bool]:
+    """Whether ``model`` has gradients that are not reduced in 16 bit, and such that are."""
     params = model.parameters
-    low = {_reduced_low(p) for block in (params.before, params.layer, params.after) for p in block if p.trainable}
-    return tuple((2 if one else 4) if three else 4 for one in sorted(low))
+    return sorted({_reduced_low(p) for p in (*params.before, *params.layer, *params.after) if p.trainable})
 
 
 def _reduced_low(param: Param) -> bool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
 from dsconf.config.settings import Settings
-from dsconf.memory.hooks import hooks
+from dsconf.memory.hooks import arrivals, buckets, hooks
 from dsconf.memory.muon import halves
 from dsconf.model.spec import Model, Param
 
@@ -75,24 +76,27 @@ class Reduction(NamedTuple):
 def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, ...]:
     """Reductions of one backward at stage 3 (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
     found: dict[tuple[int, bool, bool], list[Reduction]] = {}
-    layers = model.layers
-    filled = count = padded = outside = 0
-    for hook in (*hooks(model).order, None):
-        if hook is None or (filled and filled + hook.numel > bucket):
-            copied = 0 if count == 1 and padded == filled else padded
-            layer, event, waiting = (hook.layer, hook.event, hook.numel) if hook else (-1, -1, 0)
-            rivals = found.setdefault((event, layer < 0, layer == layers), [])
-            found_now = Reduction(layer, event, waiting, copied + outside, filled, outside)
-            if not any(r.layer >= layer and r.copied >= found_now.copied and r.filled >= filled for r in rivals):
-                rivals.append(found_now)
-            filled = count = padded = outside = 0
-        if hook is not None:
-            filled += hook.numel
-            count += 1
-            padded += -(-hook.numel // world_size) * world_size
-            if hook.numel > bucket:
-                outside = hook.numel  # too large for the bucket: it waits as its own gradient
+    order, before, padded = hooks(model).order, arrivals(model).before, _padded(model, world_size)
+    for start, stop in buckets(before, bucket):
+        layer, event, waiting = -1, -1, 0
+        if stop < len(order):
+            waiting, _, layer, event = order[stop]
+        filled, copied = before[stop] - before[start], padded[stop] - padded[start]
+        if stop == start + 1 and copied == filled:
+            copied = 0  # it divides evenly, and is reduced as it is
+        outside = filled if filled > bucket else 0  # too large for the bucket: it waits as its own gradient
+        copied += outside
+        rivals = found.setdefault((event, layer < 0, layer == model.layers), [])
+        if not any(r.layer >= layer and r.copied >= copied and r.filled >= filled for r in rivals):
+            rivals.append(Reduction(layer, event, waiting, copied, filled, outside))
     return tuple(r for rivals in found.values() for r in rivals)
+
+
+@lru_cache(maxsize=256)
+def _padded(model: Model, world_size: int) -> tuple[int, ...]:
+    """``Arrivals.before``, each gradient padded to the ranks."""
+    numels = (-(-hook.numel // world_size) * world_size for hook in hooks(model).order)
+    return tuple(accumulate(numels, initial=0))
 
 
 @lru_cache(maxsize=128)

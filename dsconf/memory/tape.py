@@ -10,15 +10,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-
-class Grad(NamedTuple):
-    """The gradient of one parameter at the moment its hook runs."""
-
-    param: str
-    num_bytes: int
-    live: int
-    """Bytes of activations and their gradients alive then, and of the gradients that the same node made for parameters
-    whose hooks run later; the parameter's own is left out."""
+from dsconf.memory.backward import Backward, Grad, Height, Node, Op, highest
+from dsconf.memory.column_sum import ColumnSum
 
 
 class Heights(NamedTuple):
@@ -31,22 +24,23 @@ class Heights(NamedTuple):
 
 
 class Played(NamedTuple):
-    """What one tape costs. Peaks leave out what was alive before the tape began, its input excepted."""
+    """What one tape costs, point by point. What was alive before it began is left out, its input excepted.
+
+    Which points there are does not depend on the sizes of tensors.
+    """
 
     saved: int
     """Kept from forward to backward."""
     saved_input: int
     """The part of ``saved`` that is the tape's own input."""
-    forward_peak: int
+    forward: list[int]
+    """Alive before the first operation, and in each."""
     until_saved: int
-    """Highest point of forward until its last saved tensor is there."""
-    dry_peak: int
-    """Highest point of forward when nothing is kept for backward (the first pass under checkpointing)."""
-    backward: Heights
-    replay: Heights
-    """Under checkpointing, where a saved tensor is gone as soon as the node has used it."""
-    backward_top: str
-    """Name of the operation where that is."""
+    """How many of those points there are until the last saved tensor is there."""
+    dry: list[int]
+    """Alive in forward when nothing is kept for backward (the first pass under checkpointing)."""
+    nodes: list[Node]
+    """Of backward."""
     grads: tuple[Grad, ...]
     """Parameter gradients in the order backward makes them."""
     held: int
@@ -54,24 +48,38 @@ class Played(NamedTuple):
     output_held: bool
     """Whether a variable refers to the last output."""
 
+    def heights(self, *, replayed: bool, hoarded: bool) -> list[Height]:
+        """Of each node of backward.
 
-class _Op(NamedTuple):
-    name: str
-    inputs: tuple[int, ...]
-    """Tensors that get a gradient from this operation."""
-    output: int
-    saves: tuple[int, ...]
-    params: tuple[tuple[str, int], ...]
-    reads: tuple[int, ...]
-    workspace: int
-    backward_workspace: int
-    reduction: int
-    passes: bool
-    """The gradient goes through as it is: addition and views allocate none."""
-    params_first: bool
-    """Parameters' hooks run before the input's gradient is added to an earlier one: a view lies between."""
-    others: tuple[int, ...] = ()
-    """Further outputs, whose gradients it takes in together with that of ``output``."""
+        Args:
+            replayed: under checkpointing, where a saved tensor is gone as soon as the node has used it.
+            hoarded: gradients of parameters stay; else each is gone once its hook has run.
+        """
+        return [height for node in self.nodes for height in node.heights(replayed, hoarded)]
+
+    @property
+    def forward_peak(self) -> int:
+        """Highest point of forward."""
+        return max(self.forward)
+
+    @property
+    def dry_peak(self) -> int:
+        """Highest point of ``dry``."""
+        return max(self.dry)
+
+    @property
+    def backward(self) -> Heights:
+        """Highest points of backward."""
+        return self._peaks(replayed=False)
+
+    @property
+    def replay(self) -> Heights:
+        """Highest points of backward under checkpointing."""
+        return self._peaks(replayed=True)
+
+    def _peaks(self, *, replayed: bool) -> Heights:
+        reduced, hoarded = (highest(self.heights(replayed=replayed, hoarded=hoarded)) for hoarded in (False, True))
+        return Heights(reduced, hoarded)
 
 
 class Tape:
@@ -81,7 +89,7 @@ class Tape:
         self._bytes: list[int] = []
         self._root: list[int] = []
         self._differentiable: list[bool] = []
-        self._ops: list[_Op] = []
+        self._ops: list[Op] = []
         self._held: list[int] = []
         self._returned: list[int] = []
 
@@ -105,6 +113,7 @@ class Tape:
         workspace: int = 0,
         backward_workspace: int = 0,
         reduction: int = 0,
+        column_sum: ColumnSum | None = None,
         passes: bool = False,
         params_first: bool = False,
     ) -> int:
@@ -120,6 +129,7 @@ class Tape:
             reads: further tensors a variable keeps alive while it runs.
             workspace, backward_workspace: scratch bytes while it runs.
             reduction: scratch bytes of summing a parameter's gradient, after the node itself has run.
+            column_sum: what that sum's kernel adds to ``reduction``.
             passes: its gradient is handed on without a new allocation.
             params_first: the hooks of ``params`` run before the input's gradient is added to an earlier one.
         """
@@ -130,7 +140,7 @@ class Tape:
             kept.append(self.tensor(extra, differentiable=False))
         targets = tuple(i for i in inputs if self._differentiable[i])
         self._ops.append(
-            _Op(
+            Op(
                 name,
                 targets,
                 output,
@@ -140,6 +150,7 @@ class Tape:
                 workspace,
                 backward_workspace,
                 reduction,
+                column_sum,
                 passes,
                 params_first,
             )
@@ -162,7 +173,7 @@ class Tape:
         """A slice of ``whole`` that shares its storage; the slices' gradients are gathered into a whole one."""
         piece = self.tensor(num_bytes, of=whole)
         self._differentiable[piece] = self._differentiable[whole]
-        self._ops.append(_Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, False, False))
+        self._ops.append(Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, None, False, False))
         return piece
 
     def split(self, name: str, whole: int, sizes: tuple[int, ...]) -> list[int]:
@@ -171,7 +182,7 @@ class Tape:
         for piece in pieces:
             self._differentiable[piece] = self._differentiable[whole]
         first, *others = pieces
-        self._ops.append(_Op(name, (whole,), first, (), (), (whole,), 0, 0, 0, False, False, tuple(others)))
+        self._ops.append(Op(name, (whole,), first, (), (), (whole,), 0, 0, 0, None, False, False, tuple(others)))
         return pieces
 
     def save_output(self, output: int) -> int:
@@ -184,26 +195,24 @@ class Tape:
         """Runs the recording.
 
         Args:
-            inputs: tensors from before; the peaks of forward count them.
+            inputs: tensors from before; the heights of forward count them.
             held: whoever runs it keeps ``inputs`` to the end of forward; else they go with their last reader.
             nested: backward runs inside a checkpoint's, whose node holds input and incoming gradient to the end.
         """
         outside = {self._root[i] for i in inputs}
         ends = self._ends(outside if held else set())
-        saved, forward_peak, until_saved = self._forward(outside, ends, keep=True)
-        _, dry_peak, _ = self._forward(outside, ends, keep=False)
-        played = self._backward(saved, outside, nested)
+        saved, forward = self._forward(outside, ends, keep=True)
+        _, dry = self._forward(outside, ends, keep=False)
+        backward = self._backward(saved, outside, nested)
         variables, output = {self._root[t] for t in self._held}, self._root[self._ops[-1].output]
         return Played(
             saved=sum(saved.values()),
             saved_input=sum(size for root, size in saved.items() if root in outside),
-            forward_peak=forward_peak,
-            until_saved=until_saved,
-            dry_peak=dry_peak,
-            backward=Heights(*played.backward),
-            replay=Heights(*played.replay),
-            backward_top=played.top,
-            grads=tuple(played.grads),
+            forward=forward,
+            until_saved=max((number for number, op in enumerate(self._ops, 2) if op.saves), default=1),
+            dry=dry,
+            nodes=backward.nodes,
+            grads=tuple(backward.grads),
             held=sum(self._bytes[root] for root in variables - saved.keys() - {output}),
             output_held=output in variables,
         )
@@ -219,11 +228,15 @@ class Tape:
                 kept.append((op.name, sum(self._bytes[root] for root in new)))
         return tuple(kept)
 
-    def _forward(self, outside: set[int], ends: dict[int, list[int]], *, keep: bool) -> tuple[dict[int, int], int, int]:
+    def _forward(
+        self, outside: set[int], ends: dict[int, list[int]], *, keep: bool
+    ) -> tuple[dict[int, int], list[int]]:
+        """Bytes of each storage that is kept, and those alive before the first operation and in each."""
         root, sizes = self._root, self._bytes
         saved: dict[int, int] = {}
         live = set(outside)
-        alive = peak = until = sum(sizes[tensor] for tensor in outside)
+        alive = sum(sizes[tensor] for tensor in outside)
+        heights = [alive]
         for step, op in enumerate(self._ops):
             made = root[op.output]
             if made not in live and made not in saved:
@@ -235,13 +248,12 @@ class Tape:
                     if kept not in live:
                         alive += sizes[kept]
                     saved[kept] = sizes[kept]
-            peak = max(peak, alive + op.workspace)
-            until = peak if op.saves else until
+            heights.append(alive + op.workspace)
             for gone in ends.get(step, ()):
                 live.discard(gone)
                 if gone not in saved:
                     alive -= sizes[gone]
-        return saved, peak, until
+        return saved, heights
 
     def _ends(self, held: set[int]) -> dict[int, list[int]]:
         """Step → tensors used there for the last time; what is held to the end is in none."""
@@ -256,11 +268,11 @@ class Tape:
             ends.setdefault(step, []).append(tensor)
         return ends
 
-    def _backward(self, saved: dict[int, int], outside: set[int], nested: bool) -> _Backward:
+    def _backward(self, saved: dict[int, int], outside: set[int], nested: bool) -> Backward:
         users = self._users()
         for root in (*outside, *(self._root[tensor] for tensor in self._returned)) if nested else ():
             users[root] = users.get(root, 0) + 1
-        state = _Backward(self._bytes, saved, users)
+        state = Backward(self._bytes, saved, users)
         for tensor in (self._ops[-1].output, *(self._returned if nested else ())):
             buffer = state.receive(tensor)
             if nested:
@@ -276,87 +288,3 @@ class Tape:
             for root in {self._root[t] for t in op.saves}:
                 users[root] = users.get(root, 0) + 1
         return users
-
-
-class _Backward:
-    """torch's engine at work: saved tensors, gradient buffers and their holders."""
-
-    def __init__(self, sizes: list[int], saved: dict[int, int], users: dict[int, int]) -> None:
-        self.pending: dict[int, int] = {}
-        """Tensor → number of the buffer that holds its gradient so far."""
-        self.backward = [0, 0]
-        self.replay = [0, 0]
-        self.top = ""
-        self._hoard = 0
-        self.grads: list[Grad] = []
-        self._sizes = sizes
-        self._saved = dict(saved)
-        self._users = users
-        self._holders: list[int] = []
-        self._buffers: list[int] = []
-        self._live = sum(saved.values())
-
-    def receive(self, tensor: int) -> int:
-        """A new gradient buffer for ``tensor``, whose only gradient it is so far."""
-        self.pending[tensor] = self._new(tensor)
-        return self.pending[tensor]
-
-    def run(self, op: _Op, saves: set[int]) -> None:
-        """One node: make the gradients, note the height, release what it used, add up, hand parameter gradients on."""
-        incoming = [self.pending.pop(output) for output in (op.output, *op.others) if output in self.pending]
-        new = sum(size for _, size in op.params)
-        made = new if op.passes else new + sum(self._sizes[i] for i in op.inputs)
-        used = sum(self._saved[root] for root in saves if self._users[root] == 1)
-        height = self._live + made + max(op.backward_workspace, op.reduction)
-        replayed = self._live + made + max(op.backward_workspace, op.reduction - used)
-        if height > self.backward[0]:
-            self.top = op.name
-        self._note(height, replayed)
-        buffers = [self.share(incoming[0]) if op.passes else self._new(tensor) for tensor in op.inputs]
-        for buffer in incoming:
-            self._drop(buffer)
-        for root in saves:
-            self._users[root] -= 1
-            if not self._users[root]:
-                self._live -= self._saved.pop(root)
-        early = self._live
-        for tensor, buffer in zip(op.inputs, buffers, strict=True):
-            self._accumulate(tensor, buffer, new)
-        self._hoard += new
-        live = (early if op.params_first else self._live) + new
-        for name, size in op.params:
-            live -= size
-            self.grads.append(Grad(name, size, live))
-
-    def _note(self, height: int, replayed: int) -> None:
-        self.backward = [max(self.backward[0], height), max(self.backward[1], height + self._hoard)]
-        self.replay = [max(self.replay[0], replayed), max(self.replay[1], replayed + self._hoard)]
-
-    def _new(self, tensor: int) -> int:
-        self._buffers.append(self._sizes[tensor])
-        self._holders.append(1)
-        self._live += self._sizes[tensor]
-        return len(self._buffers) - 1
-
-    def share(self, buffer: int) -> int:
-        """One more holder of ``buffer``; returns it."""
-        self._holders[buffer] += 1
-        return buffer
-
-    def _accumulate(self, tensor: int, buffer: int, beside: int) -> None:
-        """Adds ``buffer`` to the gradient of ``tensor``; ``beside``: the parameter gradients made with it."""
-        older = self.pending.get(tensor)
-        if older is None:
-            self.pending[tensor] = buffer
-            return
-        # InputBuffer::accumulate adds in place when nobody else holds the older gradient.
-        if self._holders[older] > 1:
-            self.pending[tensor] = self._new(tensor)
-            self._note(self._live + beside, self._live + beside)
-            self._drop(older)
-        self._drop(buffer)
-
-    def _drop(self, buffer: int) -> None:
-        self._holders[buffer] -= 1
-        if not self._holders[buffer]:
-            self._live -= self._buffers[buffer]

@@ -43,7 +43,7 @@ def tiled_head(model: Model, shape: Shape) -> Played:
     highest = max(inside.forward_peak - shard.tape.size(x), inside.backward.reduced - inside.saved_input)
     return outside._replace(
         saved=outside.saved + states,
-        forward_peak=max(outside.forward_peak, beside + highest),
+        forward=[*outside.forward, beside + highest],
         grads=(*(g._replace(live=beside + g.live) for g in inside.grads), *outside.grads),
     )
 

@@ -2,132 +2,247 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
-from dsconf.memory.hooks import Flush, flushes, hooks, in_order
-from dsconf.memory.muon import Part, iteration, parts
-from dsconf.memory.optimizers import temporaries
-from dsconf.memory.states import Terms, bucket_widths, compact, reduces_in_hooks
-from dsconf.memory.timeline import (
-    Sketch,
+from dsconf.config.settings import Settings
+from dsconf.memory.hooks import Flush, flushes, in_order, partition
+from dsconf.memory.moments import (
+    Alive,
+    Bytes,
+    Kind,
+    Place,
     Step,
     at_hook,
+    common,
     embedding_gradient,
     forward,
     in_layer,
-    live_at_hook,
-    start_of_backward,
+    live_at_hooks,
+    loss_gradient,
+    place,
     tiled_loss,
 )
+from dsconf.memory.muon import Part, iteration, parts
+from dsconf.memory.optimizers import temporaries
+from dsconf.memory.states import bucket_widths, compact, reduces_in_hooks
+from dsconf.model.spec import Model
+
+NOBODY = -1
+"""A rank without a slice: it sees the reductions that all ranks have, and none of gradients of its own."""
+
+HELD = common("gradients", "reduce bucket")
+"""Gradients of earlier micro-batches, and the bucket."""
+OWNED = common("gradients", "reduce bucket", "gradients")
+"""And the rank's own gradients, once some have been reduced."""
+
+_ACTIVATIONS = ("saved activations", "tied embedding gradient", "newest gradient")
+_HOOK = (*HELD.held, *_ACTIVATIONS)
+_HEAD = Kind(
+    "backward",
+    "in the output projection",
+    (*HELD.held, "saved activations", "newest gradient", "tied embedding gradient"),
+)
+_REDUCING = Kind("backward", "reducing a bucket", (*_HOOK, "reduce copy", "fp32 gradient", "gradients"))
+_KEEPING = Kind("backward", "keeping the own gradients", (*_HOOK, "gradients", "fp64 gradient for the norm"))
+_WAITING = ("reduce bucket", "gradients still to reduce")
+_FIRST = Kind("backward", "reducing the first bucket", (*_WAITING, "reduce copy"))
+_FIRST_OWN = Kind("backward", "reducing the first bucket", (*_WAITING, "gradients"))
+_OWN = Kind("backward", "keeping the own gradients", (*_WAITING, "gradients"))
+_MUON = Kind("backward", "Muon's updates", ("reduce bucket", "gradients", "Muon updates", "Newton-Schulz iteration"))
+_NORM = Kind("step", "gradient norm", ("gradients", "Muon updates", "fp64 gradient for the norm"))
+_CAST = Kind("step", "flatten and cast", ("gradients", "Muon updates", "flat gradient", "fp32 gradient"))
+_STEP = Kind("step", "optimizer", ("gradients", "fp32 gradient", "optimizer temporaries"))
 
 
-def moments(step: Step) -> Iterator[Sketch]:
+def moments(step: Step, rank: int) -> list[Alive]:
     """Forward, backward and optimizer step of one rank."""
-    early = _held_before(step)
-    yield from forward(step, early)
-    yield from tiled_loss(step, early if early and step.settings.stage == 1 else (*early, *_bucket(step)))
-    yield start_of_backward(step, early)
-    settings = step.settings
-    if reduces_in_hooks(settings):
-        yield from _reduced_in_hooks(step, early)
-    else:
-        yield from _reduced_at_the_end(step, early)
-    if settings.optimizer == "muon" and settings.offload_optimizer == "none":
-        yield _orthogonalized(step)
-    if settings.offload_optimizer == "none":
-        yield from _optimizer(step)
+    groups = parts(step.model, step.settings.optimizer, step.world_size, rank)
+    bucket, own = _bucket(step), _own(step, groups)
+    early = _held_before(step, bucket, own)
+    return [
+        *_until_reduced(step, early, bucket),
+        *_reduced(step, rank, (early[0], bucket), own),
+        *_optimizer(step, groups, bucket, own),
+    ]
 
 
-def _bucket(step: Step) -> Terms:
+def alike(settings: Settings) -> bool:
+    """Whether ranks differ in nothing but the gradients that they own: not with Muon, nor with an fp32 slice."""
+    return settings.optimizer != "muon" and not compact(settings)
+
+
+def ceilings(step: Step, ranks: Sequence[int]) -> list[int]:
+    """For each of ``ranks``, which are ``alike``, bytes that none of its moments exceeds; quicker than the moments.
+
+    Its own gradients come on top of what all ranks hold while buckets are reduced, and a second time where earlier
+    micro-batches have left some.
+    """
+    settings, width, bucket = step.settings, step.width, _bucket(step)
+    in_hooks, offloaded = reduces_in_hooks(settings), settings.offload_optimizer != "none"
+    early = _held_before(step, bucket, own=0)
+    left = int(step.accumulating and settings.stage == 2)
+    before, held = _most(_until_reduced(step, early, bucket)), (early[0], bucket)
+    reducing = _reduced(step, NOBODY, held, own=0)
+    if in_hooks:
+        reducing.append(in_layer(step, HELD, step.act.layers - 1, held))
+    meanwhile = _most(reducing)
+    elements = partition(step.known.total, step.world_size)
+    full, flat, gradient = width.model * step.known.total, width.model * elements, width.master * elements
+    stepping = gradient + _temporaries(step)
+    found = []
+    for rank in ranks:
+        groups = parts(step.model, settings.optimizer, step.world_size, rank)
+        own, norm = _own(step, groups), 8 * groups[0].slice.largest
+        if in_hooks:
+            backward = meanwhile + (1 + left) * own + (norm if offloaded else 0)
+        else:
+            mine = in_order(step.model, settings.reduce_bucket_size, step.world_size, rank).own
+            waiting = full - width.model * mine.moved + own if mine else 0
+            backward = max(meanwhile, bucket + waiting)
+        after = 0 if offloaded else max(own + norm, own + flat + gradient, stepping)
+        found.append(max(before + left * own, backward, after))
+    return found
+
+
+def _most(moments: Sequence[Alive]) -> int:
+    return max([sum(sizes) for _, sizes in moments])
+
+
+def _bucket(step: Step) -> int:
     """The reduce bucket, twice with ``overlap_comm``; made in the first hook of a backward (Z12:3256-3278)."""
-    if not step.settings.contiguous_gradients and step.settings.offload_optimizer == "none":
-        return ()
-    size = sum(bucket_widths(step.settings, step.width, step.model)) * step.settings.reduce_bucket_size
-    return (("reduce bucket", 2 * size if step.settings.overlap_comm else size),)
+    settings = step.settings
+    if not settings.contiguous_gradients and settings.offload_optimizer == "none":
+        return 0
+    size = sum(bucket_widths(settings, step.width, step.model)) * settings.reduce_bucket_size
+    return 2 * size if settings.overlap_comm else size
 
 
-def _own(step: Step) -> Terms:
+def _own(step: Step, groups: tuple[Part, ...]) -> int:
     """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
-    if step.settings.offload_optimizer != "none" and not compact(step.settings):
-        return ()
-    size, apart = 0, compact(step.settings)
-    for one in parts(step.model, step.settings.optimizer, step.world_size, step.rank):
-        size += 4 * one.slice.elements if apart and not one.muon else step.width.model * one.slice.whole
-    return (("gradients", size),)
+    apart = compact(step.settings)
+    if step.settings.offload_optimizer != "none" and not apart:
+        return 0
+    width = step.width.model
+    return sum([4 * one.slice.elements if apart and not one.muon else width * one.slice.whole for one in groups])
 
 
-def _held_before(step: Step) -> Terms:
-    """Gradients that earlier micro-batches left, alive through the next forward."""
+def _held_before(step: Step, bucket: int, own: int) -> tuple[int, int]:
+    """Gradients that earlier micro-batches left and the bucket, if they are alive through the next forward."""
     if not step.accumulating:
-        return ()
+        return 0, 0
     if step.settings.stage == 2:
-        return _own(step)
-    full = step.width.model * hooks(step.model).total
-    return (("gradients", full), *_bucket(step))
+        return own, 0
+    return step.width.model * step.known.total, bucket
 
 
-def _reduced_in_hooks(step: Step, early: Terms) -> Iterator[Sketch]:
+def _until_reduced(step: Step, early: tuple[int, int], bucket: int) -> list[Alive]:
+    """Up to the first gradients that are reduced: of ranks that held as much ``early``, one has what the other has."""
+    layers, held = step.act.layers, (early[0], bucket)
+    moments = [*forward(step, HELD, early), *tiled_loss(step, HELD, held), loss_gradient(step, HELD, early)]
+    if reduces_in_hooks(step.settings):
+        return [*moments, *_in_the_head(step, held), in_layer(step, HELD, layers - 1, held)]
+    if step.accumulating:
+        return [*moments, in_layer(step, HELD, layers - 1, held), embedding_gradient(step, HELD, held)]
+    # Stage 1: whole gradients stay until backward is over, then go bucket by bucket (Z12:958-980, 2284-2295).
+    known, width = step.known, step.width.model
+    for layer in (layers - 1, 0):
+        above = width * (known.head + (layers - 1 - layer) * known.layer)
+        moments.append(in_layer(step, HELD, layer, (above, bucket), hoarded=True))
+    others = width * (known.total - known.embedding)
+    return [*moments, embedding_gradient(step, HELD, (others, bucket))]
+
+
+def _reduced(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
+    if reduces_in_hooks(step.settings):
+        return _reduced_in_hooks(step, rank, held, own)
+    return _reduced_at_the_end(step, rank, held[1], own)
+
+
+def _reduced_in_hooks(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
     """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
-    settings, model, width = step.settings, step.model, step.width.model
-    bucket = () if early and settings.stage == 1 else _bucket(step)
+    settings, act = step.settings, step.act
+    bucket, apart, width, cast = settings.reduce_bucket_size, compact(settings), step.width.model, _cast(step)
     straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
-    offloaded = settings.offload_optimizer != "none"
-    own = () if compact(step.settings) and early else _own(step)
-    layers = step.act.layers
-    yield from _in_the_head(step, (*early, *bucket))
-    yield in_layer(step, layers - 1, (*early, *bucket))
-    apart, cast = compact(settings), _cast(step)
-    found = flushes(
-        model, settings.reduce_bucket_size, step.world_size, step.rank, straddles, apart=apart, cast=cast > 0
-    )
+    own = 0 if apart and held[0] else own
+    found = _reductions(step.model, bucket, step.world_size, rank, straddles, apart, width, cast)
+    live, each = live_at_hooks(act), act.layer
+    heights = [
+        level * each + live[part][event] + newest + beside + (own if holds else 0)
+        for (part, level, event), newest, beside, holds, _ in found.every
+    ]
+    top = found.every[heights.index(max(heights))]
+    copies = width * top.flush.copied + cast * top.flush.filled
+    sizes = (copies, top.beside - copies, own if top.holds else 0)
+    moments: list[Alive] = [(_REDUCING, (*held, *at_hook(act, top.place, live), top.newest, *sizes))]
+    if found.mine:
+        norm = 8 if settings.offload_optimizer != "none" else 0
+        heights = [
+            level * each + live[part][event] + newest + norm * flush.mine
+            for (part, level, event), newest, _, _, flush in found.mine
+        ]
+        top = found.mine[heights.index(max(heights))]
+        moments.append((_KEEPING, (*held, *at_hook(act, top.place, live), top.newest, own, norm * top.flush.mine)))
+    if found.inside >= 0:
+        moments.append(in_layer(step, OWNED, found.inside, (*held, own)))
+    moments.append(embedding_gradient(step, OWNED, (*held, own if found.early else 0)))
+    return moments
 
-    def height(flush: Flush) -> int:
-        return live_at_hook(step, flush.layer, flush.event) + width * (flush.waiting + flush.outside)
 
-    def waiting(flush: Flush) -> Terms:
-        # A parameter larger than the bucket stays outside it, as its own gradient (Z12:1443-1449).
-        newest = width * (flush.waiting + flush.outside)
-        return (*early, *bucket, *at_hook(step, flush.layer, flush.event), ("newest gradient", newest))
+class _Reduction(NamedTuple):
+    """One bucket being reduced, in bytes."""
 
-    own_bytes = sum(size for _, size in own)
+    place: Place
+    newest: int
+    """A parameter larger than the bucket stays outside it, as its own gradient (Z12:1443-1449)."""
+    beside: int
+    """Copies of the bucket, and the slice in fp32."""
+    holds: bool
+    """Whether the rank's own gradients are there."""
+    flush: Flush
+
+
+class _Reductions(NamedTuple):
+    """The reductions of one backward, as one rank sees them."""
+
+    every: tuple[_Reduction, ...]
+    mine: tuple[_Reduction, ...]
+    """Those with gradients of this rank."""
+    inside: int
+    """Highest layer in whose backward such a one runs, -1 if in none."""
+    early: bool
+    """Whether such a one runs before backward reaches the embedding."""
+
+
+@lru_cache(maxsize=1024)
+def _reductions(
+    model: Model, bucket: int, world_size: int, rank: int, straddles: bool, apart: bool, width: int, cast: int
+) -> _Reductions:
+    every, layers = [], model.layers
     slice_width = 4 if apart and not cast else 0
-
-    def beside(flush: Flush) -> int:
+    for one in flushes(model, bucket, world_size, rank, straddles, apart=apart, cast=cast > 0):
         # The fp32 slice is there before its first gradients are reduced, and each is cast for it (Z12:1290-1326).
-        held = own_bytes if flush.held or (apart and flush.mine) else 0
-        return held + width * flush.copied + cast * flush.filled + slice_width * flush.mine
-
-    def reducing(flush: Flush) -> Terms:
-        copies = (("reduce copy", width * flush.copied + cast * flush.filled),)
-        slice_ = (("fp32 gradient", slice_width * flush.mine),) if slice_width else ()
-        return (*copies, *slice_, *(own if flush.held or (apart and flush.mine) else ()))
-
-    reduced = max(found, key=lambda f: height(f) + beside(f))
-    yield Sketch("backward", "reducing a bucket", (*waiting(reduced), *reducing(reduced)))
-    mine = [flush for flush in found if flush.mine]
-    if mine:
-        kept = max(mine, key=lambda f: height(f) + (8 * f.mine if offloaded else 0))
-        norm = (("fp64 gradient for the norm", 8 * kept.mine),) if offloaded else ()
-        yield Sketch("backward", "keeping the own gradients", (*waiting(kept), *own, *norm))
-    inner = [flush.layer for flush in mine if 0 <= flush.layer < layers]
-    if inner:
-        yield in_layer(step, max(inner), (*early, *bucket, *own))
-    early_own = own if any(flush.layer >= 0 for flush in mine) else ()
-    yield embedding_gradient(step, (*early, *bucket, *early_own), hooks(model).embedding)
+        beside = width * one.copied + cast * one.filled + slice_width * one.mine
+        holds = one.held or (apart and one.mine > 0)
+        newest = width * (one.waiting + one.outside)
+        every.append(_Reduction(place(one.layer, one.event, layers), newest, beside, holds, one))
+    mine = tuple(one for one in every if one.flush.mine)
+    inside = max((one.flush.layer for one in mine if one.flush.layer < layers), default=-1)
+    return _Reductions(tuple(every), mine, inside, any(one.flush.layer >= 0 for one in mine))
 
 
-def _in_the_head(step: Step, held: Terms) -> Iterator[Sketch]:
+def _in_the_head(step: Step, held: Bytes) -> list[Alive]:
     """Hooks of the output projection and final norm, the first of which makes the bucket beside all activations.
 
     The hook of a bias comes while the weight's gradient of the same operation still waits for its own.
     """
-    found = hooks(step.model).above
+    found = step.known.above
     if not found:
-        return
+        return []
     act, width = step.act, step.width.model
-    most = max(act.head_live[hook.event] + width * hook.numel for hook in found)
-    terms = (*held, ("saved activations", act.kept), ("newest gradient", most))
-    yield Sketch("backward", "in the output projection", (*terms, ("tied embedding gradient", act.tied)))
+    most = max([act.head_live[hook.event] + width * hook.numel for hook in found])
+    return [(_HEAD, (*held, act.kept, most, act.tied))]
 
 
 def _cast(step: Step) -> int:
@@ -136,79 +251,54 @@ def _cast(step: Step) -> int:
     return 0 if width.communicate == width.model else width.communicate
 
 
-def _orthogonalized(step: Step) -> Sketch:
-    """Muon's updates are made when backward is over, the reduce bucket not yet released (Z12:1020-1061)."""
-    groups = parts(step.model, "muon", step.world_size, step.rank)
-    scratch = ("Newton-Schulz iteration", iteration(step.model, step.width.model) if groups[0].muon else 0)
-    return Sketch("backward", "Muon's updates", (*_bucket(step), *_own(step), *_updates(step, groups), scratch))
-
-
-def _reduced_at_the_end(step: Step, early: Terms) -> Iterator[Sketch]:
-    """Stage 1: whole gradients stay until backward is over, then go bucket by bucket (Z12:958-980, 2284-2295)."""
-    width, known, layers = step.width.model, hooks(step.model), step.act.layers
-    full = width * known.total
-    bucket = _bucket(step)
-    if early:
-        yield in_layer(step, layers - 1, early)
-        yield embedding_gradient(step, early, hooks(step.model).embedding)
-    else:
-        for layer in (layers - 1, 0):
-            above = width * (known.head + (layers - 1 - layer) * known.layer)
-            yield in_layer(step, layer, (("gradients", above), *bucket), hoarded=True)
-        others = full - width * hooks(step.model).embedding
-        yield embedding_gradient(step, (("gradients", others), *bucket), hooks(step.model).embedding)
-    yield from _buckets_in_order(step, full)
-
-
-def _buckets_in_order(step: Step, full: int) -> Iterator[Sketch]:
+def _reduced_at_the_end(step: Step, rank: int, bucket: int, own: int) -> list[Alive]:
     """The first bucket, and the first that holds gradients of this rank: what waits only gets less."""
-    settings, width = step.settings, step.width.model
-    bucket = _bucket(step)
-    found = in_order(step.model, settings.reduce_bucket_size, step.world_size, step.rank)
-    for name, one in (("reducing the first bucket", found.first), ("keeping the own gradients", found.own)):
-        if one is None:
-            continue
-        waiting = (("gradients still to reduce", full - width * one.moved),)
-        if one is found.own:
-            yield Sketch("backward", name, (*bucket, *waiting, *_own(step)))
-        else:
-            copied = one.copied if settings.reduce_scatter else 0
-            copy = (("reduce copy", width * copied + _cast(step) * one.filled),)
-            yield Sketch("backward", name, (*bucket, *waiting, *copy))
+    settings, width, full = step.settings, step.width.model, step.width.model * step.known.total
+    first, mine = in_order(step.model, settings.reduce_bucket_size, step.world_size, rank)
+    moments: list[Alive] = []
+    if first is not None and first is not mine:
+        copied = first.copied if settings.reduce_scatter else 0
+        moments.append((_FIRST, (bucket, full - width * first.moved, width * copied + _cast(step) * first.filled)))
+    if mine is not None:
+        kind = _FIRST_OWN if mine is first else _OWN
+        moments.append((kind, (bucket, full - width * mine.moved, own)))
+    return moments
 
 
-def _optimizer(step: Step) -> Iterator[Sketch]:
+def _temporaries(step: Step) -> int:
+    """What the optimizer makes for its step: the same on every rank, and in DeepSpeed's Muon nothing."""
+    if step.settings.optimizer == "muon":
+        return 0
+    return temporaries(step.settings, step.width.master * partition(step.known.total, step.world_size))
+
+
+def _optimizer(step: Step, groups: tuple[Part, ...], bucket: int, own: int) -> list[Alive]:
     """Gradient norm in fp64, then group by group flatten, cast, step (Z12:2648-2690, 3080-3140)."""
-    groups = parts(step.model, step.settings.optimizer, step.world_size, step.rank)
-    largest = max(one.slice.largest for one in groups)
-    own = _own(step)
-    held = (*own, *_updates(step, groups))
-    yield Sketch("step", "gradient norm", (*held, ("fp64 gradient for the norm", 8 * largest)))
+    if step.settings.offload_optimizer != "none":
+        return []
+    made = _temporaries(step)
+    updates = 0
+    moments: list[Alive] = []
+    if step.settings.optimizer == "muon":
+        # Whole matrices made when backward is over, the bucket not yet released (Z12:1020-1061, 2869-2890).
+        updates = sum([step.width.model * one.slice.whole for one in groups if one.muon])
+        scratch = iteration(step.model, step.width.model) if groups[0].muon else 0
+        moments.append((_MUON, (bucket, own, updates, scratch)))
+    moments.append((_NORM, (own, updates, 8 * max([one.slice.largest for one in groups]))))
     for number, one in enumerate(groups):
+        flat, cast, gradient = _one_group(step, one)
         # The buffer of the gradients goes with the last group that it serves, Muon's updates with Muon's group.
-        after = own if number + 1 < len(groups) else ()
-        yield from _one_group(step, one, held, after)
-        held = own
+        after = own if number + 1 < len(groups) else 0
+        moments += [(_CAST, (own, updates, flat, cast)), (_STEP, (after, gradient, made))]
+        updates = 0
+    return moments
 
 
-def _one_group(step: Step, one: Part, held: Terms, after: Terms) -> Iterator[Sketch]:
+def _one_group(step: Step, one: Part) -> tuple[int, int, int]:
+    """The slice's gradient flattened, its cast to the master's type, and what the step then works on."""
     width, elements = step.width, one.slice.elements
-    straight = _compact(step, one)
+    # Muon's group keeps whole gradients even where the others have a flat fp32 slice (Z12:1259-1266).
+    straight = compact(step.settings) and not one.muon
     flat = 0 if straight or one.slice.tensors == 1 else width.model * elements
-    cast = 0 if (4 if straight else width.model) == width.master else width.master * elements
-    yield Sketch("step", "flatten and cast", (*held, ("flat gradient", flat), ("fp32 gradient", cast)))
     gradient = width.master * elements
-    made = 0 if one.muon or step.settings.optimizer == "muon" else temporaries(step.settings, gradient)
-    terms = (*after, ("fp32 gradient", gradient), ("optimizer temporaries", made))
-    yield Sketch("step", "optimizer", terms)
-
-
-def _compact(step: Step, one: Part) -> bool:
-    """Muon's group keeps whole gradients even where the others have a flat fp32 slice (Z12:1259-1266)."""
-    return compact(step.settings) and not one.muon
-
-
-def _updates(step: Step, groups: tuple[Part, ...]) -> Terms:
-    """Muon's updates, whole matrices made at the end of backward (Z12:2869-2890)."""
-    size = sum(step.width.model * one.slice.whole for one in groups if one.muon)
-    return (("Muon updates", size),) if size else ()
+    return flat, 0 if (4 if straight else width.model) == width.master else gradient, gradient

@@ -21,7 +21,6 @@ def test_a_tensor_saved_twice_is_kept_once() -> None:
     assert (played.saved, played.saved_input) == (10, 0)
     assert (played.forward_peak, played.dry_peak) == (30, 30)
     assert played.backward == Heights(44, 44)
-    assert played.backward_top == "op 1"
     # At the hook the incoming gradient is gone: kept 10 (tanh still needs it) and the gradient of it, 10.
     assert played.grads == (Grad("weight 1", 4, 20),)
 
