@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from dsconf.cli.options import cluster_options, format_option, model_options, workload_options
+from dsconf.cli.options import WHOLE, cluster_options, format_option, model_options, workload_options
 from dsconf.workload import ALLOCATORS
 
 
@@ -25,6 +25,16 @@ from dsconf.workload import ALLOCATORS
     default="expandable",
     show_default=True,
     help="torch's CUDA allocator: with expandable_segments:True, or its default.",
+)
+@click.option(
+    "--sequence-parallel", type=WHOLE, metavar="RANKS", help="Ranks that share each sequence (DeepSpeed's Ulysses)."
+)
+@click.option(
+    "--tiled-loss",
+    is_flag=False,
+    flag_value="auto",
+    metavar="[SHARDS]",
+    help="Logits and loss in shards (TiledFusedLogitsLoss): a number, by default as many as take 1 GiB each.",
 )
 @click.option("--rank", default="fullest", show_default=True, help="Which rank: a number, or the fullest.")
 @click.option("--explain", metavar="TERM", help="Show the formula of one term of the peak.")

@@ -12,7 +12,7 @@ from dsconf.memory.growth import Growth, growth
 from dsconf.memory.layers import record_layer, windowed_layers
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.memory.tape import Heights, Played, Tape
-from dsconf.memory.tiled_loss import added_up, tiled_head
+from dsconf.memory.tiled_loss import added_up, tiled_head, tiled_keeps
 from dsconf.model.spec import Model
 
 
@@ -259,6 +259,8 @@ class Recorded(NamedTuple):
 def recorded(model: Model, shape: Shape) -> Recorded:
     """The operations of one layer, and of final norm, output projection and loss."""
     layer, _ = _record_layer(model, shape._replace(windowed=any(windowed_layers(model))))
+    if shape.loss_shards:
+        return Recorded(layer.keeps(), tiled_keeps(model, shape))
     (head, _), _ = _record_ends(model, shape)
     return Recorded(layer.keeps(), head.keeps())
 

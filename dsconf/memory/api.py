@@ -14,6 +14,7 @@ from dsconf.memory.estimate import estimate as estimate_job
 from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload
 
 if TYPE_CHECKING:
+    from dsconf.cluster.spec import Cluster
     from dsconf.config.settings import Settings
     from dsconf.model.spec import Model
 
@@ -48,11 +49,16 @@ def estimate(
     lora_rank: int | None = None,
     quantize: str | None = None,
     allocator: str = "expandable",
+    sequence_parallel: int | None = None,
+    tiled_loss: bool | int | str | None = None,
     rank: str | int | None = "fullest",
     module: Any = None,
     batch: Any = None,
 ) -> Estimate:
     """Memory of one rank and one node; the words are those of ``dsconf estimate``, sizes in bytes or as ``80GiB``.
+
+    ``sequence_parallel`` is the number of ranks that share each sequence; ``tiled_loss`` a number of shards, or
+    ``auto`` (True) for as many as leave each at most 1 GiB of fp32 logits.
 
     Raises:
         InputError: a word that cannot be used as given.
@@ -101,6 +107,8 @@ def read_job(
     lora_rank: int | None = None,
     quantize: str | None = None,
     allocator: str = "expandable",
+    sequence_parallel: int | None = None,
+    tiled_loss: bool | int | str | None = None,
     module: Any = None,
     batch: Any = None,
 ) -> Job:
@@ -122,6 +130,7 @@ def read_job(
     else:
         shape = _traced(module, batch, micro_batch_size, seq_len, precision)
     settings = _settings(config, cluster.world_size, shape.hidden or None, stage, precision, optimizer, offload)
+    settings = _shared(settings, config, sequence_parallel)
     micro = micro_batch_size or settings.micro_batch or 1
     if module is not None:
         micro, seq_len = _traced_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
@@ -129,11 +138,13 @@ def read_job(
     workload = _workload(
         seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, quantize, allocator
     )
+    workload = replace(workload, loss_shards=_loss_shards(tiled_loss))
+    _refuse(shape, cluster, settings, workload)
     settings = replace(
         settings,
         micro_batch=micro,
         accumulation=accumulation,
-        train_batch=micro * accumulation * cluster.world_size,
+        train_batch=micro * accumulation * cluster.world_size // settings.sequence_parallel,
     )
     return Job(shape, cluster, settings, workload)
 
@@ -148,6 +159,54 @@ def _traced_sizes(model: Model, micro_batch: int | None, seq_len: int) -> tuple[
     from dsconf.memory.traced import batch_sizes
 
     return batch_sizes(model, micro_batch, seq_len)
+
+
+def _shared(settings: Settings, config: Any, ranks: int | None) -> Settings:
+    """``settings`` with the ranks that share sequences; a config may leave them to the script."""
+    if ranks is None:
+        return settings
+    _positive("--sequence-parallel", ranks)
+    if config is not None and ranks != settings.sequence_parallel:
+        from dsconf.config.load import load_config
+
+        if load_config(config).get("sequence_parallel_size") is not None:
+            raise InputError(
+                f"--sequence-parallel: {ranks}, but the config's sequence_parallel_size is "
+                f"{settings.sequence_parallel}; leave the option out or change one of them"
+            )
+    return replace(settings, sequence_parallel=ranks)
+
+
+def _loss_shards(tiled_loss: bool | int | str | None) -> int | None:
+    """The workload's word for it: None, 0 (``auto``) or a number."""
+    if tiled_loss is None or tiled_loss is False:
+        return None
+    if tiled_loss is True or tiled_loss == "auto":
+        return 0
+    try:
+        shards = int(tiled_loss)
+    except ValueError:
+        shards = 0
+    if shards <= 0:
+        raise InputError(f"--tiled-loss: {tiled_loss!r} is neither 'auto' nor a number of shards")
+    return shards
+
+
+def _refuse(model: Model, cluster: Cluster, settings: Settings, workload: Workload) -> None:
+    """What DeepSpeed would not run.
+
+    Raises:
+        InputError: why, in one line.
+    """
+    from dsconf.memory.sharing import sharing_problem, tiled_loss_problem
+
+    ranks = settings.sequence_parallel
+    problem = sharing_problem(model, cluster.world_size, workload.seq_len, ranks, workload.attention)
+    if problem is not None:
+        raise InputError(f"--sequence-parallel: {problem}")
+    problem = None if workload.loss_shards is None else tiled_loss_problem(model, settings)
+    if problem is not None:
+        raise InputError(f"--tiled-loss: {problem}")
 
 
 def _workload(

@@ -97,9 +97,11 @@ def _operations(job: Job) -> Iterator[str]:
 def _logits(job: Job, rank: int, term: Term) -> Iterator[str]:
     del rank, term
     sizes = shape(job)
+    tokens = -(-sizes.tokens // sizes.loss_shards) if sizes.loss_shards else sizes.tokens
+    shards = f" in each of {sizes.loss_shards} shards" if sizes.loss_shards else ""
     yield (
-        f"{sizes.tokens:,} tokens × {job.model.vocab:,} vocabulary: {sizes.tokens * job.model.vocab * sizes.width:,} "
-        f"bytes of logits, {4 * sizes.tokens * job.model.vocab:,} bytes for each copy in fp32"
+        f"{tokens:,} tokens{shards} × {job.model.vocab:,} vocabulary: {tokens * job.model.vocab * sizes.width:,} "
+        f"bytes of logits, {4 * tokens * job.model.vocab:,} bytes for each copy in fp32"
     )
     yield "what final norm, output projection and loss keep:"
     for name, size in recorded(job.model, sizes).head:

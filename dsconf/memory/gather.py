@@ -280,13 +280,13 @@ def _trace(tree: Modules, replay: str, loss_shards: int) -> tuple[list[Call], in
     for layer in tree.layers:
         trace += layer
     if loss_shards:
-        *norm, head, left, end = tree.after
+        *norm, head, left, last = tree.after
         trace[0] = trace[0]._replace(params=head.params)
         trace += norm
         loss = len(trace)
-        trace += [*([head, left, *_reverse((head, left))] * loss_shards), end]
+        trace += [*([head, left, *_reverse((head, left))] * loss_shards), last]
         half = len(trace)
-        trace += _reverse((*norm, end._replace(params=head.params)))
+        trace += _reverse((*norm, last._replace(params=head.params)))
     else:
         trace += tree.after
         loss = half = len(trace)

@@ -13,8 +13,8 @@ from dsconf.memory.ends import TIED, record_final_norm, record_projection
 from dsconf.memory.recorder import Recorder, Shape
 
 if TYPE_CHECKING:
-    from dsconf.memory.tape import Played
-    from dsconf.model.spec import Model
+    from dsconf.memory.tape import Played, Tape
+    from dsconf.model.spec import Model, Param
 
 SHARD_BYTES = 2**30
 """fp32 logits of one shard where nobody says how many shards: the rule of ArcticTraining (trainer/sft_trainer.py)."""
@@ -30,12 +30,10 @@ def tiled_head(model: Model, shape: Shape) -> Played:
 
     Beside a shard are what the norm saved, the hidden states and their gradient. Backward starts with that gradient.
     """
-    ends = (*model.parameters.before, *model.parameters.after)
-    states, rows = shape.tokens * model.hidden * shape.width, -(-shape.tokens // shape.loss_shards)
-    norm = Recorder(model, shape, ends)
-    record_final_norm(norm, y := norm.tape.tensor(states))
-    outside = norm.tape.play([y])
-    shard = Recorder(model, shape._replace(batch=1, seq=rows), ends)
+    states, rows = _states(model, shape), -(-shape.tokens // shape.loss_shards)
+    norm, y = _norm(model, shape)
+    outside = norm.play([y])
+    shard = Recorder(model, shape._replace(batch=1, seq=rows), _ends(model))
     record_projection(shard, x := shard.tape.tensor(rows * model.hidden * shape.width), shifted=True)
     inside = shard.tape.play([x])
     beside = outside.saved + 2 * states
@@ -46,6 +44,26 @@ def tiled_head(model: Model, shape: Shape) -> Played:
         forward=[*outside.forward, beside + highest],
         grads=(*(g._replace(live=beside + g.live) for g in inside.grads), *outside.grads),
     )
+
+
+def tiled_keeps(model: Model, shape: Shape) -> tuple[tuple[str, int], ...]:
+    """What is kept from forward to backward, by operation."""
+    norm, _ = _norm(model, shape)
+    return (*norm.keeps(), ("gradient of the hidden states", _states(model, shape)))
+
+
+def _norm(model: Model, shape: Shape) -> tuple[Tape, int]:
+    r = Recorder(model, shape, _ends(model))
+    record_final_norm(r, y := r.tape.tensor(_states(model, shape)))
+    return r.tape, y
+
+
+def _ends(model: Model) -> tuple[Param, ...]:
+    return (*model.parameters.before, *model.parameters.after)
+
+
+def _states(model: Model, shape: Shape) -> int:
+    return shape.tokens * model.hidden * shape.width
 
 
 def added_up(head: Played, shape: Shape) -> int:

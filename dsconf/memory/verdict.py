@@ -15,6 +15,7 @@ from dsconf.cluster.spec import Cluster, Gpu
 from dsconf.job import Job
 from dsconf.memory.allocator import MIB
 from dsconf.memory.states import widths, wrapper
+from dsconf.memory.tiled_loss import SHARD_BYTES
 
 if TYPE_CHECKING:
     from dsconf.memory.estimate import Estimate
@@ -49,7 +50,10 @@ def nccl_bytes(cluster: Cluster) -> int:
 def largest_request(job: Job) -> int:
     """Bytes of the largest tensor that a step makes anew: fp32 logits, a reduce bucket or the step's fp32 gradient."""
     settings, workload, width = job.settings, job.workload, widths(job.settings)
-    logits = 4 * workload.micro_batch * workload.seq_len * job.model.vocab
+    tokens = workload.micro_batch * workload.seq_len // settings.sequence_parallel
+    logits = 4 * tokens * job.model.vocab
+    if workload.loss_shards is not None:
+        logits = min(logits, SHARD_BYTES) if workload.loss_shards == 0 else -(-logits // workload.loss_shards)
     if wrapper(settings) == "ddp":
         return logits
     bucket = width.communicate * settings.reduce_bucket_size
