@@ -6,6 +6,7 @@ Every default is DeepSpeed 0.19.8's own (runtime/zero/config.py, runtime/zero/of
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ class Settings:
     module_granularity_threshold: int = 0
 
     def __hash__(self) -> int:
-        # Estimates look settings up many times; these fields tell most of them apart.
-        offload = (self.offload_optimizer, self.offload_param)
-        return hash((self.stage, self.precision, self.optimizer, offload, self.reduce_bucket_size, self.micro_batch))
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # Estimates look settings up many times; those of a search differ in any field.
+        return hash(tuple(vars(self).values()))
