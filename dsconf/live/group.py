@@ -64,8 +64,11 @@ def _rehearse(order: Order) -> None:
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
     dist.init_process_group(backend="fake", rank=order.rank, world_size=order.world_size, store=FakeStore())
-    if order.backend != "ddp":
-        _repeat_shards(order.rank)
+    if order.backend == "ddp":
+        return
+    _repeat_shards(order.rank)
+    if order.rank:
+        _agree_with_rank_0()
 
 
 def _repeat_shards(rank: int) -> None:
@@ -88,3 +91,21 @@ def _repeat_shards(rank: int) -> None:
         return work
 
     partition_parameters._dist_allgather_fn = gather_and_repeat
+
+
+def _agree_with_rank_0() -> None:
+    """Give DeepSpeed this rank's own list where it asks rank 0 for one to compare with.
+
+    Stage 3 makes sure that all ranks run their modules in the same order (runtime/zero/utils.py:
+    assert_ints_same_as_other_ranks); nobody broadcasts rank 0's here.
+    """
+    from deepspeed.runtime.zero import utils
+
+    ask = utils.get_lst_from_rank0
+
+    def ask_and_agree(ints: list[int]) -> list[int]:
+        ask(ints)
+        return ints
+
+    utils.get_lst_from_rank0 = ask_and_agree
+    utils.assert_lst_len_same_as_other_ranks = lambda ints: None
