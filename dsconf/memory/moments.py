@@ -111,7 +111,7 @@ def common(*held: str) -> Common:
         Kind("forward", "inside a layer", (*held, "gathered weights", "saved activations", "layer in progress")),
         Kind("forward", "loss", (*held, "gathered weights", "saved activations", "logits and loss")),
         Kind("forward", "a shard of the loss", (*saved, "logits and loss", "newest gradient")),
-        Kind("backward", "gradient of the loss", (*saved, "logits and loss")),
+        Kind("backward", "gradient of the loss", (*saved, "logits and loss", "newest gradient")),
         Kind("backward", "gradient of the embedding", (*saved, "embedding gradient", "tied embedding gradient")),
     )
 
@@ -147,13 +147,19 @@ def tiled_loss(step: Step, kinds: Common, held: Bytes) -> list[Alive]:
     act = step.act
     if not act.shards_gradient:
         return []
-    added = 0 if step.accumulating and step.settings.stage < 2 else act.shards_gradient
+    added = act.shards_gradient if step.settings.stage > 1 else _left_by_the_loss(step)
     return [(kinds.shard, (*held, act.kept, act.head_forward, added))]
+
+
+def _left_by_the_loss(step: Step) -> int:
+    """Gradient of the output projection that a tiled loss is the first to leave, at stages 0 and 1."""
+    return 0 if step.accumulating or step.settings.stage > 1 else step.act.shards_gradient
 
 
 def loss_gradient(step: Step, kinds: Common, held: Bytes) -> Alive:
     """Gradient of the loss: log-softmax, its gradient and that of the logits are alive together."""
-    return kinds.loss_gradient, (*held, step.act.kept, step.act.head_backward.reduced)
+    act = step.act
+    return kinds.loss_gradient, (*held, act.kept, act.head_backward.reduced, _left_by_the_loss(step))
 
 
 def in_layer(step: Step, kinds: Common, layer: int, held: Bytes, *, hoarded: bool = False) -> Alive:

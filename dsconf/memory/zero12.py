@@ -140,7 +140,8 @@ def _held_before(step: Step, bucket: int, own: int) -> tuple[int, int]:
 def _until_reduced(step: Step, early: tuple[int, int], bucket: int) -> list[Alive]:
     """Up to the first gradients that are reduced: of ranks that held as much ``early``, one has what the other has."""
     layers, held = step.act.layers, (early[0], bucket)
-    moments = [*forward(step, HELD, early), *tiled_loss(step, HELD, held), loss_gradient(step, HELD, early)]
+    at_loss = held if step.act.shards_gradient else early
+    moments = [*forward(step, HELD, early), *tiled_loss(step, HELD, held), loss_gradient(step, HELD, at_loss)]
     if reduces_in_hooks(step.settings):
         return [*moments, *_in_the_head(step, held), in_layer(step, HELD, layers - 1, held)]
     if step.accumulating:
