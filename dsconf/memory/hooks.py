@@ -149,6 +149,7 @@ class Arrivals(NamedTuple):
     offsets: tuple[int, ...]
     ends: tuple[int, ...]
     """One past the last element in the flat buffer."""
+    numels: tuple[int, ...]
 
 
 @lru_cache(maxsize=128)
@@ -156,7 +157,8 @@ def arrivals(model: Model) -> Arrivals:
     """Order and places of ``model``'s gradients."""
     order = hooks(model).order
     before = tuple(accumulate((h.numel for h in order), initial=0))
-    return Arrivals(before, tuple(h.offset for h in order), tuple(h.offset + h.numel for h in order))
+    numels = tuple(h.numel for h in order)
+    return Arrivals(before, tuple(h.offset for h in order), tuple(h.offset + h.numel for h in order), numels)
 
 
 def buckets(before: Sequence[int], bucket: int) -> Iterator[tuple[int, int]]:
@@ -185,7 +187,7 @@ class _Bucket(NamedTuple):
 
 @lru_cache(maxsize=256)
 def _buckets(model: Model, bucket: int) -> tuple[_Bucket, ...]:
-    before, offsets, ends = arrivals(model)
+    before, offsets, ends, _ = arrivals(model)
     return tuple(
         [
             _Bucket(i, j, before[j] - before[i], min(offsets[i:j]), max(ends[i:j]) - 1)
@@ -216,12 +218,14 @@ def flushes(
     """
     part = partition(hooks(model).total, world_size)
     start, stop = part * rank, part * (rank + 1)
-    _, offsets, ends = arrivals(model)
+    _, offsets, ends, numels = arrivals(model)
     best: dict[int, list[Flush]] = {}
     held = False
     for place, one, flush in _reduced(model, bucket, part, straddles):
         mine = 0
-        if one.first < stop and one.last >= start:
+        if start <= one.first and one.last < stop:
+            mine = max(numels[one.start : one.stop])
+        elif one.first < stop and one.last >= start:
             pieces = zip(offsets[one.start : one.stop], ends[one.start : one.stop], strict=True)
             mine = max(0, *[min(end, stop) - max(offset, start) for offset, end in pieces])
         if apart and straddles and mine and one.stop > one.start + 1:
