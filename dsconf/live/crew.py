@@ -13,7 +13,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from dsconf.live.journal import FIRST, JournalReader, held_locks, log_path, rank_name
+from dsconf.live import locks
+from dsconf.live.journal import FIRST, JournalReader, log_path, rank_name
 from dsconf.live.order import Order
 from dsconf.live.session import kill_session
 
@@ -144,8 +145,7 @@ class Crew:
     def _kill(member: Member) -> None:
         for session in member.sessions():
             kill_session(session)
-        for lock in held_locks(member.events):
-            lock.unlink(missing_ok=True)
+        locks.clear(member.events)
         if member.process is not None:
             member.process.wait()
 

@@ -20,9 +20,10 @@ import threading
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-from dsconf.live.journal import Journal, held_locks, journal_path, log_path, parsed, whole_lines
+from dsconf.live import locks
+from dsconf.live.journal import Journal, journal_path, log_path, parsed, whole_lines
 from dsconf.live.session import kill_session
 
 STDIN = 0
@@ -95,9 +96,8 @@ def _wait_for_the_end_of_the_parent() -> None:
 
 
 def _clear(folder: Path, written: BinaryIO) -> None:
-    """Delete the build locks that were journalled as taken, and the folder of the run."""
-    for lock in held_locks(parsed(whole_lines(written.read()))):
-        lock.unlink(missing_ok=True)
+    """Delete the build locks that are held, and the folder of the run."""
+    locks.clear(parsed(whole_lines(written.read())))
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -107,28 +107,37 @@ def _at_end(descriptor: int, seconds: float) -> bool:
 
 
 def watch_build_locks(journal: Journal) -> None:
-    """Journal every build lock that torch's extension builder takes, waits for and gives back.
+    """Take torch's build locks so that ``locks.clear`` knows them, and journal what is waited for.
 
-    The parent or the keeper clears the locks of a process that ended with them; a lock that somebody else left
+    torch makes an empty file, and whoever finds it waits until it is gone. Here that file is a second name of one that
+    bears the number of this process: it is there with its owner's name or not at all. A lock that somebody else left
     behind is named while waiting.
     """
     from torch.utils.file_baton import FileBaton
 
     class WatchedBaton(FileBaton):
-        def try_acquire(self) -> Any:
-            taken = super().try_acquire()
-            if taken:
-                journal.write("lock", path=self.lock_file_path)
-            return taken
+        def try_acquire(self) -> bool:
+            self.own = Path(f"{self.lock_file_path}.{os.getpid()}-{id(self)}")
+            journal.write("lock", path=str(self.lock_file_path), own=str(self.own))
+            self.own.touch()
+            try:
+                os.link(self.own, self.lock_file_path)
+            except FileExistsError:
+                self.own.unlink()
+                return False
+            except OSError:  # a file system without second names
+                self.own.unlink()
+                return bool(super().try_acquire())
+            return True
 
         def wait(self) -> None:
-            journal.write("waiting", path=self.lock_file_path)
+            journal.write("waiting", path=str(self.lock_file_path))
             super().wait()
-            journal.write("waited", path=self.lock_file_path)
+            journal.write("waited", path=str(self.lock_file_path))
 
         def release(self) -> None:
             super().release()
-            journal.write("unlock", path=self.lock_file_path)
+            self.own.unlink(missing_ok=True)
 
     from torch.utils import cpp_extension
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -76,14 +75,3 @@ def whole_lines(text: bytes) -> bytes:
 def parsed(lines: bytes) -> list[dict[str, Any]]:
     """The events in whole ``lines``."""
     return [json.loads(line) for line in lines.splitlines()]
-
-
-def held_locks(events: Iterable[dict[str, Any]]) -> set[Path]:
-    """The build locks that a process took and did not give back."""
-    held: set[Path] = set()
-    for event in events:
-        if event["event"] == "lock":
-            held.add(Path(event["path"]))
-        elif event["event"] == "unlock":
-            held.discard(Path(event["path"]))
-    return held
