@@ -20,6 +20,7 @@ import pytest
 from live_fakes import TINY
 
 from dsconf.live.check import check
+from dsconf.model.read import read_model
 
 pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
@@ -87,8 +88,12 @@ def test_two_real_ranks_train_and_the_prediction_holds(stage: int, tmp_path: Pat
     assert 1_000_000 < result.measured.peak_bytes < 20_000_000
     assert result.scaled_down == ()
     assert result.iterations[2]["loss"] < result.iterations[0]["loss"]  # the same batch thrice: it must learn
-    assert result.error_percent is not None
-    assert abs(result.error_percent) < 5
+    assert result.predicted.peak_bytes is not None
+    more = result.measured.peak_bytes - result.predicted.peak_bytes
+    # gloo's own thread lets go of stage 0's flat 16-bit gradients when it is done: on a busy machine after the next are
+    # made.
+    late = 2 * read_model(model=TINY).num_params if stage == 0 else 0
+    assert abs(more) < 0.05 * result.measured.peak_bytes or abs(more - late) < 0.05 * result.measured.peak_bytes
     assert "starting 2 ranks with torchrun" in lines
     assert any(line.startswith("iteration 3: loss") for line in lines)
     assert list(tmp_path.iterdir()) == []
@@ -251,4 +256,4 @@ def test_a_half_built_kernel_leaves_neither_compiler_nor_lock(number: signal.Sig
     parent.send_signal(number)
     parent.wait(timeout=30)
     assert gone(scratch, seconds=5)
-    assert list(kernels.rglob("lock")) == []
+    assert list(kernels.rglob("lock*")) == []
