@@ -4,7 +4,9 @@
 
 One case a line: ``model`` (a Hugging Face config), ``world_size``, ``micro_batch_size``, ``seq_len``,
 ``gradient_accumulation_steps``, ``gradient_checkpointing``, ``attention``, ``ds_config`` (null where ``strategy`` is
-``ddp``) and ``measured.peak_mib``, the largest ``torch.cuda.max_memory_allocated`` of rank 0 over the first steps.
+``ddp``) and ``measured.peak_mib``, the largest ``torch.cuda.max_memory_allocated`` of ``rank`` (0 where none is named)
+over the first steps; where ``device`` is ``CPU``, the live tensors of that rank. Cases with an ``error`` are left out,
+and those of a CPU with offload, where everything lies in the same memory.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from dsconf.cluster.read import read_cluster
 from dsconf.config.resolve import resolve
 from dsconf.errors import DsconfError
 from dsconf.job import Job
+from dsconf.live.predict import of_estimate
 from dsconf.memory.estimate import estimate
 from dsconf.model.read import read_model
 from dsconf.workload import Workload
@@ -78,11 +81,20 @@ def job_of(row: Row) -> Job:
     return Job(model, read_cluster(row["world_size"], gpu="h200"), settings, workload)
 
 
+def comparable(row: Row) -> bool:
+    """Whether ``row`` has a peak that is predicted."""
+    zero = (row.get("ds_config") or {}).get("zero_optimization", {})
+    offloaded = any(name.startswith("offload_") for name in zero)
+    return "error" not in row and not (row.get("device") == "CPU" and offloaded)
+
+
 def result_of(row: Row) -> Result:
-    """Rank 0 of ``row``, predicted and measured."""
+    """The rank of ``row``, predicted and measured."""
     job = job_of(row)
     measured = round(row["measured"]["peak_mib"] * MIB)
-    return Result(row["name"], job, measured, estimate(job, rank=0).peak_bytes, deepspeed_bytes(job))
+    found = of_estimate(estimate(job, rank=row.get("rank", 0)), "cpu" if row.get("device") == "CPU" else "cuda")
+    assert found.peak_bytes is not None
+    return Result(row["name"], job, measured, found.peak_bytes, deepspeed_bytes(job))
 
 
 def deepspeed_bytes(job: Job) -> int | None:
@@ -200,7 +212,7 @@ def main() -> None:
     args = parser.parse_args()
     rows = [row for path in args.files for row in read(path)]
     try:
-        results = [result_of(row) for row in rows]
+        results = [result_of(row) for row in rows if comparable(row)]
     except DsconfError as error:
         sys.exit(f"{args.files[0]}: {error}")
     except KeyError as error:

@@ -5,9 +5,11 @@
 One case a line, in the form of ``benchmarks.accuracy`` with ``measured.step_seconds``: seconds of each optimizer step,
 of which the first two are left out where there are more (lazy optimizer state, stage 3's first trace).
 
-Cases with an ``error`` (``benchmarks.grid`` writes them where a run failed) are left out. Those without a ``source``
-were measured on one H200 of a machine with 16 cores, with torch's ``fake`` process group where ``world_size`` is above
-1: nothing was sent, so the predicted communication is left out of the prediction.
+Cases with an ``error`` (``benchmarks.grid`` writes them where a run failed) and those of a CPU are left out. Those
+without a ``source`` were measured on one H200 of a machine with 16 cores, with torch's ``fake`` process group where
+``world_size`` is above 1: nothing was sent, so the predicted communication is left out of the prediction, unless they
+say ``rehearsed: false``. ``benchmarks.several_gpus`` writes such, with ``gpu``, ``gpus_per_node``, ``cpu_cores`` and
+``nvlink_switches`` (false where NCCL was kept from adding up in them).
 Cases with a ``source`` were published by others and have besides: ``url``, ``gpu`` (a name of the catalogue),
 ``gpus_per_node``, and as far as known ``node_bandwidth`` (bytes a second of a GPU), ``cpu_cores`` (of a node),
 ``figures`` (of the GPU, where theirs differ from the catalogue's), ``kernels`` (``eager``, ``fused`` or ``compiled``),
@@ -59,11 +61,12 @@ class Result(NamedTuple):
 
 def cluster_of(row: Row) -> Cluster:
     """What ``row`` ran on. One process of a rehearsal has all the cores of its machine."""
-    if "source" not in row:
+    if "gpus_per_node" not in row:
         cluster = read_cluster(row["world_size"], gpu="h200")
         return replace(cluster, cpu_cores=OWN_CORES * cluster.gpus_per_node)
     cluster = read_cluster(row["world_size"], gpu=row["gpu"], gpus_per_node=row["gpus_per_node"])
-    known = {key: row[key] for key in ("node_bandwidth", "cpu_cores", "host_memory_bandwidth") if key in row}
+    words = ("node_bandwidth", "cpu_cores", "host_memory_bandwidth", "nvlink_switches")
+    known = {key: row[key] for key in words if key in row}
     return replace(cluster, gpu=replace(cluster.gpu, **row.get("figures", {})), **known)
 
 
@@ -79,7 +82,8 @@ def job_of(row: Row) -> Job:
 
 def seconds_of(row: Row, step: StepTime) -> float:
     """The predicted step, without communication where nothing was sent."""
-    return step.seconds if "source" in row else step.seconds - step.parts["communication"]
+    sent = "source" in row or row.get("rehearsed") is False
+    return step.seconds if sent else step.seconds - step.parts["communication"]
 
 
 def predicted(row: Row, job: Job) -> float:
@@ -97,6 +101,11 @@ def measured(row: Row) -> float:
     """The median step, without the first two where there are more."""
     seconds = row["measured"]["step_seconds"]
     return float(median(seconds[2:] or seconds))
+
+
+def timed(row: Row) -> bool:
+    """Whether ``row`` has a time that the model predicts: of a GPU, and of a run that went well."""
+    return "error" not in row and row.get("device") != "CPU"
 
 
 def result_of(row: Row) -> Result:
@@ -188,7 +197,7 @@ def main() -> None:
     args = parser.parse_args()
     files = args.files or FILES
     try:
-        results = [result_of(row) for path in files for row in read(path) if "error" not in row]
+        results = [result_of(row) for path in files for row in read(path) if timed(row)]
     except DsconfError as error:
         sys.exit(f"{files[0]}: {error}")
     except KeyError as error:
