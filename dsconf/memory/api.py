@@ -14,7 +14,6 @@ from dsconf.memory.estimate import estimate as estimate_job
 from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload
 
 if TYPE_CHECKING:
-    from dsconf.cluster.spec import Cluster
     from dsconf.config.settings import Settings
     from dsconf.model.spec import Model
 
@@ -139,14 +138,9 @@ def read_job(
         seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, quantize, allocator
     )
     workload = replace(workload, loss_shards=_loss_shards(tiled_loss))
-    _refuse(shape, cluster, settings, workload)
-    settings = replace(
-        settings,
-        micro_batch=micro,
-        accumulation=accumulation,
-        train_batch=micro * accumulation * cluster.world_size // settings.sequence_parallel,
-    )
-    return Job(shape, cluster, settings, workload)
+    train = micro * accumulation * cluster.world_size // settings.sequence_parallel
+    settings = replace(settings, micro_batch=micro, accumulation=accumulation, train_batch=train)
+    return _accepted(Job(shape, cluster, settings, workload))
 
 
 def _traced(module: Any, batch: Any, micro_batch: int | None, seq_len: int, precision: str | None) -> Model:
@@ -192,21 +186,23 @@ def _loss_shards(tiled_loss: bool | int | str | None) -> int | None:
     return shards
 
 
-def _refuse(model: Model, cluster: Cluster, settings: Settings, workload: Workload) -> None:
-    """What DeepSpeed would not run.
+def _accepted(job: Job) -> Job:
+    """``job``, if DeepSpeed would run it.
 
     Raises:
-        InputError: why, in one line.
+        InputError: why not, in one line.
     """
     from dsconf.memory.sharing import sharing_problem, tiled_loss_problem
 
+    model, settings, workload = job.model, job.settings, job.workload
     ranks = settings.sequence_parallel
-    problem = sharing_problem(model, cluster.world_size, workload.seq_len, ranks, workload.attention)
+    problem = sharing_problem(model, job.cluster.world_size, workload.seq_len, ranks, workload.attention)
     if problem is not None:
         raise InputError(f"--sequence-parallel: {problem}")
     problem = None if workload.loss_shards is None else tiled_loss_problem(model, settings)
     if problem is not None:
         raise InputError(f"--tiled-loss: {problem}")
+    return job
 
 
 def _workload(

@@ -28,7 +28,7 @@ def slow(model: Model, bucket: int, world_size: int) -> list[Reduction]:
         as_it_is = len(inside) == 1 and inside[0].numel % world_size == 0
         outside = sum(hook.numel for hook in inside if hook.numel > bucket)
         filled = sum(hook.numel for hook in inside)
-        found.append(Reduction(layer, event, waiting, (0 if as_it_is else padded) + outside, filled))
+        found.append(Reduction(layer, event, waiting, (0 if as_it_is else padded) + outside, filled, outside))
         inside.clear()
 
     for hook in hooks(model).order:
@@ -52,8 +52,8 @@ def test_by_hand() -> None:
 
 def test_padding_and_a_gradient_larger_than_the_bucket() -> None:
     """Three ranks, bucket 30: the head's 40 stays as it is, and is flattened in 42 because 40 does not divide."""
-    assert slow(tiny(layers=1), 30, 3)[0] == Reduction(1, 1, 4, 42 + 40, 40)
-    assert Reduction(1, 1, 4, 42 + 40, 40) in reductions(tiny(layers=1), 30, 3)
+    assert slow(tiny(layers=1), 30, 3)[0] == Reduction(1, 1, 4, 42 + 40, 40, 40)
+    assert Reduction(1, 1, 4, 42 + 40, 40, 40) in reductions(tiny(layers=1), 30, 3)
 
 
 @given(models(), BUCKETS, WORLDS)
