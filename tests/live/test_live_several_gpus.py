@@ -204,6 +204,26 @@ def test_numbers_of_ranks() -> None:
             numbers(text)
 
 
+@pytest.mark.cuda
+@pytest.mark.launch
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("setting", ["ddp", "z3"])
+def test_on_a_gpu_a_rank_that_is_not_the_first_is_rehearsed(setting: str) -> None:
+    """One GPU is enough for this; NCCL's collectives are called on one rank."""
+    from benchmarks.several_gpus.machine import describe
+    from dsconf.live.launcher import SubprocessRunner
+
+    machine = describe()
+    known = in_a_row(machine) | {"gpus_per_node": 2}
+    case = next(one for one in cases([2]) if one.setting.name == setting)
+    [row] = measure(case, wish(case, 3, on_cpu=False, rehearse=1), known, 350, silent, SubprocessRunner())
+    assert "error" not in row, row
+    assert abs(accuracy.result_of(row).error) < 5
+    assert row["measured"]["outside_mib"] > 100
+    rows = collectives.measure(1, 2**20, known, 100, silent, SubprocessRunner(), "torchrun")
+    assert [len(rows), *(row["error"] for row in rows if "error" in row)] == [33]
+
+
 UNITS = "collectives-w2,llama-ddp-w2,llama-z2-w2,llama-z3-w2,rehearse-llama-z3-w2-r1"
 
 
