@@ -33,7 +33,14 @@ class Collectives(NamedTuple):
 
 
 def gradient_width(settings: Settings) -> int:
-    """Bytes of a gradient element on the wire: ``communication_data_type``, by default the model's type."""
+    """Bytes of a gradient element on the wire: ``communication_data_type``, by default the model's type.
+
+    Ranks that share sequences have a type of their own, by default fp32 (runtime/engine.py:2173-2182), and always fp32
+    where stages 1 and 2 reduce a bucket for several owners (stage_1_and_2.py:2373).
+    """
+    if settings.sequence_parallel > 1:
+        scattered = settings.stage in (1, 2) and settings.reduce_scatter
+        return 4 if scattered else _COMMUNICATED.get(settings.sequence_parallel_dtype or "", 4)
     return _COMMUNICATED.get(settings.communication_dtype or "", element_bytes(settings))
 
 
