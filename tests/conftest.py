@@ -14,7 +14,14 @@ settings.load_profile("dsconf")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip the tests marked ``cuda`` where there is no CUDA device; torch is imported only if there are any."""
+    """Skip the tests marked ``cuda`` where there is no CUDA device; torch is imported only if there are any.
+
+    Where tests run side by side, those that start training processes follow one another: each takes every core, and
+    they share the folder of DeepSpeed's compiled kernels.
+    """
+    for item in items:
+        if item.get_closest_marker("launch"):
+            item.add_marker(pytest.mark.xdist_group("launch"))
     marked = [item for item in items if item.get_closest_marker("cuda")]
     if not marked or _cuda_devices():
         return
