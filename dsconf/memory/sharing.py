@@ -50,8 +50,8 @@ def tiled_loss_problem(model: Model, settings: Settings) -> str | None:
     """Why ``TiledFusedLogitsLoss`` does not work with ``model`` under ``settings``, in one line, or None.
 
     A tied embedding's gradient comes twice: from the loss within forward, and from backward. Where buckets are reduced
-    as gradients come, stages 1 and 2 stop at the second (stage_1_and_2.py:1436), and stage 3 puts it in the place of
-    the first (stage3.py:2023).
+    as gradients come, stages 1 and 2 stop at the second (stage_1_and_2.py:1436). Stage 3 stops where both are in one
+    bucket (stage3.py:1662) and otherwise puts the second in the place of the first (stage3.py:2023).
     """
     if model.family == "module":
         return "a live module is traced with the loss it has; name the model with --model or --params instead"
@@ -59,7 +59,7 @@ def tiled_loss_problem(model: Model, settings: Settings) -> str | None:
     if not model.tied or embedding is None or not embedding.trainable:
         return None
     if settings.stage == 3:
-        return "at stage 3 a tied embedding loses its gradient from the loss; untie it, or use stage 1"
+        return "at stage 3 a tied embedding loses its gradient from the loss, or DeepSpeed stops; untie it or use stage 1"
     if settings.stage == 2 or (settings.stage == 1 and settings.overlap_comm):
         return (
             "DeepSpeed stops where a tied embedding's gradient comes twice; untie it, or use stage 1, no overlap_comm"
