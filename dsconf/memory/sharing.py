@@ -59,7 +59,9 @@ def tiled_loss_problem(model: Model, settings: Settings) -> str | None:
     if not model.tied or embedding is None or not embedding.trainable:
         return None
     if settings.stage == 3:
-        return "at stage 3 a tied embedding loses its gradient from the loss, or DeepSpeed stops; untie it or use stage 1"
+        return (
+            "at stage 3 a tied embedding loses its gradient from the loss, or DeepSpeed stops; untie it or use stage 1"
+        )
     if settings.stage == 2 or (settings.stage == 1 and settings.overlap_comm):
         return (
             "DeepSpeed stops where a tied embedding's gradient comes twice; untie it, or use stage 1, no overlap_comm"
