@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsconf.cluster.spec import Cluster
@@ -120,12 +119,8 @@ def _ascend(
 def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Settings:
     """``settings`` with the batch sizes of ``workload`` written into them, as the config file will have them."""
     micro, accumulation = workload.micro_batch, workload.accumulation
-    return replace(
-        settings,
-        micro_batch=micro,
-        accumulation=accumulation,
-        train_batch=micro * accumulation * cluster.world_size // settings.sequence_parallel,
-    )
+    replicas = cluster.world_size // settings.sequence_parallel
+    return settings.with_batch(micro, accumulation, micro * accumulation * replicas)
 
 
 def evaluate(job: Job, tools: Tools) -> Candidate:

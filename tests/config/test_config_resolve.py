@@ -213,3 +213,14 @@ def test_what_cannot_be_read_names_its_path(config, path):
 def test_an_unknown_target_is_named():
     with pytest.raises(InputError, match="did you mean 'hf'"):
         resolve({}, target="hff")
+
+
+def test_settings_with_another_batch_are_what_the_constructor_makes() -> None:
+    plain = Settings(stage=3, micro_batch=2)
+    assert hash(plain) == hash(Settings(stage=3, micro_batch=2))
+    batched = plain.with_batch(4, 8, 64)
+    made = Settings(stage=3, micro_batch=4, accumulation=8, train_batch=64)
+    assert batched == made
+    assert hash(batched) == hash(made) != hash(plain)
+    assert vars(batched).keys() - {"_hash"} == vars(made).keys() - {"_hash"}
+    assert plain == Settings(stage=3, micro_batch=2)
