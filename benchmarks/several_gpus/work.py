@@ -20,6 +20,7 @@ from dsconf.errors import DsconfError
 from dsconf.live.bench import bench
 from dsconf.live.crew import StopSignals
 from dsconf.live.launcher import Runner, SubprocessRunner
+from dsconf.live.plan import CPU_RANKS
 from dsconf.live.run import silent
 
 BENCH_MODEL = "Qwen/Qwen2.5-0.5B"
@@ -153,16 +154,16 @@ class Session:
         return [{**about, **{key: value for key, value in one._asdict().items() if key != "failure"}}]
 
     def _side_by_side(self, units: list[Unit]) -> None:
-        """One rehearsal on each GPU, with the share of the cores that a rank among that many has."""
+        """One rehearsal on each GPU, with the share of the cores that a rank among that many, or of two, has."""
         waiting: SimpleQueue[Unit] = SimpleQueue()
         for unit in units:
             waiting.put(unit)
         at_once = max(1, min(self.gpus, len(units)))
-        share = str(max(1, self.cores // at_once))
+        share = {"OMP_NUM_THREADS": str(max(1, self.cores // max(at_once, CPU_RANKS)))}
         with StopSignals() as signals, ThreadPoolExecutor(at_once) as pool:
 
             def keep_busy(gpu: int) -> None:
-                variables = {"CUDA_VISIBLE_DEVICES": _visible(gpu), "OMP_NUM_THREADS": share} if self.gpus else {}
+                variables = share | ({"CUDA_VISIBLE_DEVICES": _visible(gpu)} if self.gpus else {})
                 while signals.received is None:
                     try:
                         unit = waiting.get_nowait()

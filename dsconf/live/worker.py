@@ -142,6 +142,12 @@ def _cores(order: Order) -> int:
     return max(1, here // order.processes)
 
 
+def _threads(order: Order) -> int:
+    """As many as OMP_NUM_THREADS says, which torch does not look at again once it is imported."""
+    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, int(said)) if said.isdecimal() else _cores(order)
+
+
 def _train(order: Order, local_rank: int, journal: Journal) -> None:
     import torch
 
@@ -155,7 +161,7 @@ def _train(order: Order, local_rank: int, journal: Journal) -> None:
     if order.device == "cuda":
         torch.cuda.set_device(local_rank)
     else:
-        torch.set_num_threads(_cores(order))
+        torch.set_num_threads(_threads(order))
     gauge: Gauge = CudaGauge() if order.device == "cuda" else CpuGauge()
     gauge.cap(order.cap_bytes)
     gauge.record(order.snapshot)
