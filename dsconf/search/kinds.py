@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from dsconf.cluster.spec import Cluster
+from dsconf.memory.sharing import sharing_problem
 from dsconf.model.spec import Model
 from dsconf.search.buckets import buckets
 from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
@@ -111,28 +112,33 @@ def _secondary(plain: Kind, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
 
 
 def _shared(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> Iterator[tuple[int, bool]]:
-    """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences."""
+    """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences; never
+    where an embedding is trained through its tie (``memory.sharing``)."""
+    tied = model.tied and any(p.trainable for p in model.parameters.before[:1])
     for degree in _degrees(plain, model, cluster, wish):
-        if degree == 1:
-            yield 1, False
-        if degree > 1 or (wish.seq_len >= LONG and plain.stage > 0):
+        if degree == 1 or tied:
+            yield degree, False
+        if not tied and (degree > 1 or (wish.seq_len >= LONG and plain.stage > 0)):
             yield degree, True
 
 
 def _degrees(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
-    """Ranks of a node that can share a sequence: heads, sequence and world size must divide evenly, key-value heads
-    either way (runtime/sequence_parallel/ulysses_sp.py:137-148)."""
+    """Numbers of ranks of a node that can share a sequence."""
     if wish.sequence_parallel is not None:
         wanted: tuple[int, ...] = (wish.sequence_parallel,)
-    elif wish.seq_len >= LONG and plain.stage > 0:
-        wanted = (1, 2, 4, 8)
     else:
-        wanted = (1,)
-    return tuple(degree for degree in wanted if degree == 1 or _shareable(degree, plain, model, cluster, wish))
+        wanted = (1, 2, 4, 8) if wish.seq_len >= LONG else (1,)
+    return tuple(
+        degree for degree in wanted if degree == 1 or not unshareable(degree, plain.stage, model, cluster, wish)
+    )
 
 
-def _shareable(degree: int, plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> bool:
-    heads = model.heads % degree == 0 and (model.kv_heads % degree == 0 or degree % model.kv_heads == 0)
-    even = cluster.world_size % degree == 0 and wish.seq_len % degree == 0
-    plain_attention = wish.attention != "eager" and not model.alibi
-    return heads and even and plain_attention and plain.stage > 0 and degree <= cluster.gpus_per_node
+def unshareable(degree: int, stage: int | None, model: Model, cluster: Cluster, wish: Wish) -> str | None:
+    """Why ``degree`` ranks cannot share a sequence, or None."""
+    if degree > cluster.gpus_per_node:
+        return f"a node has {cluster.gpus_per_node} GPUs"
+    if stage == 0:
+        return "it needs ZeRO stage 1, 2 or 3"
+    if model.alibi:
+        return f"{model.family} biases its attention scores, which no shared kernel does"
+    return sharing_problem(model, cluster.world_size, wish.seq_len, degree, wish.attention)

@@ -11,7 +11,7 @@ from dsconf.errors import InputError
 from dsconf.model.spec import Model
 from dsconf.search.batch import batches
 from dsconf.search.buckets import buckets
-from dsconf.search.kinds import Kind, kinds
+from dsconf.search.kinds import Kind, kinds, unshareable
 from dsconf.search.wish import CPU_OPTIMIZERS, Wish
 from dsconf.workload import Workload
 
@@ -72,11 +72,8 @@ def choose_precision(cluster: Cluster, wanted: str | None) -> str:
 
 def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:
     if wish.sequence_parallel not in (None, 1):
-        return (
-            f"--sequence-parallel {wish.sequence_parallel} must divide the {cluster.world_size} GPUs, the "
-            f"{cluster.gpus_per_node} of a node, {wish.seq_len} tokens and {model.heads} heads (key-value heads: "
-            f"{model.kv_heads}, either way), and needs ZeRO stage 1 to 3 and --attention sdpa or flash"
-        )
+        problem = unshareable(wish.sequence_parallel or 1, wish.stage, model, cluster, wish)
+        return f"--sequence-parallel {wish.sequence_parallel}: {problem or 'the other words leave nothing to search'}"
     if wish.quantize == "8bit" and wish.stage == 3:
         return "--quantize 8bit cannot be partitioned at stage 3; use --quantize 4bit or --stage 2"
     if wish.offload == "nvme" and cluster.nvme_path is None:
