@@ -168,7 +168,7 @@ def test_a_killed_rank_is_named(launcher: str, keeper: bool, rank: int | None, l
             pids = [
                 p for p in descendants_of(tmp_path) if b"\0LOCAL_RANK=1\0" in Path(f"/proc/{p}/environ").read_bytes()
             ]
-            assert len(pids) == 2
+            assert len(pids) >= 2  # the rank, its keeper, and what the rank may just have started
             for pid in pids:
                 if keeper or pid != os.getsid(pid):
                     os.kill(pid, signal.SIGKILL)
