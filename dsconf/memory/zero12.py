@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 from dsconf.config.settings import Settings
+from dsconf.memory.activations import Activations
 from dsconf.memory.hooks import Flush, flushes, in_order, partition
 from dsconf.memory.moments import (
     Alive,
     Bytes,
     Kind,
+    Live,
     Place,
     Step,
     at_hook,
@@ -29,6 +31,8 @@ from dsconf.memory.optimizers import temporaries
 from dsconf.memory.states import bucket_widths, compact, reduces_in_hooks
 from dsconf.model.spec import Model
 
+FEW = 4
+"""Reductions beside own gradients up to which each is looked at for a ceiling."""
 NOBODY = -1
 """A rank without a slice: it sees the reductions that all ranks have, and none of gradients of its own."""
 
@@ -74,35 +78,58 @@ def alike(settings: Settings) -> bool:
 
 
 def ceilings(step: Step, ranks: Sequence[int]) -> list[int]:
-    """For each of ``ranks``, which are ``alike``, bytes that none of its moments exceeds; quicker than the moments.
-
-    Its own gradients come on top of what all ranks hold while buckets are reduced, and a second time where earlier
-    micro-batches have left some.
-    """
+    """For each of ``ranks``, which are ``alike``, bytes that none of its moments exceeds; quicker than the moments."""
     settings, width, bucket = step.settings, step.width, _bucket(step)
-    in_hooks, offloaded = reduces_in_hooks(settings), settings.offload_optimizer != "none"
     early = _held_before(step, bucket, own=0)
-    left = int(step.accumulating and settings.stage == 2)
-    before, held = _most(_until_reduced(step, early, bucket)), (early[0], bucket)
-    reducing = _reduced(step, NOBODY, held, own=0)
-    if in_hooks:
-        reducing.append(in_layer(step, HELD, step.act.layers - 1, held))
-    meanwhile = _most(reducing)
+    before = _most(_until_reduced(step, early, bucket))
+    again = step.accumulating and settings.stage == 2  # earlier micro-batches have left own gradients already
+    reduced = _in_hooks if reduces_in_hooks(settings) else _at_the_end
     elements = partition(step.known.total, step.world_size)
-    full, flat, gradient = width.model * step.known.total, width.model * elements, width.master * elements
+    flat, gradient = width.model * elements, width.master * elements
     stepping = gradient + _temporaries(step)
+    groups = [parts(step.model, settings.optimizer, step.world_size, rank) for rank in ranks]
+    owns = [_own(step, one) for one in groups]
     found = []
-    for rank in ranks:
-        groups = parts(step.model, settings.optimizer, step.world_size, rank)
-        own, norm = _own(step, groups), 8 * groups[0].slice.largest
-        if in_hooks:
-            backward = meanwhile + (1 + left) * own + (norm if offloaded else 0)
-        else:
-            mine = in_order(step.model, settings.reduce_bucket_size, step.world_size, rank).own
-            waiting = full - width.model * mine.moved + own if mine else 0
-            backward = max(meanwhile, bucket + waiting)
-        after = 0 if offloaded else max(own + norm, own + flat + gradient, stepping)
-        found.append(max(before + left * own, backward, after))
+    for own, (one,), backward in zip(owns, groups, reduced(step, ranks, owns, (early[0], bucket)), strict=True):
+        highest = max(before, backward) + own * again
+        norm = 8 * one.slice.largest
+        if settings.offload_optimizer == "none":
+            highest = max(highest, own + norm, own + flat + gradient, stepping)
+        found.append(highest if settings.offload_optimizer == "none" else highest + norm)
+    return found
+
+
+def _in_hooks(step: Step, ranks: Sequence[int], owns: Sequence[int], held: tuple[int, int]) -> list[int]:
+    """What all ranks hold while buckets are reduced, and on top a rank's own gradients where it can have some."""
+    act, seen_by, beside = step.act, _seen_by(step), sum(held)
+    live, every = live_at_hooks(act), seen_by(NOBODY).every
+    standing = _standing(act, every, live)
+    keeping, reducing = max(standing), _most_beside(standing, every)
+    inside = sum(in_layer(step, HELD, act.layers - 1, (0, 0))[1])
+    embedding = sum(embedding_gradient(step, HELD, (0, 0))[1])
+    found = []
+    for rank, own in zip(ranks, owns, strict=True):
+        seen = seen_by(rank)
+        beside_own = reducing  # of many reductions one is as high as any rank's
+        if len(seen.held) <= FEW:
+            beside_own = _most_beside(_standing(act, seen.held, live), seen.held) if seen.held else 0
+        most = max(reducing, own + beside_own, own + keeping, embedding + own * seen.early)
+        found.append(beside + (max(most, own + inside) if seen.inside >= 0 else most))
+    return found
+
+
+def _most_beside(standing: Sequence[int], found: Sequence[_Reduction]) -> int:
+    return max([size + one.beside for size, one in zip(standing, found, strict=True)])
+
+
+def _at_the_end(step: Step, ranks: Sequence[int], owns: Sequence[int], held: tuple[int, int]) -> list[int]:
+    """The first bucket, and what waits when the first bucket with gradients of the rank is reduced."""
+    bucket, settings, width = held[1], step.settings, step.width.model
+    first, full = _most(_reduced_at_the_end(step, NOBODY, bucket, own=0)), bucket + width * step.known.total
+    found = []
+    for rank, own in zip(ranks, owns, strict=True):
+        mine = in_order(step.model, settings.reduce_bucket_size, step.world_size, rank).own
+        found.append(max(first, full - width * mine.moved + own) if mine else first)
     return found
 
 
@@ -163,32 +190,41 @@ def _reduced(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Ali
 
 def _reduced_in_hooks(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
     """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
-    settings, act = step.settings, step.act
-    bucket, apart, width, cast = settings.reduce_bucket_size, compact(settings), step.width.model, _cast(step)
-    straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
-    own = 0 if apart and held[0] else own
-    found = _reductions(step.model, bucket, step.world_size, rank, straddles, apart, width, cast)
-    live, each = live_at_hooks(act), act.layer
+    settings, act, found = step.settings, step.act, _seen_by(step)(rank)
+    own = 0 if compact(settings) and held[0] else own
+    live, bottom, each = live_at_hooks(act), act.bottom, act.layer
     heights = [
-        level * each + live[part][event] + newest + beside + (own if holds else 0)
+        bottom + level * each + live[part][event] + newest + beside + (own if holds else 0)
         for (part, level, event), newest, beside, holds, _ in found.every
     ]
     top = found.every[heights.index(max(heights))]
-    copies = width * top.flush.copied + cast * top.flush.filled
+    copies = step.width.model * top.flush.copied + _cast(step) * top.flush.filled
     sizes = (copies, top.beside - copies, own if top.holds else 0)
     moments: list[Alive] = [(_REDUCING, (*held, *at_hook(act, top.place, live), top.newest, *sizes))]
     if found.mine:
         norm = 8 if settings.offload_optimizer != "none" else 0
-        heights = [
-            level * each + live[part][event] + newest + norm * flush.mine
-            for (part, level, event), newest, _, _, flush in found.mine
-        ]
+        standing = _standing(act, found.mine, live)
+        heights = [size + norm * one.flush.mine for size, one in zip(standing, found.mine, strict=True)]
         top = found.mine[heights.index(max(heights))]
         moments.append((_KEEPING, (*held, *at_hook(act, top.place, live), top.newest, own, norm * top.flush.mine)))
     if found.inside >= 0:
         moments.append(in_layer(step, OWNED, found.inside, (*held, own)))
     moments.append(embedding_gradient(step, OWNED, (*held, own if found.early else 0)))
     return moments
+
+
+def _standing(act: Activations, found: Sequence[_Reduction], live: Live) -> list[int]:
+    """Activations and the newest gradient at each of ``found``; ``live`` as ``live_at_hooks`` has it."""
+    bottom, each = act.bottom, act.layer
+    return [bottom + level * each + live[part][event] + newest for (part, level, event), newest, _, _, _ in found]
+
+
+def _seen_by(step: Step) -> Callable[[int], _Reductions]:
+    """The reductions of a backward as a rank sees them."""
+    settings, width = step.settings, step.width.model
+    straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
+    apart, cast = compact(settings), _cast(step)
+    return partial(_reductions, step.model, settings.reduce_bucket_size, step.world_size, straddles, apart, width, cast)
 
 
 class _Reduction(NamedTuple):
@@ -214,11 +250,13 @@ class _Reductions(NamedTuple):
     """Highest layer in whose backward such a one runs, -1 if in none."""
     early: bool
     """Whether such a one runs before backward reaches the embedding."""
+    held: tuple[_Reduction, ...]
+    """Those while gradients of this rank are there."""
 
 
 @lru_cache(maxsize=1024)
 def _reductions(
-    model: Model, bucket: int, world_size: int, rank: int, straddles: bool, apart: bool, width: int, cast: int
+    model: Model, bucket: int, world_size: int, straddles: bool, apart: bool, width: int, cast: int, rank: int
 ) -> _Reductions:
     every, layers = [], model.layers
     slice_width = 4 if apart and not cast else 0
@@ -229,8 +267,13 @@ def _reductions(
         newest = width * (one.waiting + one.outside)
         every.append(_Reduction(place(one.layer, one.event, layers), newest, beside, holds, one))
     mine = tuple(one for one in every if one.flush.mine)
-    inside = max((one.flush.layer for one in mine if one.flush.layer < layers), default=-1)
-    return _Reductions(tuple(every), mine, inside, any(one.flush.layer >= 0 for one in mine))
+    return _Reductions(
+        every=tuple(every),
+        mine=mine,
+        inside=max((one.flush.layer for one in mine if one.flush.layer < layers), default=-1),
+        early=any(one.flush.layer >= 0 for one in mine),
+        held=tuple(one for one in every if one.holds),
+    )
 
 
 def _in_the_head(step: Step, held: Bytes) -> list[Alive]:
