@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -153,53 +154,42 @@ class Asked(NamedTuple):
     price: float | None
 
 
-def read_asked(
-    *,
-    params: str | int | None = None,
-    model: str | Path | Mapping[str, Any] | None = None,
-    gpus: str | int = 1,
-    gpu: str | None = None,
-    gpu_memory: str | int | None = None,
-    gpus_per_node: str | int = 8,
-    host_memory: str | int | None = None,
-    nvme: str | None = None,
-    seq_len: int = 2048,
-    global_batch_size: int | None = None,
-    micro_batch_size: int | None = None,
-    precision: str | None = None,
-    optimizer: str = "adamw",
-    stage: int | None = None,
-    offload: str | None = None,
-    activation_checkpointing: bool | None = None,
-    attention: str = "sdpa",
-    lora_rank: int | None = None,
-    quantize: str | None = None,
-    optimizer_states: str | None = None,
-    sequence_parallel: int | None = None,
-    target: str = "deepspeed",
-    tokens: str | int | None = None,
-    price: float | None = None,
-    tools: Tools | None = None,
-) -> Asked:
-    """The words as one value.
+def read_asked(**words: Any) -> Asked:
+    """``words`` of ``recommend`` as one value; those left out have the defaults of its signature.
 
     Raises:
         InputError: an argument that cannot be used as given.
     """
-    if price is not None and tokens is None:
+    bound = signature(recommend).bind(**words)
+    bound.apply_defaults()
+    word = bound.arguments
+    if word["price"] is not None and word["tokens"] is None:
         raise InputError("--price needs --tokens: the cost is that of a number of tokens")
-    words = (seq_len, global_batch_size, micro_batch_size, precision, optimizer, stage, offload)
-    wish = read_wish(*words, activation_checkpointing, attention, quantize, optimizer_states, sequence_parallel)
-    cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, nvme)
-    question = Question(
-        read_model(params, model, lora_rank),
-        cluster,
-        wish,
-        int(gpus_per_node),
-        tools or real_tools(),
-        lambda rank: read_model(params, model, rank),
+    wish = read_wish(
+        word["seq_len"],
+        word["global_batch_size"],
+        word["micro_batch_size"],
+        word["precision"],
+        word["optimizer"],
+        word["stage"],
+        word["offload"],
+        word["activation_checkpointing"],
+        word["attention"],
+        word["quantize"],
+        word["optimizer_states"],
+        word["sequence_parallel"],
     )
-    return Asked(question, read_target(target), _count(tokens), price)
+    shape = (word["params"], word["model"])
+    cards = ("gpus", "gpu", "gpu_memory", "gpus_per_node", "host_memory", "nvme")
+    question = Question(
+        cluster=read_cluster(*(word[name] for name in cards)),
+        model=read_model(*shape, word["lora_rank"]),
+        wish=wish,
+        node_size=int(word["gpus_per_node"]),
+        tools=word["tools"] or real_tools(),
+        with_lora=lambda rank: read_model(*shape, rank),
+    )
+    return Asked(question, read_target(word["target"]), _count(word["tokens"]), word["price"])
 
 
 def _count(tokens: str | int | None) -> int | None:
