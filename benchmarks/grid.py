@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import statistics
@@ -55,8 +56,10 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     return [one for one in ranked(found) if one.fits != "no"]
 
 
-def chosen(ordered: list[Candidate], micro_batches: Sequence[int], following: int) -> list[Candidate]:
-    """The recommendation, those ranked next, and the grid."""
+def chosen(ordered: list[Candidate], micro_batches: Sequence[int], following: int, only: str | None) -> list[Candidate]:
+    """The recommendation, those ranked next, and the grid; or those alone whose words match ``only``."""
+    if only:
+        return [one for one in ordered if re.fullmatch(only, f"{one.settings.engine} {name(one)}")]
     best = choose(ordered)
     ours = [one for one in ordered if one.settings.engine == "deepspeed"]
     first = ([best] if best else []) + [one for one in ours if one is not best][:following]
@@ -228,6 +231,7 @@ def main() -> None:
     parser.add_argument("--global-batch-size", type=int, default=16)
     parser.add_argument("--micro-batches", default="1,4,16", help="of the grid; empty for none")
     parser.add_argument("--next", type=int, default=3, help="candidates ranked after the recommendation that are run")
+    parser.add_argument("--only", help="instead: the candidates that --list shows in words this pattern matches whole")
     parser.add_argument("--offload", help="only this offload, in the words of recommend")
     parser.add_argument("--host-memory", default="110GiB")
     parser.add_argument("--steps", type=int, default=6)
@@ -241,7 +245,7 @@ def main() -> None:
     ordered = candidates(arguments)
     best = choose(ordered)
     sizes = [int(size) for size in arguments.micro_batches.split(",") if size]
-    picked = chosen(ordered, sizes, arguments.next)
+    picked = chosen(ordered, sizes, arguments.next, arguments.only)
     ours = [one for one in ordered if one.settings.engine == "deepspeed"]
     cases = [row(one, arguments, 0 if one is best else 1 + ours.index(one) if one in ours else -1) for one in picked]
     if arguments.list:
