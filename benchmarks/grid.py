@@ -23,6 +23,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
     model = read_model(model=arguments.model, lora_rank=arguments.lora_rank or None)
     cluster = read_cluster(1, GPU, host_memory=arguments.host_memory)
+    cluster = replace(cluster, cpu_cores=(os.cpu_count() or 1) * cluster.gpus_per_node)
     wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
     tools = real_tools()
     found = []

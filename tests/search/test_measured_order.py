@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from dsconf import recommend
 from dsconf.cluster.read import read_cluster
 from dsconf.config.resolve import resolve
 from dsconf.job import Job
@@ -24,12 +25,12 @@ WARM_UP = 2
 
 @cache
 def rows() -> dict[str, list[dict[str, Any]]]:
-    """DeepSpeed's rows by model and adapters."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    """DeepSpeed's rows by model and adapters; of a candidate that was run twice the later one."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for row in map(json.loads, FILE.read_text().splitlines()):
         if row["engine"] == "deepspeed":
-            found.setdefault(row["name"].partition(":")[0], []).append(row)
-    return {name: group for name, group in found.items() if len(group) > 1}
+            found.setdefault(row["name"].partition(":")[0], {})[row["name"]] = row
+    return {name: list(group.values()) for name, group in found.items() if len(group) > 1}
 
 
 def candidate(row: dict[str, Any]) -> Candidate:
@@ -50,11 +51,16 @@ def seconds(row: dict[str, Any]) -> float:
 
 @pytest.mark.parametrize("name", list(rows()))
 def test_the_choice_reaches_95_percent_of_the_fastest_measured(name: str) -> None:
+    """Of those with states as precise as its own: bf16 states are another training, taken where no other fits."""
     by_candidate = {id(one := candidate(row)): (one, row) for row in rows()[name]}
     order = ranked(one for one, _ in by_candidate.values())
     chosen = choose(order)
     assert chosen is not None
-    fastest = min(seconds(row) for row in rows()[name])
+    fastest = min(
+        seconds(row)
+        for one, row in by_candidate.values()
+        if one.settings.bf16_optimizer_states == chosen.settings.bf16_optimizer_states
+    )
     assert fastest / seconds(by_candidate[id(chosen)][1]) >= 0.95
 
 
@@ -68,12 +74,21 @@ def test_the_choice_is_not_slower_than_the_next_in_order(name: str) -> None:
     assert seconds(by_candidate[id(chosen)][1]) <= noise * seconds(by_candidate[id(following)][1])
 
 
-def test_what_ran_was_said_to_fit() -> None:
-    assert {candidate(row).fits for group in rows().values() for row in group} == {"yes"}
+def test_what_ran_was_not_said_to_be_too_large() -> None:
+    assert {candidate(row).fits for group in rows().values() for row in group} <= {"yes", "tight"}
+
+
+def test_what_ran_out_of_memory_is_not_said_to_fit() -> None:
+    """Llama 3.1 8B in torch alone with activation checkpointing ran out of memory on the H200 at micro-batches 8 and
+    16, where torch's loop over lists holds the roots of all second moments at once in the optimizer step."""
+    found = recommend(model="meta-llama/Llama-3.1-8B", gpus=1, gpu="h200", seq_len=1024, global_batch_size=16)
+    alone = [one for one in found.candidates if one.settings.engine == "ddp" and one.workload.checkpointing]
+    assert alone
+    assert {(one.fits, one.estimate.peak_phase) for one in alone} == {("no", "step")}
 
 
 def test_the_files_models_reach_from_a_tenth_to_eight_billion_parameters() -> None:
     sizes = {name: read_model(model=group[0]["model"]).num_params for name, group in rows().items()}
-    assert len(sizes) == 7
+    assert len(sizes) == 8
     assert min(sizes.values()) < 0.2e9
     assert max(sizes.values()) > 8e9
