@@ -58,10 +58,20 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     return [one for one in ranked(found) if one.fits != "no"]
 
 
-def chosen(ordered: list[Candidate], micro_batches: Sequence[int], following: int, only: str | None) -> list[Candidate]:
+def pattern(text: str) -> re.Pattern[str]:
+    """A regular expression that a person typed."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a regular expression: {error}") from None
+
+
+def chosen(
+    ordered: list[Candidate], micro_batches: Sequence[int], following: int, only: re.Pattern[str] | None
+) -> list[Candidate]:
     """The recommendation, those ranked next, and the grid; or those alone whose words match ``only``."""
     if only:
-        return [one for one in ordered if re.fullmatch(only, f"{one.settings.engine} {name(one)}")]
+        return [one for one in ordered if only.fullmatch(f"{one.settings.engine} {name(one)}")]
     best = choose(ordered)
     ours = [one for one in ordered if one.settings.engine == "deepspeed"]
     first = ([best] if best else []) + [one for one in ours if one is not best][:following]
@@ -233,7 +243,9 @@ def main() -> None:
     parser.add_argument("--global-batch-size", type=int, default=16)
     parser.add_argument("--micro-batches", default="1,4,16", help="of the grid; empty for none")
     parser.add_argument("--next", type=int, default=3, help="candidates ranked after the recommendation that are run")
-    parser.add_argument("--only", help="instead: the candidates that --list shows in words this pattern matches whole")
+    parser.add_argument(
+        "--only", type=pattern, help="instead: the candidates that --list shows in words this pattern matches whole"
+    )
     parser.add_argument("--offload", help="only this offload, in the words of recommend")
     parser.add_argument("--host-memory", default="110GiB")
     parser.add_argument("--steps", type=int, default=6)

@@ -92,13 +92,12 @@ def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, k
     """Plain DDP trains 16-bit models under autocast with fp32 parameters, which is what DDP users run, and steps with
     torch's own loop over lists, which is what ``torch.optim.AdamW(...)`` takes on CUDA unless told ``fused=True``."""
     devices = (kind.optimizer_device, kind.param_device)
-    fused = ("adam", "adamw") if kind.engine == "deepspeed" else ()
     return Settings(
         stage=kind.stage,
         engine=kind.engine,
         precision="autocast" if kind.engine == "ddp" and precision != "fp32" else precision,
         optimizer=wish.optimizer,
-        optimizer_fused=wish.optimizer in (*fused, *FUSED_OPTIMIZERS),
+        optimizer_fused=kind.engine == "deepspeed" and wish.optimizer in ("adam", "adamw", *FUSED_OPTIMIZERS),
         offload_optimizer=kind.optimizer_device,
         offload_optimizer_ratio=kind.ratio,
         offload_param=kind.param_device,
