@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,14 @@ class Gpu:
     """Bytes a second between one GPU and host memory, one direction (PCIe or C2C)."""
     has_bf16: bool = True
     source: str = ""
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        # The models of memory and speed look cards and clusters up for each job.
+        return hash(tuple(vars(self).values()))
 
 
 @dataclass(frozen=True)
@@ -45,3 +54,10 @@ class Cluster:
     def nodes(self) -> int:
         """Number of nodes, the last one possibly not full."""
         return -(-self.world_size // self.gpus_per_node)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(tuple(vars(self).values()))

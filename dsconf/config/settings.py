@@ -77,7 +77,14 @@ class Settings:
     memory_efficient_linear: bool = True
     module_granularity_threshold: int = 0
 
-    def with_batch(self, micro_batch: int, accumulation: int, train_batch: int) -> Settings:
+    @property
+    def without_batch(self) -> Settings:
+        """The same settings without batch sizes; themselves where they have none."""
+        if self.micro_batch is None and self.accumulation is None and self.train_batch is None:
+            return self
+        return self.with_batch(None, None, None)
+
+    def with_batch(self, micro_batch: int | None, accumulation: int | None, train_batch: int | None) -> Settings:
         """The same settings with these batch sizes, in sequences."""
         # A search makes one for each candidate; the constructor takes thirty times as long as copying the fields.
         made = object.__new__(Settings)

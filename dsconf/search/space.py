@@ -35,22 +35,23 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
     found = list(kinds(model, cluster, precision, wish))
     if not found:
         raise InputError(_nothing_left(model, wish, cluster))
-    switches = (False, True) if wish.checkpointing is None else (wish.checkpointing,)
-    for kind in found:
-        degree = kind.sequence_parallel
-        if degree not in pairs:
-            # The ranks that share a sequence count as one, and hold that part of its tokens.
-            pairs[degree] = batches(
-                cluster.world_size // degree, wish.seq_len // degree, wish.global_batch, wish.micro_batch
-            )
-    return [
-        Combination(
-            _settings(model, cluster.nvme_path, precision, wish, kind),
-            _workloads(pairs[kind.sequence_parallel], wish, kind, checkpointing),
+    for degree in {kind.sequence_parallel for kind in found} - {1}:
+        # The ranks that share a sequence count as one, and hold that part of its tokens.
+        pairs[degree] = batches(
+            cluster.world_size // degree, wish.seq_len // degree, wish.global_batch, wish.micro_batch
         )
-        for kind in found
-        for checkpointing in switches
-    ]
+    switches = (False, True) if wish.checkpointing is None else (wish.checkpointing,)
+    # Of settings and workloads that are equal there is one: the caches of the models find it sooner than its equal.
+    runs: dict[tuple[int, bool, bool], tuple[Workload, ...]] = {}
+    space: list[Combination] = []
+    for kind in found:
+        settings = _settings(model, cluster.nvme_path, precision, wish, kind)
+        for checkpointing in switches:
+            key = (kind.sequence_parallel, kind.tiled_loss, checkpointing)
+            if key not in runs:
+                runs[key] = _workloads(pairs[kind.sequence_parallel], wish, kind, checkpointing)
+            space.append(Combination(settings, runs[key]))
+    return space
 
 
 def plain_settings(model: Model, cluster: Cluster, wish: Wish, stage: int) -> Settings:

@@ -224,3 +224,11 @@ def test_settings_with_another_batch_are_what_the_constructor_makes() -> None:
     assert hash(batched) == hash(made) != hash(plain)
     assert vars(batched).keys() - {"_hash"} == vars(made).keys() - {"_hash"}
     assert plain == Settings(stage=3, micro_batch=2)
+
+
+def test_settings_without_a_batch_are_themselves() -> None:
+    plain = Settings(stage=3)
+    assert plain.without_batch is plain
+    for one in (plain.with_batch(4, 8, 64), Settings(stage=3, train_batch=8), Settings(stage=3, accumulation=2)):
+        assert one.without_batch == plain
+        assert hash(one.without_batch) == hash(plain) != hash(one)
