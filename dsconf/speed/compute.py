@@ -59,11 +59,14 @@ class Pass(NamedTuple):
         matmul, attention, elementwise, loss, launch = self
         return Pass(count * matmul, count * attention, count * elementwise, count * loss, count * launch)
 
-    def plus(self, other: Pass) -> Pass:
-        """The sum of both."""
+    def times_plus(self, count: float, other: Pass) -> Pass:
+        """This pass ``count`` times, and ``other`` once."""
         a, b, c, d, e = self
         v, w, x, y, z = other
-        return Pass(a + v, b + w, c + x, d + y, e + z)
+        return Pass(count * a + v, count * b + w, count * c + x, count * d + y, count * e + z)
+
+
+NOTHING = Pass()
 
 
 class Products(NamedTuple):
@@ -280,5 +283,5 @@ def micro_batch(job: Job, written_by: str = "eager") -> tuple[Pass, Pass, Pass]:
     layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by)
     forward, backward = layer.passes(sequences, work.seq_len)
     first, last = ends.passes(sequences, work.seq_len)
-    layers = forward.times(model.layers)
-    return layers.plus(first), backward.times(model.layers).plus(last), layers if work.checkpointing else Pass()
+    again = forward.times(model.layers) if work.checkpointing else NOTHING
+    return forward.times_plus(model.layers, first), backward.times_plus(model.layers, last), again

@@ -6,12 +6,18 @@ measured steps. Compare configs with it; measure before promising a date.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
+from dsconf.cluster.spec import Cluster
+from dsconf.config.settings import Settings
 from dsconf.job import Job
+from dsconf.model.spec import Model
 from dsconf.speed import communication, compute, offload, optimizer
+from dsconf.speed.communication import Collectives, exposed
 from dsconf.speed.kernels import traffic
-from dsconf.speed.python_time import engine
+from dsconf.speed.python_time import Engine, engine
+from dsconf.workload import Workload
 
 
 class StepTime(NamedTuple):
@@ -47,31 +53,75 @@ class _Waits(NamedTuple):
     step: float
 
 
-def _waits(job: Job, busy: _Busy) -> _Waits:
-    collectives = communication.collectives(job)
-    overlap, taken = communication.overlaps(job.settings), communication.processors(job.cluster)
-    boundary = communication.exposed(collectives.boundary, busy.backward, overlap, taken)
-    exchanges = communication.exchanges(job)
-    return _Waits(
-        communication.exposed(collectives.forward, busy.forward, overlap, taken) + exchanges[0],
-        communication.exposed(collectives.backward, busy.backward, overlap, taken) + exchanges[1],
-        boundary + collectives.step,
+class _Offload(NamedTuple):
+    """Seconds of what passes between GPU, host and drive, as if nothing were hidden."""
+
+    forward: float = 0.0
+    backward: float = 0.0
+    """Of fetching parameters."""
+    gradients: float = 0.0
+    step: float = 0.0
+
+
+class _Lasting(NamedTuple):
+    """Seconds that neither micro-batch nor sequence length changes: of each micro-batch, and of the step."""
+
+    gradients: float
+    python: Engine
+    collectives: Collectives
+    overlap: bool
+    taken: float
+    """Part of the GPU that a collective takes from computing."""
+    offload: _Offload
+    optimizer: float
+
+
+@lru_cache(maxsize=4096)
+def _lasting(model: Model, cluster: Cluster, settings: Settings, checkpointing: bool, quantize: str | None) -> _Lasting:
+    """Of any workload with these words: a search asks for many batches of one combination."""
+    job = Job(model, cluster, settings, Workload(checkpointing=checkpointing, quantize=quantize))
+    return _Lasting(
+        _gradients(job),
+        engine(job),
+        communication.collectives(job),
+        communication.overlaps(settings),
+        communication.processors(cluster),
+        _offload(job),
+        optimizer.step_seconds(job),
     )
 
 
-def _offload(job: Job, busy: _Busy, waits: _Waits) -> tuple[float, float]:
-    """Seconds that each micro-batch, and the step, wait for the host or the drive.
+def _offload(job: Job) -> _Offload:
+    if job.settings.offload_optimizer == "none" == job.settings.offload_param:
+        return _Offload()
+    copies, reads = offload.parameter_copy(job), offload.nvme_parameters(job)
+    return _Offload(
+        max(copies[0], reads[0]),
+        max(copies[1], reads[1]),
+        offload.gradient_copy(job),
+        max(offload.cpu_step(job), offload.nvme_step(job)) + reads[2],
+    )
+
+
+def _waits(job: Job, lasting: _Lasting, busy: _Busy) -> _Waits:
+    collectives, overlap, taken = lasting.collectives, lasting.overlap, lasting.taken
+    exchanges = communication.exchanges(job)
+    return _Waits(
+        exposed(collectives.forward, busy.forward, overlap, taken) + exchanges[0],
+        exposed(collectives.backward, busy.backward, overlap, taken) + exchanges[1],
+        exposed(collectives.boundary, busy.backward, overlap, taken) + collectives.step,
+    )
+
+
+def _offload_waits(found: _Offload, busy: _Busy, waits: _Waits) -> float:
+    """Seconds that each micro-batch waits for the host or the drive.
 
     Stage 3 fetches offloaded parameters ahead, over a link of its own, and hides what computing and communication
     cover; gradients go after their bucket.
     """
-    if job.settings.offload_optimizer == "none" == job.settings.offload_param:
-        return 0.0, 0.0
-    copies, reads = offload.parameter_copy(job), offload.nvme_parameters(job)
-    forward = communication.exposed(max(copies[0], reads[0]), busy.forward + waits.forward, True)
-    backward = communication.exposed(max(copies[1], reads[1]), busy.backward + waits.backward, True)
-    step = max(offload.cpu_step(job), offload.nvme_step(job)) + reads[2]
-    return forward + backward + offload.gradient_copy(job), step
+    forward = exposed(found.forward, busy.forward + waits.forward, True)
+    backward = exposed(found.backward, busy.backward + waits.backward, True)
+    return forward + backward + found.gradients
 
 
 def step_time(job: Job, kernels: str = "eager") -> StepTime:
@@ -83,30 +133,28 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
     A micro-batch is its kernels, or the CPU's time to launch them where that is longer, and what communication and
     offload leave exposed; the step adds the optimizer, which the gradients' norm parts from the backward before it.
     """
-    accumulation = job.settings.accumulation or job.workload.accumulation
+    settings, work = job.settings, job.workload
+    accumulation, micro_batch = settings.accumulation or work.accumulation, settings.micro_batch or work.micro_batch
+    lasting = _lasting(job.model, job.cluster, settings.without_batch, work.checkpointing, work.quantize)
+    gradients, python, step = lasting.gradients, lasting.python, lasting.optimizer
     forward, backward, again = compute.micro_batch(job, kernels)
-    gradients = _gradients(job)
-    behind = backward.gpu + again.gpu + gradients
-    python = engine(job)
+    front, behind = forward.gpu, backward.gpu + again.gpu + gradients
     launched = backward.launch + again.launch + python.backward + python.again
-    busy = _Busy(max(forward.gpu, forward.launch + python.forward), max(behind, launched))
-    waits = _waits(job, busy)
-    offloads = _offload(job, busy, waits)
-    both = forward.plus(backward)
-    step = optimizer.step_seconds(job)
+    busy = _Busy(max(front, forward.launch + python.forward), max(behind, launched))
+    waits = _waits(job, lasting, busy)
+    fetched = _offload_waits(lasting.offload, busy, waits)
     parts = {
-        "matmul": accumulation * both.matmul,
-        "attention": accumulation * both.attention,
-        "elementwise": accumulation * both.elementwise,
-        "loss": accumulation * both.loss,
+        "matmul": accumulation * (forward.matmul + backward.matmul),
+        "attention": accumulation * (forward.attention + backward.attention),
+        "elementwise": accumulation * (forward.elementwise + backward.elementwise),
+        "loss": accumulation * (forward.loss + backward.loss),
         "recompute": accumulation * again.gpu,
-        "launch": accumulation * (busy.forward - forward.gpu + busy.backward - behind) + max(0.0, python.step - step),
+        "launch": accumulation * (busy.forward - front + busy.backward - behind) + max(0.0, python.step - step),
         "gradients": accumulation * gradients,
         "communication": accumulation * (waits.forward + waits.backward) + waits.step,
-        "offload": accumulation * offloads[0] + offloads[1],
+        "offload": accumulation * fetched + lasting.offload.step,
         "optimizer": step,
     }
     seconds = sum(parts.values())
-    replicas = job.cluster.world_size / job.settings.sequence_parallel
-    sequences = (job.settings.micro_batch or job.workload.micro_batch) * accumulation * replicas
-    return StepTime(seconds, parts, sequences * job.workload.seq_len / seconds)
+    sequences = micro_batch * accumulation * (job.cluster.world_size / settings.sequence_parallel)
+    return StepTime(seconds, parts, sequences * work.seq_len / seconds)

@@ -81,6 +81,13 @@ def test_parts_add_up_and_none_is_negative(job):
     assert step.tokens_per_second == pytest.approx(tokens / step.seconds)
 
 
+@given(jobs(), st.integers(1, 8), st.integers(1, 4))
+def test_settings_may_say_the_batch_or_leave_it_to_the_workload(job, micro_batch, accumulation):
+    work = replace(job.workload, micro_batch=micro_batch, accumulation=accumulation)
+    said = job.settings.with_batch(micro_batch, accumulation, None)
+    assert step_time(replace(job, settings=said)) == step_time(replace(job, workload=work))
+
+
 @given(jobs(), st.integers(1, 4096))
 def test_a_longer_sequence_is_never_faster(job, more):
     work = replace(job.workload, seq_len=job.workload.seq_len + more)
