@@ -77,7 +77,7 @@ def fake_estimate(job: Job, rank: int | None = None) -> Estimate:
     host_bytes = host * min(job.cluster.gpus_per_node, job.cluster.world_size)
     on_disk = host_bytes if "nvme" in (job.settings.offload_optimizer, job.settings.offload_param) else 0
     total = peak.num_bytes
-    return Estimate(rank or 0, peak, (peak,), states, total, total + GIB, host_bytes - on_disk, on_disk)
+    return Estimate(rank or 0, total, states, total, total + GIB, host_bytes - on_disk, on_disk, lambda: (peak,))
 
 
 def fake_step_time(job: Job) -> FakeStep:

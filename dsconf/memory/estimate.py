@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory import zero12
-from dsconf.memory.allocator import CONTEXT_BYTES
-from dsconf.memory.hooks import rivals
-from dsconf.memory.host import host_terms, nvme_bytes
-from dsconf.memory.init import init_peak
-from dsconf.memory.loading import loading_bytes_per_node
 from dsconf.memory.moments import Alive, Step, prepare
-from dsconf.memory.states import Resident, Terms, compact, reduces_in_hooks, resident
+from dsconf.memory.standing import standing
+from dsconf.memory.states import Terms
 from dsconf.memory.terms import TERMS
-from dsconf.memory.timeline import moments, named, staying
-from dsconf.memory.verdict import nccl_bytes, reserved
+from dsconf.memory.timeline import moments, named
+from dsconf.memory.verdict import reserved
 
 
 class Term(NamedTuple):
@@ -52,29 +49,35 @@ class Estimate:
     """Bytes of one rank (GPU side) and of one node (host side)."""
 
     rank: int
-    peak: Moment
-    moments: tuple[Moment, ...]
-    """The largest moment of each phase, ``init`` included."""
+    peak_bytes: int
+    """Predicts ``torch.cuda.max_memory_allocated`` over the first training steps, after initialisation."""
     init_peak_bytes: int
     reserved_bytes: int
     process_bytes: int
     host_bytes_per_node: int
     nvme_bytes_per_node: int
+    name_moments: Callable[[], tuple[Moment, ...]] = field(repr=False, compare=False)
+    """Makes ``moments``: their terms are named when somebody asks, which a search does for few of its candidates."""
     host_terms: Terms = ()
     stays: Terms = ()
     """What is allocated between two steps, from the second on."""
     loading_host_bytes_per_node: int = 0
     """Of a node where each process loads the whole model into its own memory; an upper bound."""
 
+    @cached_property
+    def moments(self) -> tuple[Moment, ...]:
+        """The largest moment of each phase, from ``forward`` on."""
+        return self.name_moments()
+
+    @property
+    def peak(self) -> Moment:
+        """The largest moment, the first of several that are as large."""
+        return max(self.moments, key=lambda moment: moment.num_bytes)
+
     @property
     def between_steps_bytes(self) -> int:
         """Predicts ``torch.cuda.memory_allocated`` after a step, from the second on."""
         return sum(size for _, size in self.stays)
-
-    @property
-    def peak_bytes(self) -> int:
-        """Predicts ``torch.cuda.max_memory_allocated`` over the first training steps, after initialisation."""
-        return self.peak.num_bytes
 
     @property
     def peak_phase(self) -> str:
@@ -91,85 +94,50 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     if rank is not None and not 0 <= rank < job.cluster.world_size:
         raise InputError(f"--rank: {rank} is not one of 0 to {job.cluster.world_size - 1}")
     step = prepare(job)
-    found = _of_rank(step, rank) if rank is not None else _fullest(step)
-    winners, stays = _winners(found), staying(found.stays)
-    moments = _named(step, stays, [alive for _, alive in winners])
-    highest = [size for size, _ in winners]
-    peak, beside = max(highest), sum([size for _, size in stays])
-    at_start, host = init_peak(job, found.rank, found.stays), host_terms(job, found.rank)
-    held = reserved(job, max(peak + beside, at_start))
-    per_node = min(job.cluster.gpus_per_node, job.cluster.world_size)
+    highest, rank = _fullest(step) if rank is None else (_highest(step, rank), rank)
+    held = standing(step, rank)
+    peak = highest + held.stays_bytes
+    kept = reserved(job, max(peak, held.at_start))
     return Estimate(
-        rank=found.rank,
-        peak=moments[highest.index(peak)],
-        moments=moments,
-        init_peak_bytes=at_start,
-        reserved_bytes=held,
-        process_bytes=held + CONTEXT_BYTES + nccl_bytes(job.cluster),
-        host_bytes_per_node=per_node * sum([size for _, size in host]),
-        nvme_bytes_per_node=per_node * nvme_bytes(job),
-        host_terms=host,
-        stays=stays,
-        loading_host_bytes_per_node=loading_bytes_per_node(job),
+        rank,
+        peak,
+        held.at_start,
+        kept,
+        kept + held.outside,
+        held.host_per_node,
+        held.nvme_per_node,
+        partial(_largest, step, rank),
+        held.host,
+        held.stays,
+        held.loading_per_node,
     )
 
 
-class _Found(NamedTuple):
-    """What one rank holds: all the time, and at each moment besides."""
-
-    rank: int
-    stays: Resident
-    moments: list[Alive]
-    sizes: list[int]
-    """Of each moment."""
+def _highest(step: Step, rank: int) -> int:
+    """Bytes of the highest moment of ``rank`` beside what stays."""
+    return max([sum(sizes) for _, sizes in moments(step, rank)])
 
 
-def _of_rank(step: Step, rank: int, stays: Resident | None = None) -> _Found:
-    alive = moments(step, rank)
-    stays = resident(step.job, rank) if stays is None else stays
-    return _Found(rank, stays, alive, [sum(sizes) for _, sizes in alive])
-
-
-def _fullest(step: Step) -> _Found:
-    """The first of the ranks with the highest peak."""
+def _fullest(step: Step) -> tuple[int, int]:
+    """The highest peak of all ranks, beside what stays, and the first rank that has it."""
     if step.wrapper != "zero12":
-        return _of_rank(step, 0)
-    settings = step.settings
-    buffered = settings.offload_optimizer == "none" or compact(settings)
-    ranks = rivals(step.model, step.world_size, reduces_in_hooks(settings), buffered)
-    if len(ranks) == 1 or not zero12.alike(settings):
-        return max([_of_rank(step, rank) for rank in ranks], key=_peak)
-    # From the rank that could hold most downwards, until no other can hold more than the highest so far. Of several
-    # that hold the same the first counts, so numbers are negative.
-    tries = sorted([(ceiling, -i) for i, ceiling in enumerate(zero12.ceilings(step, ranks))], reverse=True)
-    best = _of_rank(step, ranks[-tries[0][1]])
-    highest = (max(best.sizes), tries[0][1])
-    for ceiling, number in tries[1:]:
-        if (ceiling, number) < highest:
-            break
-        found = _of_rank(step, ranks[-number], best.stays)
-        if (max(found.sizes), number) > highest:
-            best, highest = found, (max(found.sizes), number)
-    return best
+        return _highest(step, 0), 0
+    if zero12.alike(step.settings):
+        return zero12.fullest(step)
+    found = [(_highest(step, rank), rank) for rank in zero12.full_ranks(step.frame)]
+    return max(found, key=lambda one: one[0] + standing(step, one[1]).stays_bytes)
 
 
-def _peak(found: _Found) -> int:
-    return max(found.sizes) + sum([size for _, size in found.stays.terms])
-
-
-def _winners(found: _Found) -> list[tuple[int, Alive]]:
-    """The largest moment of each phase with its size, what stays left out; the first of several that are as large."""
+def _largest(step: Step, rank: int) -> tuple[Moment, ...]:
+    """The largest moment of each phase, the first of several that are as large."""
     highest: dict[str, tuple[int, Alive]] = {}
-    for size, alive in zip(found.sizes, found.moments, strict=True):
-        phase = alive[0].phase
-        if phase not in highest or size > highest[phase][0]:
-            highest[phase] = size, alive
-    return list(highest.values())
-
-
-def _named(step: Step, stays: Terms, winners: list[Alive]) -> tuple[Moment, ...]:
+    for kind, sizes in moments(step, rank):
+        size = sum(sizes)
+        if kind.phase not in highest or size > highest[kind.phase][0]:
+            highest[kind.phase] = size, (kind, sizes)
     known = _known(step.wrapper)
-    always = _terms(stays, known)
+    always = _terms(standing(step, rank).stays, known)
+    winners = [alive for _, alive in highest.values()]
     return tuple([Moment(kind.phase, kind.name, always + _terms(named(kind, alive), known)) for kind, alive in winners])
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
+from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.memory.activations import Activations, activations
@@ -13,6 +15,7 @@ from dsconf.memory.recorder import Shape
 from dsconf.memory.states import Widths, widths, wrapper
 from dsconf.memory.tiled_loss import automatic_shards
 from dsconf.model.spec import Model
+from dsconf.workload import Workload
 
 Tops = tuple[tuple[int, int], ...]
 
@@ -33,22 +36,41 @@ Alive = tuple[Kind, Bytes]
 than they are named, so names wait until a moment has won."""
 
 
-class Step(NamedTuple):
-    """What the moments are computed from, whatever the rank."""
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """A job without batch, sequence length and checkpointing: what a search asks about again and again.
+
+    Two are the same only when they are one object, which what depends on nothing else is kept under.
+    """
 
     job: Job
+    """With these words, and a workload that says nothing besides."""
     model: Model
     settings: Settings
     wrapper: str
     """Optimizer wrapper (memory/states.py)."""
     width: Widths
-    shape: Shape
-    act: Activations
     known: Hooks
     world_size: int
     """Ranks of the ZeRO group."""
+
+
+class Step(NamedTuple):
+    """What the moments are computed from, whatever the rank; the middle fields are those of the frame."""
+
+    frame: Frame
+    model: Model
+    settings: Settings
+    wrapper: str
+    width: Widths
+    known: Hooks
+    world_size: int
+    shape: Shape
+    act: Activations
     accumulating: bool
     """The last of several micro-batches: earlier ones have left gradients."""
+    replay: str
+    """Kind of activation checkpointing."""
 
 
 def replay(job: Job) -> str:
@@ -73,22 +95,37 @@ def _shape(job: Job, width: int) -> Shape:
     return Shape(workload.micro_batch, seq, width, half, workload.attention, autocast, True, ranks, shards)
 
 
+@lru_cache(maxsize=4096)
+def _frame(
+    model: Model,
+    cluster: Cluster,
+    settings: Settings,
+    quantize: str | None,
+    zero_init: bool | None,
+    load_dtype: str | None,
+) -> Frame:
+    job = Job(model, cluster, settings, Workload(quantize=quantize, zero_init=zero_init, load_dtype=load_dtype))
+    return Frame(job, model, settings, wrapper(settings), widths(settings), hooks(model), cluster.world_size)
+
+
 def prepare(job: Job) -> Step:
     """Everything the moments of all ranks share."""
-    model, settings = job.model, job.settings
-    width = widths(settings)
-    sizes = _shape(job, width.model)
+    model, workload = job.model, job.workload
+    words = (workload.quantize, workload.zero_init, workload.load_dtype)
+    frame = _frame(model, job.cluster, job.settings.without_batch, *words)
+    sizes, kind = _shape(job, frame.width.model), replay(job)
     return Step(
-        job,
+        frame,
         model,
-        settings,
-        wrapper(settings),
-        width,
+        frame.settings,
+        frame.wrapper,
+        frame.width,
+        frame.known,
+        frame.world_size,
         sizes,
-        activations(model, sizes, replay(job)),
-        hooks(model),
-        job.cluster.world_size,
-        job.workload.accumulation > 1,
+        activations(model, sizes, kind),
+        workload.accumulation > 1,
+        kind,
     )
 
 

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from dsconf.job import Job
 from dsconf.memory import unsharded, zero3, zero12
-from dsconf.memory.allocator import CUBLAS_WORKSPACE
 from dsconf.memory.moments import Alive, Bytes, Kind, Step, prepare
-from dsconf.memory.states import Resident, Terms, resident
+from dsconf.memory.standing import staying
+from dsconf.memory.states import Terms, resident
 
 
 class Sketch(NamedTuple):
@@ -35,11 +35,6 @@ def timeline(job: Job, rank: int) -> tuple[Terms, list[Sketch]]:
     """
     found = [Sketch(kind.phase, kind.name, named(kind, sizes)) for kind, sizes in moments(prepare(job), rank)]
     return staying(resident(job, rank)), found
-
-
-def staying(between: Resident) -> Terms:
-    """What is alive at every moment: ``between`` two steps, and the workspaces of matrix products."""
-    return (*between.terms, ("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE))
 
 
 def named(kind: Kind, sizes: Bytes) -> Terms:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
 from dsconf.config.settings import Settings
 from dsconf.memory.activations import Activations
-from dsconf.memory.hooks import Flush, flushes, in_order, partition
+from dsconf.memory.hooks import Flush, flushes, in_order, partition, rivals
 from dsconf.memory.moments import (
     Alive,
     Bytes,
+    Frame,
     Kind,
     Live,
     Place,
@@ -30,11 +31,6 @@ from dsconf.memory.muon import Part, iteration, parts
 from dsconf.memory.optimizers import temporaries
 from dsconf.memory.states import bucket_widths, compact, reduces_in_hooks
 from dsconf.model.spec import Model
-
-FEW = 4
-"""Reductions beside own gradients up to which each is looked at for a ceiling."""
-NOBODY = -1
-"""A rank without a slice: it sees the reductions that all ranks have, and none of gradients of its own."""
 
 HELD = common("gradients", "reduce bucket")
 """Gradients of earlier micro-batches, and the bucket."""
@@ -62,13 +58,14 @@ _STEP = Kind("step", "optimizer", ("gradients", "fp32 gradient", "optimizer temp
 
 def moments(step: Step, rank: int) -> list[Alive]:
     """Forward, backward and optimizer step of one rank."""
+    frame = step.frame
     groups = parts(step.model, step.settings.optimizer, step.world_size, rank)
-    bucket, own = _bucket(step), _own(step, groups)
+    bucket, own = _bucket(frame), _own(frame, groups)
     early = _held_before(step, bucket, own)
     return [
         *_until_reduced(step, early, bucket),
         *_reduced(step, rank, (early[0], bucket), own),
-        *_optimizer(step, groups, bucket, own),
+        *_optimizer(frame, groups, bucket, own),
     ]
 
 
@@ -77,81 +74,121 @@ def alike(settings: Settings) -> bool:
     return settings.optimizer != "muon" and not compact(settings)
 
 
-def ceilings(step: Step, ranks: Sequence[int]) -> list[int]:
-    """For each of ``ranks``, which are ``alike``, bytes that none of its moments exceeds; quicker than the moments."""
-    settings, width, bucket = step.settings, step.width, _bucket(step)
+def full_ranks(frame: Frame) -> tuple[int, ...]:
+    """The ranks of which one is the fullest."""
+    settings = frame.settings
+    buffered = settings.offload_optimizer == "none" or compact(settings)
+    return rivals(frame.model, frame.world_size, reduces_in_hooks(settings), buffered)
+
+
+class _Rise(NamedTuple):
+    """A moment of one rank's backward: where it is says its activations."""
+
+    part: int
+    """As ``Place``; or the last, ``_OTHERS``, where ``event`` 0 is inside a layer and 1 the embedding's gradient."""
+    level: int
+    event: int
+    num_bytes: int
+    """Beside activations and what all ranks hold."""
+    number: int
+    """Of the rank, counted downwards from 0: of moments that are as large that of the first rank is the greatest."""
+
+
+_OTHERS = 3
+
+
+class _Outline(NamedTuple):
+    """What can be the highest moment of any rank, for every batch; ranks are numbered as in ``_Rise``."""
+
+    ranks: tuple[int, ...]
+    left: tuple[int, int]
+    """Most gradients of its own that a rank keeps from earlier micro-batches at stage 2, and its number."""
+    rises: tuple[_Rise, ...]
+    without: tuple[int, int]
+    """Bytes and rank of the highest moment that has no activations."""
+
+
+def fullest(step: Step) -> tuple[int, int]:
+    """The highest moment of all ranks, which are ``alike``, and the first rank that has it: bytes beside what stays."""
+    frame, act = step.frame, step.act
+    outline = _outline(frame, step.accumulating and step.settings.stage == 2)
+    bucket = _bucket(frame)
     early = _held_before(step, bucket, own=0)
-    before = _most(_until_reduced(step, early, bucket))
-    again = step.accumulating and settings.stage == 2  # earlier micro-batches have left own gradients already
-    reduced = _in_hooks if reduces_in_hooks(settings) else _at_the_end
-    elements = partition(step.known.total, step.world_size)
-    flat, gradient = width.model * elements, width.master * elements
-    stepping = gradient + _temporaries(step)
-    groups = [parts(step.model, settings.optimizer, step.world_size, rank) for rank in ranks]
-    owns = [_own(step, one) for one in groups]
-    found = []
-    for own, (one,), backward in zip(owns, groups, reduced(step, ranks, owns, (early[0], bucket)), strict=True):
-        highest = max(before, backward) + own * again
-        norm = 8 * one.slice.largest
-        if settings.offload_optimizer == "none":
-            highest = max(highest, own + norm, own + flat + gradient, stepping)
-        found.append(highest if settings.offload_optimizer == "none" else highest + norm)
-    return found
+    left, number = outline.left
+    found = [outline.without, (_most(_until_reduced(step, early, bucket)) + left, number)]
+    if outline.rises:
+        held, bottom, each = early[0] + bucket, act.bottom, act.layer
+        others = [in_layer(step, HELD, 0, (0, 0)), embedding_gradient(step, HELD, (0, 0))]
+        live = (*live_at_hooks(act), [sum(sizes) - bottom for _, sizes in others])
+        found += [
+            (held + bottom + level * each + live[part][event] + size, number)
+            for part, level, event, size, number in outline.rises
+        ]
+    highest, number = max(found)
+    return highest, outline.ranks[-number]
 
 
-def _in_hooks(step: Step, ranks: Sequence[int], owns: Sequence[int], held: tuple[int, int]) -> list[int]:
-    """What all ranks hold while buckets are reduced, and on top a rank's own gradients where it can have some."""
-    act, seen_by, beside = step.act, _seen_by(step), sum(held)
-    live, every = live_at_hooks(act), seen_by(NOBODY).every
-    standing = _standing(act, every, live)
-    keeping, reducing = max(standing), _most_beside(standing, every)
-    inside = sum(in_layer(step, HELD, act.layers - 1, (0, 0))[1])
-    embedding = sum(embedding_gradient(step, HELD, (0, 0))[1])
-    found = []
-    for rank, own in zip(ranks, owns, strict=True):
-        seen = seen_by(rank)
-        beside_own = reducing  # of many reductions one is as high as any rank's
-        if len(seen.held) <= FEW:
-            beside_own = _most_beside(_standing(act, seen.held, live), seen.held) if seen.held else 0
-        most = max(reducing, own + beside_own, own + keeping, embedding + own * seen.early)
-        found.append(beside + (max(most, own + inside) if seen.inside >= 0 else most))
-    return found
+@lru_cache(maxsize=1024)
+def _outline(frame: Frame, again: bool) -> _Outline:
+    """``again``: earlier micro-batches have left each rank's own gradients."""
+    settings, bucket, ranks = frame.settings, _bucket(frame), full_ranks(frame)
+    seen_by, in_hooks = _seen_by(frame), reduces_in_hooks(settings)
+    norm = 8 if settings.offload_optimizer != "none" else 0
+    rises: list[_Rise] = []
+    left, without = [], []
+    for number, rank in enumerate(ranks):
+        groups = parts(frame.model, settings.optimizer, frame.world_size, rank)
+        own = _own(frame, groups)
+        left.append((own * again, -number))
+        others = _optimizer(frame, groups, bucket, own)
+        if in_hooks:
+            rises += _rises(seen_by(rank), own, own * again, norm, -number)
+        else:
+            others += _reduced_at_the_end(frame, rank, bucket, own)
+        without.append((_most(others) if others else 0, -number))
+    return _Outline(ranks, max(left), _highest(rises), max(without))
 
 
-def _most_beside(standing: Sequence[int], found: Sequence[_Reduction]) -> int:
-    return max([size + one.beside for size, one in zip(standing, found, strict=True)])
+def _rises(seen: _Reductions, own: int, left: int, norm: int, number: int) -> Iterator[_Rise]:
+    """The moments of one rank that ``_reduced_in_hooks`` chooses from."""
+    for one in seen.every:
+        yield _Rise(*one.place, one.newest + one.beside + left + own * one.holds, number)
+    for one in seen.mine:
+        yield _Rise(*one.place, one.newest + left + own + norm * one.flush.mine, number)
+    if seen.inside >= 0:
+        yield _Rise(_OTHERS, seen.inside, 0, left + own, number)
+    yield _Rise(_OTHERS, 0, 1, left + own * seen.early, number)
 
 
-def _at_the_end(step: Step, ranks: Sequence[int], owns: Sequence[int], held: tuple[int, int]) -> list[int]:
-    """The first bucket, and what waits when the first bucket with gradients of the rank is reduced."""
-    bucket, settings, width = held[1], step.settings, step.width.model
-    first, full = _most(_reduced_at_the_end(step, NOBODY, bucket, own=0)), bucket + width * step.known.total
-    found = []
-    for rank, own in zip(ranks, owns, strict=True):
-        mine = in_order(step.model, settings.reduce_bucket_size, step.world_size, rank).own
-        found.append(max(first, full - width * mine.moved + own) if mine else first)
-    return found
+def _highest(rises: Iterable[_Rise]) -> tuple[_Rise, ...]:
+    """Those that can be the highest, or the first of the highest, whatever a layer keeps."""
+    found: dict[tuple[int, int], list[_Rise]] = {}
+    for one in sorted(rises, key=lambda one: (one.level, one.num_bytes, one.number), reverse=True):
+        before = found.setdefault((one.part, one.event), [])
+        if not any((other.num_bytes, other.number) >= (one.num_bytes, one.number) for other in before):
+            before.append(one)
+    return tuple([one for some in found.values() for one in some])
 
 
 def _most(moments: Sequence[Alive]) -> int:
     return max([sum(sizes) for _, sizes in moments])
 
 
-def _bucket(step: Step) -> int:
+def _bucket(frame: Frame) -> int:
     """The reduce bucket, twice with ``overlap_comm``; made in the first hook of a backward (Z12:3256-3278)."""
-    settings = step.settings
+    settings = frame.settings
     if not settings.contiguous_gradients and settings.offload_optimizer == "none":
         return 0
-    size = sum(bucket_widths(settings, step.width, step.model)) * settings.reduce_bucket_size
+    size = sum(bucket_widths(settings, frame.width, frame.model)) * settings.reduce_bucket_size
     return 2 * size if settings.overlap_comm else size
 
 
-def _own(step: Step, groups: tuple[Part, ...]) -> int:
+def _own(frame: Frame, groups: tuple[Part, ...]) -> int:
     """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
-    apart = compact(step.settings)
-    if step.settings.offload_optimizer != "none" and not apart:
+    apart = compact(frame.settings)
+    if frame.settings.offload_optimizer != "none" and not apart:
         return 0
-    width = step.width.model
+    width = frame.width.model
     return sum([4 * one.slice.elements if apart and not one.muon else width * one.slice.whole for one in groups])
 
 
@@ -185,12 +222,12 @@ def _until_reduced(step: Step, early: tuple[int, int], bucket: int) -> list[Aliv
 def _reduced(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
     if reduces_in_hooks(step.settings):
         return _reduced_in_hooks(step, rank, held, own)
-    return _reduced_at_the_end(step, rank, held[1], own)
+    return _reduced_at_the_end(step.frame, rank, held[1], own)
 
 
 def _reduced_in_hooks(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
     """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
-    settings, act, found = step.settings, step.act, _seen_by(step)(rank)
+    settings, act, found = step.settings, step.act, _seen_by(step.frame)(rank)
     own = 0 if compact(settings) and held[0] else own
     live, bottom, each = live_at_hooks(act), act.bottom, act.layer
     heights = [
@@ -198,7 +235,7 @@ def _reduced_in_hooks(step: Step, rank: int, held: tuple[int, int], own: int) ->
         for (part, level, event), newest, beside, holds, _ in found.every
     ]
     top = found.every[heights.index(max(heights))]
-    copies = step.width.model * top.flush.copied + _cast(step) * top.flush.filled
+    copies = step.width.model * top.flush.copied + _cast(step.frame) * top.flush.filled
     sizes = (copies, top.beside - copies, own if top.holds else 0)
     moments: list[Alive] = [(_REDUCING, (*held, *at_hook(act, top.place, live), top.newest, *sizes))]
     if found.mine:
@@ -219,12 +256,12 @@ def _standing(act: Activations, found: Sequence[_Reduction], live: Live) -> list
     return [bottom + level * each + live[part][event] + newest for (part, level, event), newest, _, _, _ in found]
 
 
-def _seen_by(step: Step) -> Callable[[int], _Reductions]:
+def _seen_by(frame: Frame) -> Callable[[int], _Reductions]:
     """The reductions of a backward as a rank sees them."""
-    settings, width = step.settings, step.width.model
+    settings = frame.settings
     straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
-    apart, cast = compact(settings), _cast(step)
-    return partial(_reductions, step.model, settings.reduce_bucket_size, step.world_size, straddles, apart, width, cast)
+    sizes = (settings.reduce_bucket_size, frame.world_size, straddles, compact(settings), frame.width.model)
+    return partial(_reductions, frame.model, *sizes, _cast(frame))
 
 
 class _Reduction(NamedTuple):
@@ -250,8 +287,6 @@ class _Reductions(NamedTuple):
     """Highest layer in whose backward such a one runs, -1 if in none."""
     early: bool
     """Whether such a one runs before backward reaches the embedding."""
-    held: tuple[_Reduction, ...]
-    """Those while gradients of this rank are there."""
 
 
 @lru_cache(maxsize=1024)
@@ -272,7 +307,6 @@ def _reductions(
         mine=mine,
         inside=max((one.flush.layer for one in mine if one.flush.layer < layers), default=-1),
         early=any(one.flush.layer >= 0 for one in mine),
-        held=tuple(one for one in every if one.holds),
     )
 
 
@@ -289,48 +323,48 @@ def _in_the_head(step: Step, held: Bytes) -> list[Alive]:
     return [(_HEAD, (*held, act.kept, most, act.tied))]
 
 
-def _cast(step: Step) -> int:
+def _cast(frame: Frame) -> int:
     """Bytes an element of the copy in the collective's type, 0 where that is the bucket's (Z12:1706-1715)."""
-    width = step.width
+    width = frame.width
     return 0 if width.communicate == width.model else width.communicate
 
 
-def _reduced_at_the_end(step: Step, rank: int, bucket: int, own: int) -> list[Alive]:
+def _reduced_at_the_end(frame: Frame, rank: int, bucket: int, own: int) -> list[Alive]:
     """The first bucket, and the first that holds gradients of this rank: what waits only gets less."""
-    settings, width, full = step.settings, step.width.model, step.width.model * step.known.total
-    first, mine = in_order(step.model, settings.reduce_bucket_size, step.world_size, rank)
+    settings, width, full = frame.settings, frame.width.model, frame.width.model * frame.known.total
+    first, mine = in_order(frame.model, settings.reduce_bucket_size, frame.world_size, rank)
     moments: list[Alive] = []
     if first is not None and first is not mine:
         copied = first.copied if settings.reduce_scatter else 0
-        moments.append((_FIRST, (bucket, full - width * first.moved, width * copied + _cast(step) * first.filled)))
+        moments.append((_FIRST, (bucket, full - width * first.moved, width * copied + _cast(frame) * first.filled)))
     if mine is not None:
         kind = _FIRST_OWN if mine is first else _OWN
         moments.append((kind, (bucket, full - width * mine.moved, own)))
     return moments
 
 
-def _temporaries(step: Step) -> int:
+def _temporaries(frame: Frame) -> int:
     """What the optimizer makes for its step: the same on every rank, and in DeepSpeed's Muon nothing."""
-    if step.settings.optimizer == "muon":
+    if frame.settings.optimizer == "muon":
         return 0
-    return temporaries(step.settings, step.width.master * partition(step.known.total, step.world_size))
+    return temporaries(frame.settings, frame.width.master * partition(frame.known.total, frame.world_size))
 
 
-def _optimizer(step: Step, groups: tuple[Part, ...], bucket: int, own: int) -> list[Alive]:
+def _optimizer(frame: Frame, groups: tuple[Part, ...], bucket: int, own: int) -> list[Alive]:
     """Gradient norm in fp64, then group by group flatten, cast, step (Z12:2648-2690, 3080-3140)."""
-    if step.settings.offload_optimizer != "none":
+    if frame.settings.offload_optimizer != "none":
         return []
-    made = _temporaries(step)
+    made = _temporaries(frame)
     updates = 0
     moments: list[Alive] = []
-    if step.settings.optimizer == "muon":
+    if frame.settings.optimizer == "muon":
         # Whole matrices made when backward is over, the bucket not yet released (Z12:1020-1061, 2869-2890).
-        updates = sum([step.width.model * one.slice.whole for one in groups if one.muon])
-        scratch = iteration(step.model, step.width.model) if groups[0].muon else 0
+        updates = sum([frame.width.model * one.slice.whole for one in groups if one.muon])
+        scratch = iteration(frame.model, frame.width.model) if groups[0].muon else 0
         moments.append((_MUON, (bucket, own, updates, scratch)))
     moments.append((_NORM, (own, updates, 8 * max([one.slice.largest for one in groups]))))
     for number, one in enumerate(groups):
-        flat, cast, gradient = _one_group(step, one)
+        flat, cast, gradient = _one_group(frame, one)
         # The buffer of the gradients goes with the last group that it serves, Muon's updates with Muon's group.
         after = own if number + 1 < len(groups) else 0
         moments += [(_CAST, (own, updates, flat, cast)), (_STEP, (after, gradient, made))]
@@ -338,11 +372,11 @@ def _optimizer(step: Step, groups: tuple[Part, ...], bucket: int, own: int) -> l
     return moments
 
 
-def _one_group(step: Step, one: Part) -> tuple[int, int, int]:
+def _one_group(frame: Frame, one: Part) -> tuple[int, int, int]:
     """The slice's gradient flattened, its cast to the master's type, and what the step then works on."""
-    width, elements = step.width, one.slice.elements
+    width, elements = frame.width, one.slice.elements
     # Muon's group keeps whole gradients even where the others have a flat fp32 slice (Z12:1259-1266).
-    straight = compact(step.settings) and not one.muon
+    straight = compact(frame.settings) and not one.muon
     flat = 0 if straight or one.slice.tensors == 1 else width.model * elements
     gradient = width.master * elements
     return flat, 0 if (4 if straight else width.model) == width.master else gradient, gradient

@@ -9,9 +9,11 @@ from dsconf.memory.gather import Crests, Gathered, Limits, crests, gathered
 from dsconf.memory.moments import (
     Alive,
     Bytes,
+    Frame,
     Kind,
     Place,
     Step,
+    Tops,
     at_hook,
     common,
     embedding_gradient,
@@ -20,7 +22,6 @@ from dsconf.memory.moments import (
     live_at_hooks,
     loss_gradient,
     place,
-    replay,
     tiled_loss,
 )
 from dsconf.memory.muon import gathers, iteration
@@ -47,27 +48,87 @@ _CAST = Kind("step", "flatten and cast", (*BACKWARD.held, "flat gradient", "fp32
 _STEP = Kind("step", "optimizer", (*BACKWARD.held, "fp32 gradient", "optimizer temporaries"))
 
 
+class _Reduction(NamedTuple):
+    """One bucket being reduced, in bytes."""
+
+    place: Place
+    newest: int
+    copy: int
+
+
+class _Reducing(NamedTuple):
+    """The same with the weights gathered around it."""
+
+    place: Place
+    num_bytes: int
+    """Gathered weights, newest gradient and copy."""
+    around: tuple[int, int]
+    newest: int
+    copy: int
+
+
+class _Weights(NamedTuple):
+    """What is gathered where memory can be highest, the same for every batch.
+
+    Pairs are bytes of gathered weights, and of hpZ's second copy beside them.
+    """
+
+    forward: Tops
+    loss: tuple[int, int]
+    backward: tuple[tuple[int, tuple[int, int]], ...]
+    """Layers and what is gathered in them."""
+    last: tuple[int, int]
+    """In the last layer's backward."""
+    end: tuple[int, int]
+    reducing: tuple[_Reducing, ...]
+    step: tuple[Alive, ...]
+    """The moments of the optimizer step, which has no activations."""
+
+
 def moments(step: Step) -> list[Alive]:
     """Forward, backward and optimizer step of any rank."""
-    live, tops = _gathered(step)
-    width = step.width.model
-    forward_live = tuple([(layer, width * n) for layer, n in tops.forward])
-    at_loss = _around(step, live.loss)
+    weights = _weights(step.frame, step.replay, step.shape.loss_shards)
+    at_loss = weights.loss
     return [
-        *forward(step, FORWARD, at_loss[1:], forward_live, at_loss[0]),
+        *forward(step, FORWARD, at_loss[1:], weights.forward, at_loss[0]),
         *tiled_loss(step, BACKWARD, at_loss),
         loss_gradient(step, BACKWARD, at_loss),
-        *_backward(step, live, tops),
-        *_optimizer(step, live),
+        *_backward(step, weights),
+        *weights.step,
     ]
 
 
-def _gathered(step: Step) -> tuple[Gathered, Crests]:
-    settings = step.settings
-    if step.world_size == 1 and settings.offload_param == "none":
+@lru_cache(maxsize=1024)
+def _weights(frame: Frame, replay: str, loss_shards: int) -> _Weights:
+    # Another number of shards seldom changes what is gathered.
+    return _weighed(frame, *_gathered(frame, replay, loss_shards), loss_shards > 0)
+
+
+@lru_cache(maxsize=1024)
+def _weighed(frame: Frame, live: Gathered, tops: Crests, tiled: bool) -> _Weights:
+    width, at_ends = frame.width.model, (0, live.head, live.end)
+    reducing = []
+    for where, newest, copy in _reduced(frame, tiled):
+        elements = at_ends[where.part] if where.part else live.backward[where.level]
+        around = _around(frame, elements)
+        reducing.append(_Reducing(where, around[0] + newest + copy, around, newest, copy))
+    return _Weights(
+        tuple([(layer, width * elements) for layer, elements in tops.forward]),
+        _around(frame, live.loss),
+        tuple([(layer, _around(frame, elements)) for layer, elements in tops.backward]),
+        _around(frame, live.backward[-1]),
+        (width * live.end, 0),
+        tuple(reducing),
+        tuple(_optimizer(frame, live)),
+    )
+
+
+def _gathered(frame: Frame, replay: str, loss_shards: int) -> tuple[Gathered, Crests]:
+    settings, layers = frame.settings, frame.model.layers
+    if frame.world_size == 1 and settings.offload_param == "none":
         # One rank's slice is the parameter: nothing is gathered (partition_parameters.py:61-119).
-        none = (0,) * step.act.layers
-        only = ((step.act.layers - 1, 0),)
+        none = (0,) * layers
+        only = ((layers - 1, 0),)
         return Gathered(0, none, none, 0, 0, 0), Crests(only, only)
     limits = Limits(
         settings.prefetch_bucket_size if not settings.allgather_sequential else 1,
@@ -76,58 +137,50 @@ def _gathered(step: Step) -> tuple[Gathered, Crests]:
         settings.param_persistence_threshold,
         settings.model_persistence_threshold,
         settings.allgather_sequential,
-        step.shape.loss_shards,
+        loss_shards,
     )
-    kind = replay(step.job)
-    return gathered(step.model, limits, kind, False), crests(step.model, limits, kind)
+    return gathered(frame.model, limits, replay, False), crests(frame.model, limits, replay)
 
 
-def _around(step: Step, elements: int) -> tuple[int, int]:
+def _around(frame: Frame, elements: int) -> tuple[int, int]:
     """``elements`` of gathered weights, and hpZ's second copy beside them."""
-    return step.width.model * elements, _secondary(step, elements)
+    return frame.width.model * elements, _secondary(frame, elements)
 
 
-def _secondary(step: Step, elements: int) -> int:
+def _secondary(frame: Frame, elements: int) -> int:
     """hpZ's second copy of every parameter that is not gathered just now (partition_parameters.py:1900-1950)."""
-    size = step.settings.hpz_partition_size
-    if size <= 1 or step.world_size == 1:
+    size = frame.settings.hpz_partition_size
+    if size <= 1 or frame.world_size == 1:
         return 0
-    return step.width.model * max(0, step.model.num_params - elements) // size
+    return frame.width.model * max(0, frame.model.num_params - elements) // size
 
 
-def _backward(step: Step, live: Gathered, tops: Crests) -> list[Alive]:
+def _backward(step: Step, weights: _Weights) -> list[Alive]:
     """Each layer with the weights gathered around it, and every bucket that is reduce-scattered."""
-    act, width = step.act, step.width.model
-    best, _ = max(tops.backward, key=lambda top: top[0] * act.layer + width * top[1])
-    moments = [in_layer(step, BACKWARD, layer, _around(step, live.backward[layer])) for layer in {best, act.layers - 1}]
-    found = _reductions(
-        step.model,
-        step.settings.reduce_bucket_size,
-        step.world_size,
-        step.width,
-        step.settings.reduce_scatter,
-        step.settings.contiguous_gradients,
-        step.shape.loss_shards > 0,
-    )
-    inside, at_ends, live_at, each = live.backward, (0, live.head, live.end), live_at_hooks(act), act.layer
-    around = [inside[level] if part == 0 else at_ends[part] for (part, level, _), *_ in found]
-    heights = [
-        level * each + live_at[part][event] + width * weights + newest + copy
-        for ((part, level, event), newest, copy), weights in zip(found, around, strict=True)
-    ]
-    top = heights.index(max(heights))
-    where, newest, copy = found[top]
-    moments.append((_REDUCING, (*_around(step, around[top]), *at_hook(act, where, live_at), newest, copy)))
-    moments.append(embedding_gradient(step, BACKWARD, (width * live.end, 0)))
+    act, each, last = step.act, step.act.layer, step.act.layers - 1
+    layer, around = max(weights.backward, key=lambda top: top[0] * each + top[1][0])
+    moments = [in_layer(step, BACKWARD, layer, around)]
+    if layer != last:
+        moments.append(in_layer(step, BACKWARD, last, weights.last))
+    live = live_at_hooks(act)
+    heights = [level * each + live[part][event] + size for (part, level, event), size, _, _, _ in weights.reducing]
+    where, _, around, newest, copy = weights.reducing[heights.index(max(heights))]
+    moments.append((_REDUCING, (*around, *at_hook(act, where, live), newest, copy)))
+    moments.append(embedding_gradient(step, BACKWARD, weights.end))
     return moments
 
 
-class _Reduction(NamedTuple):
-    """One bucket being reduced, in bytes."""
-
-    place: Place
-    newest: int
-    copy: int
+def _reduced(frame: Frame, tiled: bool) -> tuple[_Reduction, ...]:
+    settings = frame.settings
+    return _reductions(
+        frame.model,
+        settings.reduce_bucket_size,
+        frame.world_size,
+        frame.width,
+        settings.reduce_scatter,
+        settings.contiguous_gradients,
+        tiled,
+    )
 
 
 @lru_cache(maxsize=256)
@@ -156,11 +209,11 @@ def _reductions(
     return tuple(found)
 
 
-def _optimizer(step: Step, live: Gathered) -> list[Alive]:
+def _optimizer(frame: Frame, live: Gathered) -> list[Alive]:
     """Norm, then sub-group by sub-group: flatten, cast, step (Z3:2454, 2683-2699, 2873-2949)."""
-    settings, width = step.settings, step.width
-    shard = shards(step.model, step.world_size, settings.sub_group_size, settings.optimizer)
-    held = (width.model * live.persistent, _secondary(step, 0))
+    settings, width = frame.settings, frame.width
+    shard = shards(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
+    held = (width.model * live.persistent, _secondary(frame, 0))
     if settings.offload_optimizer != "none":
         # torch's AdamW, whatever the optimizer is called (Z3:313-322).
         stay = max([elements for elements, _ in on_gpu(settings, shard)], default=0)
@@ -169,7 +222,7 @@ def _optimizer(step: Step, live: Gathered) -> list[Alive]:
     if settings.precision == "fp16":
         moments.append((_OVERFLOW, (*held, (width.accumulate + 1) * shard.trained)))
     if shard.muon:
-        moments.append(_orthogonalized(step, held))
+        moments.append(_orthogonalized(frame, held))
     flat = max([e for e, tensors in shard.groups if tensors > 1], default=0)
     most = max([e for e, _ in shard.groups], default=0)
     cast = 0 if width.accumulate == width.master else width.master * most
@@ -183,8 +236,8 @@ def _optimizer(step: Step, live: Gathered) -> list[Alive]:
     ]
 
 
-def _orthogonalized(step: Step, held: Bytes) -> Alive:
+def _orthogonalized(frame: Frame, held: Bytes) -> Alive:
     """Muon gathers gradients and momenta whole, chunk by chunk (Z3:1697-1864)."""
-    settings, width = step.settings, step.width.communicate
-    most = gathers(step.model, step.world_size, settings.sub_group_size, settings.reduce_bucket_size, width).most
-    return _MUON, (*held, width * most, iteration(step.model, width))
+    settings, width = frame.settings, frame.width.communicate
+    most = gathers(frame.model, frame.world_size, settings.sub_group_size, settings.reduce_bucket_size, width).most
+    return _MUON, (*held, width * most, iteration(frame.model, width))
