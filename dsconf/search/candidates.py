@@ -110,7 +110,9 @@ def _ascend(
 ) -> list[Candidate]:
     found: list[Candidate] = []
     for workload in workloads:
-        found.append(evaluate(Job(model, cluster, with_batch(settings, workload, cluster), workload), tools))
+        job = Job(model, cluster, with_batch(settings, workload, cluster), workload)
+        # The models are asked with the same settings for each batch, which the workload says: they know them sooner.
+        found.append(_judged(job, Job(model, cluster, settings, workload), tools))
         if found[-1].fits == "no":
             break
     return found
@@ -125,9 +127,14 @@ def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Sett
 
 def evaluate(job: Job, tools: Tools) -> Candidate:
     """One candidate: its memory, its time, and by how much it misses."""
-    found = tools.estimate(job)
-    limit = job.cluster.host_memory_bytes
+    return _judged(job, job, tools)
+
+
+def _judged(job: Job, asked: Job, tools: Tools) -> Candidate:
+    """The candidate ``job`` with what the models say of ``asked``."""
+    found, cluster = tools.estimate(asked), job.cluster
+    limit = cluster.host_memory_bytes
     host_short = max(0, found.host_bytes_per_node - limit) if limit is not None else 0
-    fits = "no" if host_short else tools.verdict(found, job.cluster)
-    gpu_short = tools.missing_bytes(found, job.cluster)
-    return Candidate(job, found, tools.step_time(job), fits, gpu_short, host_short)
+    fits = "no" if host_short else tools.verdict(found, cluster)
+    gpu_short = tools.missing_bytes(found, cluster)
+    return Candidate(job, found, tools.step_time(asked), fits, gpu_short, host_short)

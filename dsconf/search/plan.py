@@ -107,8 +107,8 @@ class Planner:
         batch = (micro_batch_size, gradient_accumulation_steps)
         workload = self._workload(seq_len, *batch)
         if stage is not None:
-            return _planned(*_judged(Job(shape, cluster, self._settings(stage, *batch), workload)))
-        return self._smallest(Job(shape, cluster, self._settings(self._stages[-1], *batch), workload), batch)
+            return _planned(*_judged(Job(shape, cluster, self._settings(stage), workload)))
+        return self._smallest(Job(shape, cluster, self._settings(self._stages[-1]), workload), batch)
 
     def _smallest(self, last: Job, batch: tuple[int, int]) -> PlannedJob:
         """At the first stage with headroom, else the first that is tight, else the ``last``."""
@@ -119,11 +119,8 @@ class Planner:
             shortest = self._too_long.get(key)
             if shortest is not None and seq_len >= shortest:
                 continue
-            job = replace(last, settings=self._settings(stage, *batch))
-            # The fullest rank takes long to find: where even rank 0 does not fit, nobody looks for it.
-            judged = _judged(job, 0 if shortest is None else None)
-            if shortest is None and judged[2] != "no":
-                judged = _judged(job)
+            job = replace(last, settings=self._settings(stage))
+            judged = _judged(job)
             self._too_long[key] = seq_len if judged[2] == "no" else shortest or maxsize
             if judged[2] == "yes":
                 return _planned(*judged)
@@ -149,9 +146,9 @@ class Planner:
         """Any job at ``stage``: its settings and workload hold what is the same for all."""
         return read_job(params=10**9, model=None, gpus=1, stage=stage, **self._words)
 
-    def _read_settings(self, stage: int, micro_batch: int, accumulation: int) -> Settings:
-        template = self._template(stage).settings
-        return replace(template, micro_batch=micro_batch, accumulation=accumulation, train_batch=None)
+    def _read_settings(self, stage: int) -> Settings:
+        """Without batch sizes, which the workload says: so they are the same for each batch."""
+        return self._template(stage).settings.without_batch
 
     def _read_workload(self, seq_len: int, micro_batch: int, accumulation: int) -> Workload:
         return replace(
