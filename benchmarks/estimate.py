@@ -6,8 +6,8 @@
 Microseconds of one call of ``dsconf.memory.estimate.estimate`` on a job that is read already, the best of several
 rounds. ``again`` asks for the same job once more, on rank 0 and on the fullest rank, which is looked for among those
 that can be it. The others ask for the fullest rank of a job that has not been seen: ``another batch`` differs from all
-earlier ones in its micro-batch and the settings that name it, what a search does; ``another bucket`` in the size of the
-reduce bucket, so that every bucket is laid out anew; ``first`` is a model's first, which records its layer.
+earlier ones in its micro-batch and the settings that name it, as a config of its own does; ``another bucket`` in the
+size of the reduce bucket, so that every bucket is laid out anew; ``first`` is a model's first, which records its layer.
 """
 
 from __future__ import annotations

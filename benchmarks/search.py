@@ -1,11 +1,13 @@
-"""How long a search over its whole space takes, for each candidate.
+"""How long a search over its whole space takes, for each candidate that it looks at.
 
     python -m benchmarks.search
     python -m benchmarks.search --strict
 
-``candidates`` are all combinations × micro-batches of the question; those that need no look, because a smaller
-micro-batch of the same combination does not fit, are ``ruled out``. The best of several rounds, in one process;
-``first`` is a model's first search. ``--strict`` holds a search to a second for each 10 000 candidates.
+``candidates`` are all combinations × micro-batches of the question. ``looked at`` are those whose memory is estimated
+and whose step is timed; the others need no look, because a smaller micro-batch of the same combination does not fit.
+In the last question nearly everything fits, so that more than 10 000 are looked at: its sequences are of a few tokens,
+and its batch has many divisors. The best of several rounds, in one process; ``first`` is a model's first search, which
+records its layers. ``--strict`` holds a search to a second for each 10 000 candidates looked at.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 from time import perf_counter
+from typing import NamedTuple
 
 from tabulate import tabulate
 
@@ -24,25 +27,38 @@ from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
 
 MICROSECONDS = 100.0
+
+
+class Question(NamedTuple):
+    """What is asked: ``gpus`` cards called ``gpu``, with a local disk."""
+
+    model: str
+    gpus: int
+    wish: Wish
+    gpu: str = "h100-80gb"
+
+
+ALL_FIT = Question("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 64, Wish(seq_len=8, global_batch=64 * 332_640), "h200")
 QUESTIONS = (
-    ("meta-llama/Llama-3.2-1B", 8, Wish(seq_len=1024, global_batch=5760)),
-    ("meta-llama/Llama-3.1-8B", 8, Wish(seq_len=2048, global_batch=5760)),
-    ("meta-llama/Llama-3.1-8B", 64, Wish(seq_len=2048, global_batch=46080)),
-    ("meta-llama/Llama-3.1-70B", 64, Wish(seq_len=32768, global_batch=46080)),
-    ("mistralai/Mixtral-8x7B-v0.1", 64, Wish(seq_len=4096, global_batch=46080)),
+    Question("meta-llama/Llama-3.2-1B", 8, Wish(seq_len=1024, global_batch=5760)),
+    Question("meta-llama/Llama-3.1-8B", 8, Wish(seq_len=2048, global_batch=5760)),
+    Question("meta-llama/Llama-3.1-8B", 64, Wish(seq_len=2048, global_batch=46080)),
+    Question("meta-llama/Llama-3.1-70B", 64, Wish(seq_len=32768, global_batch=46080)),
+    Question("mistralai/Mixtral-8x7B-v0.1", 64, Wish(seq_len=4096, global_batch=46080)),
+    ALL_FIT,
 )
 
 
-def search(model: Model, gpus: int, wish: Wish) -> Examined:
+def search(model: Model, question: Question) -> Examined:
     """All of what ``recommend`` examines before it orders the candidates."""
-    cluster = read_cluster(gpus, "h100-80gb", nvme="/nvme")
-    return examine(model, cluster, combinations(model, cluster, wish), real_tools())
+    cluster = read_cluster(question.gpus, question.gpu, nvme="/nvme")
+    return examine(model, cluster, combinations(model, cluster, question.wish), real_tools())
 
 
-def timed(model: Model, gpus: int, wish: Wish) -> tuple[float, Examined]:
+def timed(model: Model, question: Question) -> tuple[float, Examined]:
     """Seconds of one search, and what it found."""
     start = perf_counter()
-    found = search(model, gpus, wish)
+    found = search(model, question)
     return perf_counter() - start, found
 
 
@@ -53,18 +69,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     table, slow = [], False
-    for name, gpus, wish in QUESTIONS:
-        model = read_model(model=name)
-        first, _ = timed(model, gpus, wish)
-        best, found = min((timed(model, gpus, wish) for _ in range(arguments.rounds)), key=lambda pair: pair[0])
+    for question in QUESTIONS:
+        model = read_model(model=question.model)
+        first, _ = timed(model, question)
+        best, found = min((timed(model, question) for _ in range(arguments.rounds)), key=lambda pair: pair[0])
         looked = len(found.candidates)
-        every = looked + found.ruled_out
-        slow = slow or 1e6 * best / every > MICROSECONDS
-        table.append([name, gpus, wish.seq_len, every, looked, 1e3 * first, 1e3 * best, 1e6 * best / looked])
+        each = 1e6 * best / looked
+        slow = slow or each > MICROSECONDS
+        row = [question.model, question.gpus, question.wish.seq_len, looked + found.ruled_out, looked]
+        table.append([*row, 1e3 * first, 1e3 * best, each])
     heads = ["model", "GPUs", "tokens", "candidates", "looked at", "first ms", "ms", "µs each looked at"]
     print(tabulate(table, heads, floatfmt=".0f"))
     if arguments.strict and slow:
-        sys.exit(f"a search takes more than {MICROSECONDS:.0f} µs for each candidate")
+        sys.exit(f"a search takes more than {MICROSECONDS:.0f} µs for each candidate that it looks at")
 
 
 if __name__ == "__main__":
