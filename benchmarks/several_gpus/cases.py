@@ -192,7 +192,7 @@ def predicted(row: Row) -> Row:
         "init_peak_mib": _mib(figures.init_bytes),
         "reserved_mib": _mib(figures.reserved_bytes),
         "process_mib": _mib(figures.process_bytes),
-        "nccl_mib": _mib(nccl_bytes(job.cluster)),
+        "nccl_mib": _mib(nccl_bytes(job.cluster, job.settings)),
         "host_mib": _mib(found.host_bytes_per_node),
         "loading_host_mib": _mib(found.loading_host_bytes_per_node),
         "step_seconds": None if on_cpu else speed.seconds_of(row, step_time(job)),

@@ -86,8 +86,9 @@ def _read(words: Mapping[str, Any]) -> Wish:
         one_of("--load-dtype", words["load_dtype"], LOAD_DTYPES)
     module, snapshot = words["module"], words["memory_snapshot"]
     _quantized(words["quantize"], words["lora_rank"], words["zero_init"], module)
+    config = load_config(words["config"])
     return Wish(
-        load_config(words["config"]),
+        config,
         _model(words["params"], words["model"], words["lora_rank"], module),
         words["gpus"],
         words["gpus_per_node"],
@@ -101,7 +102,7 @@ def _read(words: Mapping[str, Any]) -> Wish:
         quantize=words["quantize"],
         zero_init=_zero_init(words["zero_init"], module),
         module=module or "",
-        cap_bytes=_cap(words["gpu"], words["gpus"], words["gpus_per_node"]),
+        cap_bytes=_cap(words["gpu"], words["gpus"], words["gpus_per_node"], config),
         launcher=words["launcher"],
         snapshot="" if snapshot is None else str(writable("--memory-snapshot", snapshot, new=True)),
     )
@@ -140,16 +141,22 @@ def _zero_init(wanted: bool | None, module: str | None) -> bool | None:
     return False if wanted is None and module is not None else wanted
 
 
-def _cap(gpu: str | None, gpus: int, gpus_per_node: int) -> int:
+def _cap(gpu: str | None, gpus: int, gpus_per_node: int, config: Mapping[str, Any]) -> int:
     """What torch may allocate on a ``gpu``: its memory less CUDA's context and NCCL's buffers."""
     if gpu is None:
         return 0
     from dsconf.cluster.read import read_cluster
+    from dsconf.config.resolve import resolve
+    from dsconf.config.settings import Settings
     from dsconf.memory.allocator import CONTEXT_BYTES
     from dsconf.memory.verdict import nccl_bytes
 
     cluster = read_cluster(gpus, gpu, gpus_per_node=gpus_per_node)
-    return cluster.gpu.memory_bytes - CONTEXT_BYTES - nccl_bytes(cluster)
+    try:
+        settings = resolve(config, gpus)
+    except InputError:  # precheck says what is wrong with the config
+        settings = Settings()
+    return cluster.gpu.memory_bytes - CONTEXT_BYTES - nccl_bytes(cluster, settings)
 
 
 def _require(**numbers: float) -> None:

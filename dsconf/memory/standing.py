@@ -51,7 +51,7 @@ def _standing(frame: Frame, rank: int, accumulating: bool) -> Standing:
         stays,
         sum([size for _, size in stays]),
         init_peak(job, rank, between),
-        CONTEXT_BYTES + nccl_bytes(cluster),
+        CONTEXT_BYTES + nccl_bytes(cluster, job.settings),
         host,
         per_node * sum([size for _, size in host]),
         per_node * nvme_bytes(job),

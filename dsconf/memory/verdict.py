@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from dsconf.cluster.spec import Cluster, Gpu
+from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.memory.allocator import MIB
 from dsconf.memory.states import widths, wrapper
@@ -31,20 +32,27 @@ NCCL_BYTES = 558 * MIB
 one rank (NCCL 2.28.9, 64 channels)."""
 NCCL_CHANNELS = 24
 """Channels of a ring over NVLink, as NCCL chooses them on DGX A100 and H100; 2 over PCIe."""
+NCCL_CLONE_BYTES = 484 * MIB // NCCL_CHANNELS
+"""Of each channel of a second communicator: real ranks of stages 0 to 2 on four H200 hold 484 MiB more outside torch's
+allocator than those of stage 3 and of DDP. DeepSpeed reduces in a clone of the world's group (utils/groups.py:723-735)
+and checks for overflow in the world's own."""
 NCCL_CONNECTION_BYTES = 512 * 2**10 + 4_915_200 + 4 * MIB
 """Buffers of one connection of one channel, for the protocols LL, LL128 and SIMPLE (NCCL src/init.cc:
 computeBuffSizes, src/include/device.h: NCCL_LL_LINES_PER_THREAD, NCCL_LL128_ELEMS_PER_THREAD, DEFAULT_BUFFSIZE)."""
 
 
-def nccl_bytes(cluster: Cluster) -> int:
-    """Bytes NCCL holds outside torch's allocator: kernels, and the buffers of one ring's connections.
+def nccl_bytes(cluster: Cluster, settings: Settings) -> int:
+    """Bytes NCCL holds outside torch's allocator: kernels, and the buffers of one ring's connections; at stages 0 to 2
+    those of a second communicator.
 
-    The ring's part follows from NCCL's source and is not measured; trees between nodes can add to it.
+    Four H200 held 766 MiB with one communicator (778 here) and 1250 with both (1262). Between nodes, where trees can
+    add to it, nothing is measured.
     """
     if cluster.world_size == 1:
         return NCCL_BYTES
     channels = NCCL_CHANNELS if cluster.gpu.link_bandwidth > cluster.gpu.host_bandwidth else 2
-    return NCCL_BYTES + channels * NCCL_CONNECTION_BYTES
+    cloned = settings.engine == "deepspeed" and settings.stage < 3
+    return NCCL_BYTES + channels * (NCCL_CONNECTION_BYTES + cloned * NCCL_CLONE_BYTES)
 
 
 def largest_request(job: Job) -> int:

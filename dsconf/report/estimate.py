@@ -36,7 +36,7 @@ def _lines(found: Estimate, fits: str | None, job: Job) -> Iterator[str]:
     yield table(("phase", "highest moment", "GiB"), rows, (0, 1))
     yield ""
     yield f"Initialisation peaks at {format_bytes(found.init_peak_bytes)}."
-    of_nccl = format_bytes(nccl_bytes(job.cluster))
+    of_nccl = format_bytes(nccl_bytes(job.cluster, job.settings))
     yield (
         f"torch reserves about {format_bytes(found.reserved_bytes)} with {_ALLOCATORS[job.workload.allocator]}; "
         f"nvidia-smi shows about {format_bytes(found.process_bytes)}, {of_nccl} of it NCCL's."

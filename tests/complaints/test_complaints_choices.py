@@ -35,7 +35,7 @@ def test_complaint_04_the_recommendation_says_so() -> None:
 
     https://github.com/deepspeedai/DeepSpeed/issues/5305
     """
-    line = "dsconf recommend --model openai-community/gpt2 --gpus 8 --gpu h100-80gb --no-activation-checkpointing"
+    line = "dsconf recommend --model meta-llama/Llama-3.2-3B --gpus 2 --gpu h100-80gb --no-activation-checkpointing"
     notes = " ".join(figures(f"{line} --offload none")["notes"])
     assert "ZeRO stage 3 holds " in notes
     assert " more than stage 2 here: what it gathers outweighs what it shards." in notes

@@ -13,6 +13,7 @@ from measured_cases import MEASURED, MIB, accuracy
 from dsconf import estimate
 from dsconf.cluster.catalogue import find_gpu
 from dsconf.cluster.spec import Cluster
+from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.memory.api import read_job
 from dsconf.memory.estimate import estimate as estimate_job
@@ -99,8 +100,15 @@ def test_parameters_that_do_not_fit_twice_are_flattened_on_the_host() -> None:
 
 
 def test_nccl_by_hand() -> None:
-    """Kernels and communicator, and over NVLink 24 channels of one LL, one LL128 and one SIMPLE buffer."""
+    """Kernels and communicator, and over NVLink 24 channels of one LL, one LL128 and one SIMPLE buffer; of those that
+    reduce in a clone of the world's group 484 MiB more."""
     nvlink, pcie = find_gpu("h100-80gb"), find_gpu("l4")
-    assert nccl_bytes(Cluster(nvlink, 1, 8)) == 558 * MIB
-    assert nccl_bytes(Cluster(nvlink, 8, 8)) == 558 * MIB + 24 * (524_288 + 4_915_200 + 4_194_304)
-    assert nccl_bytes(Cluster(pcie, 2, 2)) == 558 * MIB + 2 * (524_288 + 4_915_200 + 4_194_304)
+    third, ring = Settings(stage=3), 524_288 + 4_915_200 + 4_194_304
+    assert nccl_bytes(Cluster(nvlink, 1, 8), third) == 558 * MIB
+    assert nccl_bytes(Cluster(nvlink, 8, 8), third) == 558 * MIB + 24 * ring
+    assert nccl_bytes(Cluster(nvlink, 8, 8), Settings(engine="ddp")) == 558 * MIB + 24 * ring
+    assert nccl_bytes(Cluster(pcie, 2, 2), third) == 558 * MIB + 2 * ring
+    clone = 484 * MIB // 24
+    for stage in (0, 1, 2):
+        assert nccl_bytes(Cluster(nvlink, 8, 8), Settings(stage=stage)) == 558 * MIB + 24 * (ring + clone)
+    assert nccl_bytes(Cluster(pcie, 2, 2), Settings(stage=1)) == 558 * MIB + 2 * (ring + clone)
