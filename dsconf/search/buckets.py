@@ -30,8 +30,8 @@ def buckets(model: Model, stage: int, *, lean: bool = False) -> dict[str, Any]:
     Stage 3 follows Hugging Face's "auto" rule (hidden² for the reduce bucket, 0.9 × hidden² for the prefetch,
     10 × hidden for the persistence threshold; transformers/integrations/deepspeed.py), with ``SATURATING`` as a
     floor so that narrow models do not send small messages. What lies between two uses of a parameter, forward
-    and backward, is at most twice the model. Stages 1 and 2 assert that the all-gather bucket
-    is even (stage_1_and_2.py:389). ``lean`` sizes hold the least memory that keeps messages worth sending: a small
+    and backward, is at most twice the model. Stages 1 and 2 gather what the optimizer changed,
+    and assert that the bucket for it is even (stage_1_and_2.py:389). ``lean`` sizes hold the least memory that keeps messages worth sending: a small
     card has a use for the gigabytes that the others take.
     """
     total = max(2, model.num_params)
@@ -40,7 +40,7 @@ def buckets(model: Model, stage: int, *, lean: bool = False) -> dict[str, Any]:
         return {}
     if stage < 3:
         size = LEAN if lean else REDUCE
-        return {"reduce_bucket_size": min(trainable, size), "allgather_bucket_size": min(total, size) // 2 * 2}
+        return {"reduce_bucket_size": min(trainable, size), "allgather_bucket_size": min(trainable, size) // 2 * 2}
     square = model.hidden**2
     if lean:
         return {
