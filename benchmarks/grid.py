@@ -36,7 +36,6 @@ from dsconf.search.candidates import Candidate, evaluate, real_tools, with_batch
 from dsconf.search.rank import choose, name, ranked
 from dsconf.search.space import Wish, combinations
 
-GPU = "h200"
 WARM_UP = 2
 """Steps that are not timed: allocations, autotuning, moments."""
 
@@ -46,8 +45,8 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     from dsconf.job import Job
 
     model = read_model(model=arguments.model, lora_rank=arguments.lora_rank or None)
-    cluster = read_cluster(1, GPU, host_memory=arguments.host_memory)
-    cluster = replace(cluster, cpu_cores=(os.cpu_count() or 1) * cluster.gpus_per_node)
+    cluster = read_cluster(1, arguments.gpu, host_memory=arguments.host_memory)
+    cluster = replace(cluster, cpu_cores=len(os.sched_getaffinity(0)))
     wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
     tools = real_tools()
     found = []
@@ -55,7 +54,8 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
         for workload in workloads:
             job = Job(model, cluster, with_batch(settings, workload, cluster), workload)
             found.append(evaluate(job, tools))
-    return [one for one in ranked(found) if one.fits != "no"]
+    kept = ranked(one for one in found if one.fits != "no")
+    return [one for one in kept if not (arguments.skip and arguments.skip.search(name(one)))]
 
 
 def pattern(text: str) -> re.Pattern[str]:
@@ -95,6 +95,9 @@ def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict
     return {
         "name": f"{arguments.model.rpartition('/')[2]}{lora}: {engine} {name(candidate)}",
         "model": dict(candidate.job.model.hf_config),
+        "gpu": candidate.job.cluster.gpu.name,
+        "gpus_per_node": 1,
+        "cpu_cores": candidate.job.cluster.cpu_cores,
         "world_size": 1,
         "micro_batch_size": work.micro_batch,
         "seq_len": work.seq_len,
@@ -238,6 +241,7 @@ def main() -> None:
     parser.add_argument("--read", type=Path, help="only the summary of this file")
     parser.add_argument("--list", action="store_true", help="name the candidates, run none")
     parser.add_argument("--model")
+    parser.add_argument("--gpu", default="h200", help="the card of this machine (default %(default)s)")
     parser.add_argument("--lora-rank", type=int, default=0)
     parser.add_argument("--seq-len", type=int, default=1024)
     parser.add_argument("--global-batch-size", type=int, default=16)
@@ -246,6 +250,7 @@ def main() -> None:
     parser.add_argument(
         "--only", type=pattern, help="instead: the candidates that --list shows in words this pattern matches whole"
     )
+    parser.add_argument("--skip", type=pattern, help="leave out the candidates whose words hold this pattern")
     parser.add_argument("--offload", help="only this offload, in the words of recommend")
     parser.add_argument("--host-memory", default="110GiB")
     parser.add_argument("--steps", type=int, default=6)

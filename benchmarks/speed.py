@@ -36,10 +36,15 @@ from dsconf.job import Job
 from dsconf.speed.step_time import StepTime, step_time
 
 MEASURED = Path(__file__).parents[1] / "tests" / "measured"
-FILES = (*sorted(MEASURED.glob("h200-step-times*.jsonl")), MEASURED / "published-throughput.jsonl")
+FILES = (
+    *sorted(MEASURED.glob("h200-step-times*.jsonl")),
+    MEASURED / "h200-real-ranks.jsonl",
+    MEASURED / "published-throughput.jsonl",
+)
 BOUNDS = {"own": 15.0, "published": 25.0}
 """Percent of the median that --strict holds cases to that were measured here, and by others."""
 OWN = "own H200"
+OWN_RANKS = "own H200, real ranks"
 OWN_CORES = 16
 
 
@@ -104,15 +109,22 @@ def measured(row: Row) -> float:
 
 
 def timed(row: Row) -> bool:
-    """Whether ``row`` has a time that the model predicts: of a GPU, and of a run that went well."""
-    return "error" not in row and row.get("device") != "CPU"
+    """Whether ``row`` has a time that the model predicts: of a GPU, of a run that went well, of its first rank."""
+    return "error" not in row and row.get("device") != "CPU" and row.get("rank", 0) == 0
 
 
 def result_of(row: Row) -> Result:
     """``row``, predicted and measured."""
     job = job_of(row)
-    source = row.get("source", OWN)
+    together = row.get("rehearsed") is False and row["world_size"] > 1
+    source = row.get("source", OWN_RANKS if together else OWN)
     return Result(row["name"], source, row.get("held_out", False), job, measured(row), predicted(row, job))
+
+
+def _set(result: Result) -> str:
+    if result.source in (OWN, OWN_RANKS):
+        return "own" if result.source == OWN else "own, real ranks"
+    return "published, held out" if result.held_out else "published, looked at"
 
 
 def _nodes(job: Job) -> str:
@@ -140,7 +152,7 @@ def _size(job: Job) -> str:
 
 
 GROUPS: dict[str, Callable[[Result], str]] = {
-    "set": lambda r: "own" if r.source == OWN else "published, held out" if r.held_out else "published, looked at",
+    "set": _set,
     "source": lambda r: r.source,
     "stage": lambda r: "DDP" if r.job.settings.engine == "ddp" else f"ZeRO {r.job.settings.stage}",
     "model": lambda r: r.job.model.family,
@@ -184,7 +196,10 @@ SUMMARY_HEADERS = ("absolute error in %", "cases", "median", "95th", "worst", "s
 
 def medians(results: list[Result]) -> dict[str, float]:
     """Median absolute error in percent of own cases and of published ones, as far as there are any."""
-    sets = {"own": [r for r in results if r.source == OWN], "published": [r for r in results if r.source != OWN]}
+    sets = {
+        "own": [r for r in results if r.source in (OWN, OWN_RANKS)],
+        "published": [r for r in results if r.source not in (OWN, OWN_RANKS)],
+    }
     return {name: median(abs(r.error) for r in found) for name, found in sets.items() if found}
 
 

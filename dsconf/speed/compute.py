@@ -109,6 +109,8 @@ class Block(NamedTuple):
     fixed: tuple[float, float]
     loss: tuple[float, float]
     launch: tuple[float, float]
+    hooks: float = 0.0
+    """Of the hooks that non-re-entrant checkpointing has on what forward saves, called once for each tensor."""
 
     def passes(self, sequences: float, seq_len: float) -> tuple[Pass, Pass]:
         """Forward and backward of ``sequences`` of ``seq_len`` tokens."""
@@ -231,13 +233,16 @@ def layer_block(
     token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
     stored = DEQUANTIZE_BYTES[quantize] * sum(p.frozen_numel for p in found) if quantize else 0.0
     cast = _cast(precision, found)
+    compiled = written_by == "compiled"
+    saved = 0 if compiled else cost.forward_operations + len(found) + 1
     return Block(
         _products(gpu, precision, found),
         _attention(model, gpu, precision, attention),
         (token * cost.forward, token * cost.backward),
         (kernels.traffic(gpu, stored + cast[0]), kernels.traffic(gpu, stored + cast[1])),
         (0.0, 0.0),
-        launches(cost, len(found) + 1, modules(model.parameters.layer), precision, written_by == "compiled"),
+        launches(cost, len(found) + 1, modules(model.parameters.layer), precision, compiled),
+        saved * rates.SAVED_SECONDS,
     )
 
 
@@ -272,8 +277,23 @@ def _blocks(
     return layer, ends_block(model, gpu, precision, written_by)
 
 
-def micro_batch(job: Job, written_by: str = "eager") -> tuple[Pass, Pass, Pass]:
-    """Forward, backward and recomputation of one micro-batch; checkpointing runs every layer's forward again.
+class MicroBatch(NamedTuple):
+    """The passes of one micro-batch in the order in which they run, all layers together."""
+
+    layers: Pass
+    """Forward of the layers."""
+    head: Pass
+    """Forward of what comes after them: final norm, output projection, loss. The embedding is counted here, too."""
+    tail: Pass
+    """Backward of the same."""
+    backward: Pass
+    """Of the layers, without what is computed again."""
+    again: Pass
+    """What checkpointing computes again, and its hooks in backward."""
+
+
+def micro_batch(job: Job, written_by: str = "eager") -> MicroBatch:
+    """The passes of one micro-batch; checkpointing runs every layer's forward again.
 
     Ranks that share a sequence have a share of its tokens, and of its heads over all of them: a share of everything.
     """
@@ -282,6 +302,10 @@ def micro_batch(job: Job, written_by: str = "eager") -> tuple[Pass, Pass, Pass]:
     precision = job.settings.precision
     layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by)
     forward, backward = layer.passes(sequences, work.seq_len)
-    first, last = ends.passes(sequences, work.seq_len)
-    again = forward.times(model.layers) if work.checkpointing else NOTHING
-    return forward.times_plus(model.layers, first), backward.times_plus(model.layers, last), again
+    head, tail = ends.passes(sequences, work.seq_len)
+    layers, again = forward.times(model.layers), NOTHING
+    if work.checkpointing:
+        hooks = 0.0 if work.reentrant else model.layers * layer.hooks
+        again = layers._replace(launch=layers.launch + 2 * hooks)
+        layers = layers._replace(launch=layers.launch + hooks)
+    return MicroBatch(layers, head, tail, backward.times(model.layers), again)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 from dsconf.job import Job
 from dsconf.model.spec import Model, Param
 from dsconf.speed import rates
+from dsconf.speed.communication import gathers
 from dsconf.speed.elementwise import Cost
 from dsconf.speed.optimizer import trained
 
@@ -75,7 +76,22 @@ def engine(job: Job) -> Engine:
         return Engine(0.0, hooks, 0.0, step)
     layer, ends = _owners(job.model)
     layers, fetches = layer * rates.FETCH_SECONDS, (layer + ends) * rates.FETCH_SECONDS
-    return Engine(fetches, fetches + hooks, layers if job.workload.checkpointing else 0.0, step)
+    forward, backward = (times * gathered(job) * rates.GATHER_SECONDS for times in gathers(job))
+    return Engine(fetches + forward, fetches + backward + hooks, layers if job.workload.checkpointing else 0.0, step)
+
+
+def gathered(job: Job) -> int:
+    """Tensors that stage 3 gathers for each pass: those too large to stay."""
+    return _above(job.model, job.settings.param_persistence_threshold)
+
+
+@lru_cache(maxsize=256)
+def _above(model: Model, elements: int) -> int:
+    params = model.parameters
+    layer, ends = (
+        sum(param.numel > elements for param in part) for part in (params.layer, (*params.before, *params.after))
+    )
+    return params.layers * layer + ends
 
 
 @lru_cache(maxsize=256)

@@ -48,36 +48,46 @@ TRAFFIC_FRACTION = 0.60
 hidden state (33.6 million) in 5.7 ms, 2.9 TB/s; fp32 softmax of the logits 3.1 TB/s; fused AdamW 2.8 TB/s. A plain
 copy reaches 4.2."""
 
-OPERATION_SECONDS = 23e-6
+OPERATION_SECONDS = 22e-6
 """Python, dispatcher and launch of one operation in forward; an addition alone takes 10.7 µs. This and the figures
-below are least squares over 33 steps of six models too small to keep an H200 busy (``h200-launches.jsonl``), on a host
-of 16 cores; the same step varies by a third from run to run there."""
+below are least squares of relative errors over 80 steps of eight models too small to keep an H200 busy
+(``h200-launches.jsonl``) on two hosts, of 16 and of 64 cores. The second takes a third longer for the same Python, and
+the same step varies by a third from run to run on both."""
 
-MODULE_SECONDS = 11e-6
+MODULE_SECONDS = 13e-6
 """A call of one ``torch.nn.Module`` in forward: hooks looked up, Hugging Face's Python around its operations."""
 
-BACKWARD_OPERATION_SECONDS = 16e-6
+BACKWARD_OPERATION_SECONDS = 19e-6
 """One kernel of backward, launched by autograd's engine."""
 
-GRADIENT_SECONDS = 30e-6
+GRADIENT_SECONDS = 21e-6
 """Of each trained tensor in backward: its gradient is put where it belongs (AccumulateGrad)."""
+
+SAVED_SECONDS = 37e-6
+"""A call of the hook that ``torch.utils.checkpoint`` has on each tensor that an operation saves: one in forward, one
+more when the layer is computed again and one in its backward (``pack_hook``, ``unpack_hook``: 38 of each in a llama
+layer, whose forward is 39 operations; taken as one for each operation)."""
 
 AUTOCAST_OPERATIONS = 3
 """Casts that torch.autocast adds to a projection: its weight, its input and, before a sum in fp32, its output; each has
 one of its own in backward."""
 
-HOOK_SECONDS = 93e-6
+HOOK_SECONDS = 100e-6
 """Python that DeepSpeed 0.19.8 runs in backward for each trained tensor at stages 1 to 3: hook, bucket, norm."""
 
-FETCH_SECONDS = 460e-6
+FETCH_SECONDS = 495e-6
 """Python of stage 3 around each module with parameters of its own, in forward and again in backward: fetch, prefetch,
 release (partitioned_param_coordinator.py)."""
 
-STEP_SECONDS = {0: 148e-6, 1: 148e-6, 2: 148e-6, 3: 75e-6}
-"""Of each tensor whose gradient a rank keeps, in the optimizer step, by ZeRO stage: its norm, its way into and out of
-the flat buffer."""
+GATHER_SECONDS = 140e-6
+"""Python of stage 3 for each tensor that is gathered and given up again, each time (``all_gather_coalesced``,
+``__release_param``); small tensors stay (``stage3_param_persistence_threshold``)."""
 
-PLAIN_STEP_SECONDS = 24e-6
+STEP_SECONDS = {0: 152e-6, 1: 152e-6, 2: 152e-6, 3: 89e-6}
+"""Of each tensor whose gradient a rank keeps, in the optimizer step, by ZeRO stage: its norm, its way into and out of
+the flat buffer. Stages 0 to 2 (150 to 155) are not told apart."""
+
+PLAIN_STEP_SECONDS = 22e-6
 """The same without DeepSpeed: clipping and torch's foreach AdamW."""
 
 FUSED_TRAFFIC_FRACTION = 0.87

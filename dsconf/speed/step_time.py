@@ -45,6 +45,19 @@ class _Busy(NamedTuple):
     backward: float
 
 
+def _longest(*stretches: tuple[float, float]) -> float:
+    """Seconds of a pass, from (kernels, launches) of each stretch of it.
+
+    A kernel starts once it is launched and the one before it has ended; so a pass takes as long as the longest way from
+    its first launch to its last kernel: launches up to the end of some stretch, and the kernels after it.
+    """
+    launched, ended = 0.0, 0.0
+    for kernels, launches in stretches:
+        launched += launches
+        ended = max(ended + kernels, launched)
+    return ended
+
+
 class _Waits(NamedTuple):
     """Seconds that forward, backward and the step wait for communication."""
 
@@ -130,27 +143,33 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
     ``kernels`` says who wrote what is neither product nor attention (``elementwise.KERNELS``): ``eager`` PyTorch,
     ``fused`` ones such as Liger's, or torch.compile's (``compiled``).
 
-    A micro-batch is its kernels, or the CPU's time to launch them where that is longer, and what communication and
-    offload leave exposed; the step adds the optimizer, which the gradients' norm parts from the backward before it.
+    A micro-batch is its kernels, or the CPU's time to launch them where that is longer (``_longest``), and what
+    communication and offload leave exposed; the step adds the optimizer, which the gradients' norm parts from the
+    backward before it.
     """
     settings, work = job.settings, job.workload
     accumulation, micro_batch = settings.accumulation or work.accumulation, settings.micro_batch or work.micro_batch
     lasting = _lasting(job.model, job.cluster, settings.without_batch, work.checkpointing, work.quantize)
-    gradients, python, step = lasting.gradients, lasting.python, lasting.optimizer
-    forward, backward, again = compute.micro_batch(job, kernels)
-    front, behind = forward.gpu, backward.gpu + again.gpu + gradients
+    python, step = lasting.python, lasting.optimizer
+    passes = compute.micro_batch(job, kernels)
+    layers, head, tail, backward, again = passes
+    behind = backward.gpu + again.gpu + lasting.gradients
     launched = backward.launch + again.launch + python.backward + python.again
-    busy = _Busy(max(front, forward.launch + python.forward), max(behind, launched))
+    busy = _Busy(
+        _longest((layers.gpu, layers.launch + python.forward), (head.gpu, head.launch)),
+        _longest((tail.gpu, tail.launch), (behind, launched)),
+    )
+    idle = busy.forward + busy.backward - layers.gpu - head.gpu - tail.gpu - behind
     waits = _waits(job, lasting, busy)
     fetched = _offload_waits(lasting.offload, busy, waits)
     parts = {
-        "matmul": accumulation * (forward.matmul + backward.matmul),
-        "attention": accumulation * (forward.attention + backward.attention),
-        "elementwise": accumulation * (forward.elementwise + backward.elementwise),
-        "loss": accumulation * (forward.loss + backward.loss),
+        "matmul": accumulation * sum(one.matmul for one in passes[:4]),
+        "attention": accumulation * (layers.attention + backward.attention),
+        "elementwise": accumulation * sum(one.elementwise for one in passes[:4]),
+        "loss": accumulation * (head.loss + tail.loss),
         "recompute": accumulation * again.gpu,
-        "launch": accumulation * (busy.forward - front + busy.backward - behind) + max(0.0, python.step - step),
-        "gradients": accumulation * gradients,
+        "launch": accumulation * idle + max(0.0, python.step - step),
+        "gradients": accumulation * lasting.gradients,
         "communication": accumulation * (waits.forward + waits.backward) + waits.step,
         "offload": accumulation * fetched + lasting.offload.step,
         "optimizer": step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,8 @@ from dsconf.search.candidates import Candidate, evaluate, real_tools
 from dsconf.search.rank import choose, ranked
 from dsconf.workload import Workload
 
-FILE = Path(__file__).parents[1] / "measured/h200-step-times-grid.jsonl"
+MEASURED = Path(__file__).parents[1] / "measured"
+FILES = ("h200-step-times-grid.jsonl", "h200-step-times-unseen-grid.jsonl")
 WARM_UP = 2
 
 
@@ -27,7 +29,8 @@ WARM_UP = 2
 def rows() -> dict[str, list[dict[str, Any]]]:
     """DeepSpeed's rows by model and adapters; of a candidate that was run twice the later one."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row in map(json.loads, FILE.read_text().splitlines()):
+    lines = [line for name in FILES for line in (MEASURED / name).read_text().splitlines()]
+    for row in map(json.loads, lines):
         if row["engine"] == "deepspeed":
             found.setdefault(row["name"].partition(":")[0], {})[row["name"]] = row
     return {name: list(group.values()) for name, group in found.items() if len(group) > 1}
@@ -41,7 +44,8 @@ def candidate(row: dict[str, Any]) -> Candidate:
         accumulation=row["gradient_accumulation_steps"],
         checkpointing=row["gradient_checkpointing"],
     )
-    cluster = read_cluster(1, "h200", host_memory="110GiB")
+    cluster = read_cluster(1, "h200", host_memory="300GiB" if "cpu_cores" in row else "110GiB")
+    cluster = replace(cluster, cpu_cores=row.get("cpu_cores", 16))
     return evaluate(Job(model, cluster, resolve(row["ds_config"], 1), workload), real_tools())
 
 
@@ -89,6 +93,6 @@ def test_what_ran_out_of_memory_is_not_said_to_fit() -> None:
 
 def test_the_files_models_reach_from_a_tenth_to_eight_billion_parameters() -> None:
     sizes = {name: read_model(model=group[0]["model"]).num_params for name, group in rows().items()}
-    assert len(sizes) == 8
+    assert len(sizes) == 16
     assert min(sizes.values()) < 0.2e9
     assert max(sizes.values()) > 8e9
