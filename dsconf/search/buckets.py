@@ -30,9 +30,9 @@ def buckets(model: Model, stage: int, *, lean: bool = False) -> dict[str, Any]:
     Stage 3 follows Hugging Face's "auto" rule (hidden² for the reduce bucket, 0.9 × hidden² for the prefetch,
     10 × hidden for the persistence threshold; transformers/integrations/deepspeed.py), with ``SATURATING`` as a
     floor so that narrow models do not send small messages. What lies between two uses of a parameter, forward
-    and backward, is at most twice the model. Stages 1 and 2 gather what the optimizer changed,
-    and assert that the bucket for it is even (stage_1_and_2.py:389). ``lean`` sizes hold the least memory that keeps messages worth sending: a small
-    card has a use for the gigabytes that the others take.
+    and backward, is at most twice the model. Stages 1 and 2 gather what the optimizer changed, and assert that the
+    bucket for it is even (stage_1_and_2.py:389). ``lean`` sizes hold the least memory that keeps messages worth
+    sending: a small card has a use for the gigabytes that the others take.
     """
     total = max(2, model.num_params)
     trainable = max(2, model.parameters.trainable())

@@ -11,7 +11,7 @@ from dsconf.search.candidates import Candidate
 VERDICTS = ("yes", "tight", "no")
 EQUAL = 0.03
 """Speeds this close are called equal: the same candidate run twice differed by up to 4 %, and the predicted seconds of
-161 are off by 5 % in the median (``h200-step-times-grid.jsonl``, ``h200-step-times-unseen-grid.jsonl``)."""
+195 are off by 4 % in the median (``h200-step-times-*grid.jsonl``)."""
 
 
 def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:

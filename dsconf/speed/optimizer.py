@@ -75,6 +75,23 @@ def step_seconds(job: Job) -> float:
     return kernels.traffic(job.cluster.gpu, step_bytes(job.settings) * elements)
 
 
+def norm_bytes(settings: Settings) -> int:
+    """Those of ``step_bytes`` that are moved before the CPU waits for the gradients' norm; plain torch waits for
+    nothing (``torch.nn.utils.clip_grad_norm_``)."""
+    width = element_bytes(settings)
+    if settings.engine != "deepspeed":
+        return step_bytes(settings)
+    if settings.stage == 0:
+        return 18 if width == 2 else 4
+    return width + 16
+
+
+def norm_seconds(job: Job) -> float:
+    """The part of ``step_seconds`` before the CPU waits for the norm."""
+    elements = (1 - share_on_cpu(job.settings)) * shard(job)
+    return kernels.traffic(job.cluster.gpu, norm_bytes(job.settings) * elements)
+
+
 def gradient_bytes(settings: Settings, world_size: int) -> float:
     """Bytes moved for each gradient element of a micro-batch between autograd and the collective.
 

@@ -87,6 +87,8 @@ class _Lasting(NamedTuple):
     """Part of the GPU that a collective takes from computing."""
     offload: _Offload
     optimizer: float
+    norm: float
+    """Of the optimizer, before the CPU waits for the gradients' norm."""
 
 
 @lru_cache(maxsize=4096)
@@ -101,6 +103,7 @@ def _lasting(model: Model, cluster: Cluster, settings: Settings, checkpointing: 
         communication.processors(cluster),
         _offload(job),
         optimizer.step_seconds(job),
+        optimizer.norm_seconds(job),
     )
 
 
@@ -145,7 +148,7 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
 
     A micro-batch is its kernels, or the CPU's time to launch them where that is longer (``_longest``), and what
     communication and offload leave exposed; the step adds the optimizer, which the gradients' norm parts from the
-    backward before it.
+    backward before it: the update waits for the norm, and the norm for Python's way through the tensors.
     """
     settings, work = job.settings, job.workload
     accumulation, micro_batch = settings.accumulation or work.accumulation, settings.micro_batch or work.micro_batch
@@ -159,7 +162,7 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
         _longest((layers.gpu, layers.launch + python.forward), (head.gpu, head.launch)),
         _longest((tail.gpu, tail.launch), (behind, launched)),
     )
-    idle = busy.forward + busy.backward - layers.gpu - head.gpu - tail.gpu - behind
+    idle = max(0.0, busy.forward + busy.backward - layers.gpu - head.gpu - tail.gpu - behind)
     waits = _waits(job, lasting, busy)
     fetched = _offload_waits(lasting.offload, busy, waits)
     parts = {
@@ -168,7 +171,7 @@ def step_time(job: Job, kernels: str = "eager") -> StepTime:
         "elementwise": accumulation * sum(one.elementwise for one in passes[:4]),
         "loss": accumulation * (head.loss + tail.loss),
         "recompute": accumulation * again.gpu,
-        "launch": accumulation * idle + max(0.0, python.step - step),
+        "launch": accumulation * idle + max(0.0, python.step - lasting.norm),
         "gradients": accumulation * lasting.gradients,
         "communication": accumulation * (waits.forward + waits.backward) + waits.step,
         "offload": accumulation * fetched + lasting.offload.step,

@@ -21,7 +21,7 @@ from dsconf.search.rank import choose, ranked
 from dsconf.workload import Workload
 
 MEASURED = Path(__file__).parents[1] / "measured"
-FILES = ("h200-step-times-grid.jsonl", "h200-step-times-unseen-grid.jsonl")
+FILES = ("h200-step-times-grid.jsonl", "h200-step-times-unseen-grid.jsonl", "h200-step-times-third-grid.jsonl")
 WARM_UP = 2
 
 
@@ -93,6 +93,6 @@ def test_what_ran_out_of_memory_is_not_said_to_fit() -> None:
 
 def test_the_files_models_reach_from_a_tenth_to_eight_billion_parameters() -> None:
     sizes = {name: read_model(model=group[0]["model"]).num_params for name, group in rows().items()}
-    assert len(sizes) == 16
+    assert len(sizes) == 24
     assert min(sizes.values()) < 0.2e9
     assert max(sizes.values()) > 8e9
