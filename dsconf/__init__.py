@@ -1,7 +1,8 @@
 """DeepSpeed config generator and memory estimator.
 
 ``estimate``, ``recommend``, ``validate`` and ``check`` take the same words as the command line's options. ``sweep``
-asks ``recommend`` on several numbers of GPUs; ``plan`` and ``Planner`` answer many jobs in a row.
+asks ``recommend`` on several numbers of GPUs; ``plan`` and ``Planner`` answer many jobs in a row. What a person can get
+wrong is an ``InputError``, which is a ``DsconfError``.
 They are loaded on first use, so that ``import dsconf`` costs nothing.
 """
 
@@ -11,6 +12,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dsconf.errors import DsconfError, InputError
     from dsconf.live.check import check
     from dsconf.memory.api import estimate
     from dsconf.memory.fits import validate
@@ -19,9 +21,22 @@ if TYPE_CHECKING:
     from dsconf.search.sweep import sweep
 
 __version__ = "0.1.0"
-__all__ = ["PlannedJob", "Planner", "check", "estimate", "plan", "recommend", "sweep", "validate"]
+__all__ = [
+    "DsconfError",
+    "InputError",
+    "PlannedJob",
+    "Planner",
+    "check",
+    "estimate",
+    "plan",
+    "recommend",
+    "sweep",
+    "validate",
+]
 
 _HOMES = {
+    "DsconfError": "dsconf.errors",
+    "InputError": "dsconf.errors",
     "PlannedJob": "dsconf.search.plan",
     "Planner": "dsconf.search.plan",
     "check": "dsconf.live.check",

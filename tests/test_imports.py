@@ -63,7 +63,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": JOBS | {"memory", "speed", "search", "live"},
     "cli": JOBS | {"memory", "speed", "search", "live", "report"},
     "__main__": {"cli"},
-    "__init__": {"memory", "search", "live", "config"},
+    "__init__": {"memory", "search", "live", "config", "errors"},
 }
 
 

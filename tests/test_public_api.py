@@ -62,3 +62,9 @@ def test_the_words_are_the_options(name: str) -> None:
     assert {word for word in words if word not in options} <= SEAMS | (LIVE if name == "estimate" else set())
     defaults = {word: words[word].default for word in options if words[word].default is not inspect.Parameter.empty}
     assert defaults | {"gpus": None} == {word: options[word] for word in defaults} | {"gpus": None}
+
+
+def test_a_persons_mistake_can_be_caught() -> None:
+    assert issubclass(dsconf.InputError, dsconf.DsconfError)
+    with pytest.raises(dsconf.InputError, match="--gpus"):
+        dsconf.recommend(params="7B", gpus=0)

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from dsconf.search.headroom import STEP as LENGTH_STEP
+from dsconf.search.in_the_script import in_the_script
 from dsconf.search.rank import combination, name
 from dsconf.units import format_bytes
 
@@ -46,16 +47,18 @@ def why(winner: Candidate, candidates: Sequence[Candidate], slowest: Sequence[Li
         yield f"Next best: {name(following)}, {loss(following, winner)}{_lost(following, winner)}."
 
 
-def notes(winner: Candidate, candidates: Sequence[Candidate], room: Headroom) -> Iterator[str]:
-    """What a person must know or do before training with the winner."""
+def notes(
+    winner: Candidate,
+    candidates: Sequence[Candidate],
+    room: Headroom,
+    target: str = "deepspeed",
+    whole: Candidate | None = None,
+) -> Iterator[str]:
+    """What a person must know or do before training with the winner; ``whole`` is the same without ``zero.Init``."""
     yield from _host(winner)
+    yield from _loading(winner)
     yield from _room(winner, room)
-    if winner.workload.checkpointing:
-        yield (
-            "Turn activation checkpointing on in the training script (model.gradient_checkpointing_enable()): "
-            "Hugging Face models do not read the config's activation_checkpointing block."
-        )
-    yield from _in_the_script(winner)
+    yield from in_the_script(winner, target, whole)
     if winner.job.cluster.world_size == 1:
         yield "With one GPU ZeRO shards nothing: only offload, checkpointing and a smaller micro-batch save memory."
     yield from _plain_ddp(winner, candidates)
@@ -111,7 +114,23 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
         gain = loss(fastest, winner)
         also = f"; {name(fastest)} would give {gain}, too few to tell" if gain != SAME else ""
         return f"{name(winner)}: {lead}the plainest of the fastest{also}."
+    held = next((c for c in candidates if _held_back(c, winner)), None)
+    if held is not None:
+        needs = f"needs {format_bytes(held.estimate.host_bytes_per_node)} of host memory in each node"
+        gain = f"{name(held)} would give {loss(held, winner)} and {needs}: give --host-memory to have it considered"
+        return f"{name(winner)}: {lead}the fastest without offload; {gain}."
     return f"{name(winner)}: {lead}the fastest of the {fitting} candidates that fit with headroom."
+
+
+def _held_back(candidate: Candidate, winner: Candidate) -> bool:
+    """Whether ``candidate`` is faster and comes after ``winner`` for the host memory alone that nobody stated."""
+    return (
+        candidate.fits == "yes"
+        and winner.offloads == 0 < candidate.offloads
+        and candidate.job.cluster.host_memory_bytes is None
+        and candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
+        and candidate.tokens_per_second > winner.tokens_per_second
+    )
 
 
 def _reserved(winner: Candidate, candidates: Sequence[Candidate]) -> str:
@@ -205,20 +224,14 @@ def _host(winner: Candidate) -> Iterator[str]:
         yield f"Needs {format_bytes(winner.estimate.nvme_bytes_per_node)} on the NVMe disk of each node."
 
 
-def _in_the_script(winner: Candidate) -> Iterator[str]:
-    """What a config cannot turn on: the training script has to."""
-    degree = winner.settings.sequence_parallel
-    if degree > 1:
+def _loading(winner: Candidate) -> Iterator[str]:
+    """Where each process of a node loads the whole model and the node cannot hold that."""
+    needed, limit = winner.estimate.loading_host_bytes_per_node, winner.job.cluster.host_memory_bytes
+    if limit is not None and needed > limit:
         yield (
-            f"{degree} ranks share each sequence: the training script must call "
-            f"UlyssesSPAttentionHF.register_with_transformers(…, sequence_parallel_size={degree}) before the model is "
-            "made and read its batches through UlyssesSPDataLoaderAdapter "
-            "(deepspeed.runtime.sequence_parallel.ulysses_sp)."
-        )
-    if winner.workload.loss_shards is not None:
-        yield (
-            "The loss is made shard by shard: the training script must replace the model's loss by "
-            "TiledFusedLogitsLoss (deepspeed.runtime.sequence_parallel.ulysses_sp)."
+            f"Loading takes up to {format_bytes(needed)} of host memory in each node, where each process loads the "
+            f"whole model, and there are {format_bytes(limit)}: load it on the GPU (device_map), one process after the "
+            "other, or under deepspeed.zero.Init at stage 3."
         )
 
 
@@ -227,7 +240,8 @@ def _plain_ddp(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[s
     if plain is None or plain.tokens_per_second < 0.99 * winner.tokens_per_second:
         return
     ways = "plain torch DDP" if winner.job.cluster.world_size > 1 else "plain torch"
-    yield f"The model is small enough for {ways} ({loss(plain, winner)}): DeepSpeed buys nothing here but memory."
+    gain = f"{name(plain)}: {loss(plain, winner)}"
+    yield f"The model is small enough for {ways} ({gain}): DeepSpeed buys nothing here but memory."
 
 
 def _crossed(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:

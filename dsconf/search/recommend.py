@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -12,7 +13,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.errors import DoesNotFitError, DsconfError, InputError
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
-from dsconf.search.candidates import Candidate, Tools, examine, real_tools
+from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_tools
 from dsconf.search.changes import Change, improvements
 from dsconf.search.headroom import Headroom, headroom
 from dsconf.search.limits import Limit, limits
@@ -239,13 +240,22 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
     return found._replace(why=tuple(shortfall(nearest, question, alternatives)))
 
 
+def _without_zero_init(winner: Candidate, tools: Tools) -> Candidate | None:
+    """``winner`` as it is where the script builds the whole model on each GPU; None where that is no difference."""
+    job = winner.job
+    if job.settings.stage < 3 or job.cluster.world_size == 1 or job.workload.quantize is not None:
+        return None
+    return evaluate(replace(job, workload=replace(job.workload, zero_init=False)), tools)
+
+
 def _explained(found: Recommendation, winner: Candidate, question: Question, alternatives: bool) -> Recommendation:
     slowest, room = limits(winner, question.tools), headroom(winner, question.tools)
     others = tuple(scales(winner, question)) if alternatives else ()
     changes = tuple(improvements(winner, found.candidates, others, slowest, question)) if alternatives else ()
+    whole = _without_zero_init(winner, question.tools)
     return found._replace(
         why=(*why(winner, found.candidates, slowest), *(change.text for change in changes)),
-        notes=(*notes(winner, found.candidates, room), *scaling_notes(winner, others)),
+        notes=(*notes(winner, found.candidates, room, found.target, whole), *scaling_notes(winner, others)),
         headroom=room,
         limits=slowest,
         scales=others,
