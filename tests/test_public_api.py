@@ -11,7 +11,7 @@ import dsconf
 
 FUNCTIONS = ["check", "estimate", "recommend", "validate"]
 # Names without a command of their own: several numbers of GPUs, and many jobs.
-OTHERS = ["PlannedJob", "Planner", "plan", "sweep"]
+OTHERS = ["DsconfError", "InputError", "PlannedJob", "Planner", "plan", "sweep"]
 # Options about where and how an answer is shown, which a caller in Python decides for itself.
 SHOWING = {"output", "output_format", "explain", "force", "check", "fix", "diff", "slurm", "comments"}
 RENAMED = {"file": "config"}
