@@ -4,49 +4,40 @@ from __future__ import annotations
 
 import json
 import statistics
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from dsconf.cluster.read import read_cluster
-from dsconf.config.resolve import resolve
-from dsconf.config.settings import Settings
-from dsconf.job import Job
 from dsconf.model.read import read_model
 from dsconf.model.spec import Param
 from dsconf.speed import rates
 from dsconf.speed.compute import micro_batch
 from dsconf.speed.elementwise import Cost
 from dsconf.speed.python_time import Modules, engine, gathered, launches, modules
-from dsconf.workload import Workload
 
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from benchmarks import launches as bench
+
+job = bench.job_of
 ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "measured/h200-launches.jsonl").open()]
 LAUNCHED = [row for row in ROWS if row["offload"] == "none"]
 """Those in which the CPU launches kernels and no more."""
 
 
-def job(row: dict[str, Any]) -> Job:
-    if "zero" in row:
-        settings = resolve({"bf16": {"enabled": True}, "zero_optimization": row["zero"]}, 1)
-    else:
-        plain = row["how"] == "plain"
-        settings = Settings(**({"engine": "ddp"} if plain else {"stage": int(row["how"][1])}), precision="bf16")
-    model = read_model(model=row["model"], lora_rank=row["lora_rank"] or None)
-    workload = Workload(seq_len=row["seq_len"], checkpointing=row["gradient_checkpointing"])
-    return Job(model, read_cluster(1, "h200"), settings, workload)
-
-
 def predicted(row: dict[str, Any]) -> dict[str, float]:
-    one = job(row)
-    layers, head, tail, backward, again = micro_batch(one)
-    python = engine(one)
-    return {
-        "forward_ms": 1e3 * (layers.launch + head.launch + python.forward),
-        "backward_ms": 1e3 * (tail.launch + backward.launch + again.launch + python.backward + python.again),
-        "step_ms": 1e3 * python.step,
-    }
+    found: dict[str, float] = bench.seconds_of(job(row))
+    return found
+
+
+def test_the_figures_are_those_that_fit_the_rows() -> None:
+    fitted = bench.fit(LAUNCHED)
+    for label, (name, stage) in bench.FITTED.items():
+        value = getattr(rates, name)
+        assert fitted[label] == pytest.approx(value if stage is None else value[stage], rel=0.025), label
 
 
 @pytest.mark.parametrize("phase", ["forward_ms", "backward_ms", "step_ms"])
