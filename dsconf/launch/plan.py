@@ -32,6 +32,8 @@ class Launch(NamedTuple):
     cores: int
     whole_nodes: bool
     """Whether the job has every GPU of its nodes."""
+    lora_rank: int = 0
+    """Of the adapters that are trained; 0 for the whole model."""
 
     @property
     def launcher(self) -> str:
@@ -62,4 +64,5 @@ def launch_of(job: Job, target: str, title: str) -> Launch:
         last_node=cluster.world_size - (cluster.nodes - 1) * per_node,
         cores=cluster.cpu_cores * per_node // cluster.gpus_per_node,
         whole_nodes=per_node == cluster.gpus_per_node,
+        lora_rank=job.model.lora_rank or 0,
     )

@@ -24,7 +24,9 @@ def _launch(candidate: Candidate, target: str) -> Launch:
     from dsconf.launch.plan import launch_of
     from dsconf.search.rank import name
 
-    return launch_of(candidate.job, target, f"{candidate.job.model.name}: {name(candidate)}")
+    rank, quantize = candidate.job.model.lora_rank, candidate.workload.quantize
+    adapters = f"{f'QLoRA {quantize}' if quantize else 'LoRA'} of rank {rank}, " if rank else ""
+    return launch_of(candidate.job, target, f"{candidate.job.model.name}: {adapters}{name(candidate)}")
 
 
 def config_name(comments: bool) -> str:
@@ -53,7 +55,8 @@ def config_file(found: Recommendation, *, comments: bool) -> str:
     refuse_comments(found.target)
     config, winner = json.loads(found.config_text), found.recommended
     assert winner is not None
-    return commented(config, winner.settings, found.model, found.cluster, winner.workload, found.why)
+    reasons = (*found.why, *found.notes)
+    return commented(config, winner.settings, found.model, found.cluster, winner.workload, reasons)
 
 
 def refuse_comments(target: str) -> None:

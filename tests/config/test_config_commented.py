@@ -116,7 +116,12 @@ def test_the_figures_by_hand() -> None:
     copy = why("zero_optimization.zero_hpz_partition_size", stage=3, hpz_partition_size=4)
     assert f"{model.num_params * 2 // 4 / 2**30:.2f} GiB a rank" in copy
     whole = why("zero_optimization.stage3_max_live_parameters", stage=3, max_live_parameters=10**12)
-    assert whole.endswith(f"the whole model, {model.num_params * 2 / 2**30:.2f} GiB.")
+    assert f"the whole model, {model.num_params * 2 / 2**30:.2f} GiB." in whole
+    part = {"stage": 3, "offload_optimizer": "cpu", "offload_optimizer_ratio": 0.8}
+    assert "the GPU holds 20 % of them" in why("zero_optimization.offload_optimizer", **part)
+    assert "but for the part that stays on the GPU" in why("optimizer", **part)
+    all_of_it = part | {"offload_optimizer_ratio": 1.0}
+    assert "the GPU holds none" in why("zero_optimization.offload_optimizer", **all_of_it)
 
 
 def test_the_reasons_stand_at_the_head_and_no_line_is_long() -> None:
