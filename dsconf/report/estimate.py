@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from dsconf.errors import InputError, nearest
 from dsconf.job import Job
-from dsconf.memory.estimate import Estimate, Term
+from dsconf.memory.estimate import Estimate, Term, estimate
 from dsconf.memory.explain import explain
+from dsconf.memory.host import PROCESS_BYTES
+from dsconf.memory.subgroups import on_gpu, shards
 from dsconf.memory.verdict import nccl_bytes
 from dsconf.report.table import as_gib, table
 from dsconf.units import format_bytes
@@ -18,6 +21,40 @@ _ALLOCATORS = {
 }
 BAR = 24
 """Characters of the longest bar."""
+_STATES = (
+    "parameters",
+    "frozen parameters",
+    "gradients",
+    "master weights",
+    "optimizer states",
+    "optimizer of the sub-groups on the GPU",
+)
+_STAYS_LARGE = 0.9
+"""A term that keeps more of itself on twice the GPUs is not divided by them; padding and rounding are far less."""
+
+_ON_HOST = {
+    "process": "CUDA, cuBLAS and DeepSpeed's kernels, as measured",
+    "master weights": "4 bytes × the rank's trained parameters",
+    "parameter bounce buffer": "bytes of the model's type × the rank's trained parameters, on their way to the GPU",
+    "gradients": "4 bytes × the rank's trained parameters",
+    "gradient staging buffer": "bytes of the model's type × the largest parameter, whole in each process",
+    "optimizer states": "8 bytes (Adam), 4 (Lion) × the rank's trained parameters",
+    "accumulated gradients": "bytes of the model's type × gradients of the rank's slice, with accumulation",
+    "16-bit gradients": "bytes of the gradient's type × the rank's trained parameters, in one block",
+    "swap buffers": "buffer_count × 4 bytes × the largest sub-group",
+    "parameters": "bytes of the model's type × the rank's parameters, pinned piece by piece and then in one block",
+    "parameter swap buffers": "buffer_count × buffer_size × 2 bytes",
+    "parameters kept in memory": "max_in_cpu × bytes of the model's type, at most the rank's parameters",
+}
+_PINNED = {
+    "zero12": ("master weights", "parameter bounce buffer", "gradients", "gradient staging buffer"),
+    "zero3": ("gradients", "16-bit gradients"),
+}
+"""Terms that pin_memory page-locks under each wrapper (memory/host.py)."""
+_PLACES = {
+    "zero12": "runtime/zero/stage_1_and_2.py:563-575, 646-661",
+    "zero3": "runtime/zero/stage3.py:791, 888, 1157, 1337",
+}
 
 
 def estimate_text(found: Estimate, fits: str | None, job: Job) -> str:
@@ -26,11 +63,13 @@ def estimate_text(found: Estimate, fits: str | None, job: Job) -> str:
 
 
 def _lines(found: Estimate, fits: str | None, job: Job) -> Iterator[str]:
+    yield from _filled_by_initialisation(found, job)
     yield f"Peak of rank {found.rank}: {format_bytes(found.peak_bytes)}, in {found.peak_phase}: {found.peak.name}"
     if fits is not None:
         yield f"Fits {job.cluster.gpu.name}: {fits}"
     yield ""
     yield table(("term", "GiB", "share", "", "allocated in"), list(_rows(found)), (0, 3, 4))
+    yield from _divided(found, job)
     yield ""
     rows = [[m.phase, m.name, as_gib(m.num_bytes, 2)] for m in found.moments]
     yield table(("phase", "highest moment", "GiB"), rows, (0, 1))
@@ -44,9 +83,63 @@ def _lines(found: Estimate, fits: str | None, job: Job) -> Iterator[str]:
     yield _logged(found)
     parts = ", ".join(f"{name} {format_bytes(size)}" for name, size in found.host_terms if size)
     yield f"Host memory of each node: {format_bytes(found.host_bytes_per_node)} (each process: {parts})."
+    yield from _of_offload(found, job)
+    yield from _sub_groups(job)
     yield from _loading(found, job)
     if found.nvme_bytes_per_node:
         yield f"NVMe of each node: {format_bytes(found.nvme_bytes_per_node)}."
+
+
+def _filled_by_initialisation(found: Estimate, job: Job) -> Iterator[str]:
+    """Said first where no step is as full, with what avoids it."""
+    if found.init_peak_bytes <= found.peak_bytes:
+        return
+    full = f"Initialisation fills the card, not a step: it peaks at {format_bytes(found.init_peak_bytes)}"
+    if job.workload.quantize is not None:
+        yield f"{full}, with all quantized weights loaded; zero.Init does not cut those."
+        return
+    if job.settings.stage == 3 and job.workload.zero_init is not False:
+        yield f"{full}."
+        return
+    settings = replace(job.settings, stage=3)
+    built = estimate(replace(job, settings=settings, workload=replace(job.workload, zero_init=True)))
+    words = "--zero-init" if job.settings.stage == 3 else "--stage 3 --zero-init"
+    less = f" Built under deepspeed.zero.Init ({words}) it peaks at {format_bytes(built.init_peak_bytes)}."
+    lower = built.init_peak_bytes < found.init_peak_bytes
+    yield f"{full}, with the whole model on it, however many GPUs there are.{less if lower else ''}"
+
+
+def _divided(found: Estimate, job: Job) -> Iterator[str]:
+    """Stage 3: the states over all GPUs, and the terms that more GPUs leave as they are."""
+    ranks = job.cluster.world_size
+    if job.settings.stage != 3 or ranks == 1:
+        return
+    states = sum(size for name, size in found.stays if name in _STATES)
+    yield ""
+    if states:
+        everywhere = format_bytes(ranks * states)
+        yield f"Parameters, gradients and optimizer: {format_bytes(states)}, {everywhere} on all GPUs."
+    wider = estimate(replace(job, cluster=replace(job.cluster, world_size=2 * ranks)))
+    alike = [moment for moment in wider.moments if (moment.phase, moment.name) == (found.peak_phase, found.peak.name)]
+    then = {term.name: term.num_bytes for moment in alike for term in moment.terms}
+    terms = sorted(found.peak.terms, key=lambda term: -term.num_bytes)
+    same = [term.name for term in terms if then.get(term.name, 0) > _STAYS_LARGE * term.num_bytes]
+    if same:
+        yield f"More GPUs do not make these smaller: {', '.join(same)}."
+
+
+def _sub_groups(job: Job) -> Iterator[str]:
+    """A ratio moves whole sub-groups (Z3:1100-1108), so the host's memory goes in steps."""
+    settings = job.settings
+    if settings.stage != 3 or settings.offload_optimizer != "cpu" or settings.offload_optimizer_ratio >= 1:
+        return
+    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size, settings.optimizer)
+    here, groups = len(on_gpu(settings, shard)), len(shard.groups)
+    yield (
+        f"Ratio {settings.offload_optimizer_ratio:g} moves whole sub-groups: {here} of {groups} "
+        f"{'stay' if here != 1 else 'stays'} on the GPU; other steps need a smaller sub_group_size "
+        f"({settings.sub_group_size:,})."
+    )
 
 
 def _logged(found: Estimate) -> str:
@@ -80,22 +173,62 @@ def _rows(found: Estimate) -> Iterator[list[str]]:
 
 
 def explain_text(found: Estimate, name: str, job: Job) -> str:
-    """One term of the peak: its bytes, its formula, the numbers in it and where it is allocated.
+    """One term: its bytes, its formula, the numbers in it and where it is allocated; on the card and on the host.
 
     Raises:
-        InputError: the peak has no such term.
+        InputError: neither the peak nor the host has such a term.
     """
     terms: dict[str, Term] = {term.name: term for term in found.peak.terms}
-    if name not in terms:
-        hint = nearest(name, tuple(terms))
-        raise InputError(f"--explain: the peak has no term {name!r}{hint or '; it has ' + ', '.join(terms)}")
-    term = terms[name]
-    numbers = explain(job, found.rank, term)
-    return "\n  ".join(
-        (
-            f"{term.name}: {term.num_bytes:,} bytes = {format_bytes(term.num_bytes)}",
-            term.formula,
-            *numbers,
-            f"allocated in {term.source}",
-        )
-    )
+    on_host = tuple(_explained_on_host(found, name, job))
+    if name not in terms and not on_host:
+        known = (*terms, *(host for host, size in found.host_terms if size and host not in terms))
+        hint = nearest(name, known)
+        raise InputError(f"--explain: the peak has no term {name!r}{hint or '; it has ' + ', '.join(known)}")
+    return "\n".join([*(_explained(found, terms[name], job) if name in terms else ()), *on_host])
+
+
+def _explained(found: Estimate, term: Term, job: Job) -> Iterator[str]:
+    yield f"{term.name}: {term.num_bytes:,} bytes = {format_bytes(term.num_bytes)}"
+    yield f"  {term.formula}"
+    for line in explain(job, found.rank, term):
+        yield f"  {line}"
+    yield f"  allocated in {term.source}"
+
+
+def _of_offload(found: Estimate, job: Job) -> Iterator[str]:
+    """What offload keeps on all nodes, in bytes of each parameter of the model; nothing without offload."""
+    terms = [(name, size) for name, size in found.host_terms if size and name != "process"]
+    if not terms:
+        return
+    each = ", ".join(f"{name} {_each(size, job):.1f}" for name, size in terms)
+    rounded = "; pinned blocks are rounded up to powers of two" if any(_rounded(name, job) for name, _ in terms) else ""
+    yield f"Offload keeps {_each(sum(size for _, size in terms), job):.1f} bytes a parameter: {each}{rounded}."
+
+
+def _explained_on_host(found: Estimate, name: str, job: Job) -> Iterator[str]:
+    """Lines on the host's term ``name``, none where there is no such term."""
+    size = dict(found.host_terms).get(name, 0)
+    if not size:
+        return
+    yield f"{name}, host memory of each process: {size:,} bytes = {format_bytes(size)}"
+    yield f"  {_ON_HOST[name]}"
+    if name == "process":
+        yield f"  {PROCESS_BYTES:,} bytes whatever the model"
+        return
+    if _rounded(name, job):
+        yield "  pinned: each block is rounded up to a power of two"
+    total, ranks = job.model.parameters.total(), job.cluster.world_size
+    yield f"  {_each(size, job):.1f} bytes a parameter: {size:,} bytes × {ranks} processes ÷ {total:,} parameters"
+    yield f"  allocated in {_PLACES[_wrapper(job)]}"
+
+
+def _each(size: int, job: Job) -> float:
+    return size * job.cluster.world_size / job.model.parameters.total()
+
+
+def _wrapper(job: Job) -> str:
+    return "zero3" if job.settings.stage == 3 else "zero12"
+
+
+def _rounded(name: str, job: Job) -> bool:
+    return job.settings.offload_optimizer_pinned and name in _PINNED[_wrapper(job)]

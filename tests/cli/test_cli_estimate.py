@@ -121,6 +121,60 @@ def test_explain_of_a_term_that_is_not_there() -> None:
     assert result.stderr == "dsconf: --explain: the peak has no term 'paramters'; did you mean 'parameters'?\n"
 
 
+def test_explain_shows_a_term_of_the_host() -> None:
+    """A power of two for each of 8 processes, 4 bytes × 1 235 814 400 ÷ 8 rounded up."""
+    text = run(*LLAMA, "--offload", "optimizer", "--explain", "gradients").stdout
+    assert text.startswith(f"gradients, host memory of each process: {2**30:,} bytes")
+    assert f"{8 * 2**30 / 1_235_814_400:.1f} bytes a parameter" in text
+    assert "rounded up to a power of two" in text
+    assert "bytes a parameter" not in run(*LLAMA, "--offload", "optimizer", "--explain", "process").stdout
+    assert "host memory" not in run(*LLAMA, "--explain", "parameters").stdout
+
+
+@pytest.mark.parametrize(
+    "words", [("--stage", "2", "--offload", "optimizer"), ("--stage", "3", "--offload", "optimizer+param")]
+)
+def test_every_term_of_the_host_can_be_explained(words: tuple[str, ...]) -> None:
+    text = run(*LLAMA[:4], *words).stdout
+    line = re.search(r"^Offload keeps ([\d.]+) bytes a parameter: (.+?)[.;]( |$)", text, re.M)
+    assert line is not None
+    each = [part.rpartition(" ") for part in line[2].rstrip(".").split(", ")]
+    assert sum(float(size) for *_, size in each) == pytest.approx(float(line[1]), abs=0.3)
+    for name, *_ in each:
+        assert "bytes a parameter" in run(*LLAMA[:4], *words, "--explain", name).stdout
+    assert "bytes a parameter" not in run(*LLAMA).stdout
+
+
+def test_initialisation_is_said_first_where_it_fills_the_card() -> None:
+    words = ("--model", "meta-llama/Llama-2-7b-hf", "--gpus", "4", "--stage", "3", "--offload", "optimizer+param")
+    words = (*words, "--seq-len", "512", "--activation-checkpointing")
+    first = run(*words, "--no-zero-init").stdout.splitlines()[1]
+    assert first.startswith("Initialisation fills the card, not a step: it peaks at 12.55 GiB")
+    assert "Built under deepspeed.zero.Init (--zero-init) it peaks at" in first
+    assert run(*words).stdout.splitlines()[1].startswith("Peak of rank 0")
+
+
+def test_what_more_gpus_do_not_divide() -> None:
+    """By the answer for twice the GPUs: named terms are as large, the others at most two thirds."""
+    words = ("--model", "meta-llama/Llama-2-7b-hf", "--stage", "3", "--gpus")
+    text = run(*words, "8").stdout
+    (line,) = re.findall(r"^More GPUs do not make these smaller: (.+)\.$", text, re.M)
+    some, more = (answer(*words, gpus)["terms"] for gpus in ("8", "16"))
+    for name, size in some.items():
+        assert (more[name] > 0.99 * size) if name in line.split(", ") else (more[name] < 0.67 * size)
+    states = sum(some[name] for name in ("parameters", "gradients", "master weights", "optimizer states"))
+    assert f"Parameters, gradients and optimizer: {states / 2**30:.2f} GiB" in text
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(0.5, "1 of 3 stays"), (0.2, "2 of 3 stay"), (0.9, "0 of 3 stay")])
+def test_a_ratio_is_said_in_sub_groups(ratio: float, said: str, tmp_path: Path) -> None:
+    offload = {"offload_optimizer": {"device": "cpu", "ratio": ratio}}
+    config = {"bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}, "zero_optimization": {"stage": 3, **offload}}
+    (tmp_path / "ds_config.json").write_text(json.dumps(config | {"train_micro_batch_size_per_gpu": 1}))
+    text = run("--params", "2.7B", "--gpus", "1", "--config", str(tmp_path / "ds_config.json")).stdout
+    assert f"moves whole sub-groups: {said} on the GPU" in text
+
+
 def test_ranks() -> None:
     fullest = answer(*LLAMA)
     each = [answer(*LLAMA, "--rank", str(rank)) for rank in range(8)]
