@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
@@ -20,8 +21,8 @@ def rows(*words: str) -> list[dict[str, Any]]:
 def test_the_table_has_four_stages() -> None:
     result = CliRunner().invoke(group, ["stages", "--params", "7B", "--gpus", "8", "--gpu-memory", "80GiB"])
     assert result.exit_code == 0, result.output
-    lines = [line.split()[0] for line in result.stdout.splitlines() if line.strip()]
-    assert lines[-4:] == ["0", "1", "2", "3"]
+    lines = [line.split()[0] for line in result.stdout.splitlines() if line.startswith("  ")]
+    assert lines == ["stage", "a", "0", "1", "2", "3"]
     assert "optimizer states, gradients, parameters" in result.stdout
 
 
@@ -45,3 +46,28 @@ def test_one_gpu_sends_nothing_and_is_told_so() -> None:
     assert [row["sent_bytes"] for row in rows("--params", "125M", "--gpus", "1")] == [0, 0, 0, 0]
     result = CliRunner().invoke(group, ["stages", "--params", "125M", "--gpus", "1"])
     assert "ZeRO shards nothing" in result.stdout
+
+
+def test_why_stages_1_and_2_are_equal_and_where_they_are_not() -> None:
+    words = ("--model", "meta-llama/Llama-2-7b-hf", "--gpus", "8", "--gpu", "a100-80gb", "--seq-len", "1024")
+    one, two = rows(*words)[1:3]
+    assert one["estimate"] == two["estimate"]
+    text = CliRunner().invoke(group, ["stages", *words]).stdout
+    assert "Stages 1 and 2 are equal here: with overlap_comm both reduce each bucket" in text
+    one, two = rows(*words, "--global-batch-size", "32")[1:3]
+    assert one["estimate"]["peak_bytes"] > two["estimate"]["peak_bytes"]
+    assert "are equal here" not in CliRunner().invoke(group, ["stages", *words, "--global-batch-size", "32"]).stdout
+
+
+def test_the_settings_are_those_that_estimate_needs(tmp_path: Path) -> None:
+    words = ("--model", "meta-llama/Llama-2-7b-hf", "--gpus", "8", "--gpu", "a100-80gb", "--seq-len", "1024")
+    text = CliRunner().invoke(group, ["stages", *words]).stdout
+    assert "reduce_bucket_size 200,000,000, allgather_bucket_size 200,000,000, overlap_comm true" in text
+    assert rows(*words)[0]["settings"] == {}
+    config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "optimizer": {"type": "AdamW"}}
+    for row in rows(*words)[1:]:
+        file = tmp_path / "ds_config.json"
+        file.write_text(json.dumps(config | {"zero_optimization": {"stage": row["stage"], **row["settings"]}}))
+        command = ["estimate", *words, "--config", str(file), "--format", "json"]
+        found = json.loads(CliRunner().invoke(group, command).stdout)
+        assert found["process_bytes"] == row["estimate"]["process_bytes"]
