@@ -6,7 +6,7 @@ import pytest
 from rule_rows import CPU, faults, notes, zero
 
 from dsconf.config.finding import Remove, Rename, SetValue
-from dsconf.config.rules import keys
+from dsconf.config.rules import keys, size
 from dsconf.config.rules.case import Case
 
 
@@ -138,16 +138,30 @@ def test_sizes_are_held_against_the_model_where_there_is_one():
     assert faults(zero(0), model_params=10**8) == []
 
 
-@pytest.mark.parametrize(("size", "gpus", "told"), [(10**9, 1, True), (10**8, 1, False), (10**8, 8, True)])
-def test_a_sub_group_larger_than_the_share_of_a_rank(size, gpus, told):
-    found = notes(zero(3, sub_group_size=size), model_params=5 * 10**8, gpus=gpus)
+@pytest.mark.parametrize(("elements", "gpus", "told"), [(10**9, 1, True), (10**8, 1, False), (10**8, 8, True)])
+def test_a_sub_group_larger_than_the_share_of_a_rank(elements, gpus, told):
+    found = notes(zero(3, sub_group_size=elements), model_params=5 * 10**8, gpus=gpus)
     assert (("DS702", "zero_optimization.sub_group_size") in found) is told
 
 
-@pytest.mark.parametrize(("size", "told"), [(10**9, True), (10**8, False)])
-def test_a_ratio_moves_whole_sub_groups(size, told):
+@pytest.mark.parametrize(
+    ("kind", "copied", "saved"), [("bf16", "15.37 GiB", "14.81 GiB"), ("fp16", "15.37 GiB", "7.68 GiB")]
+)
+def test_what_one_sub_group_costs(kind, copied, saved):
+    """11 × 10^9 parameters on 4 ranks: 6 bytes of 2.75 × 10^9 at once, or of 10^8; fp16 looks for overflow in 3."""
+    config = zero(3, sub_group_size=10**14) | {kind: {"enabled": True}}
+    (found,) = list(size.sub_group_larger_than_model(Case(config, "deepspeed", 4, 11 * 10**9)))
+    assert copied in found.message
+    assert found.suggestion == f"write 100000000: up to {saved} less at the peak of the step"
+    offloaded = zero(3, sub_group_size=10**14, offload_optimizer={"device": "cpu"}) | {kind: {"enabled": True}}
+    (found,) = list(size.sub_group_larger_than_model(Case(offloaded, "deepspeed", 4, 11 * 10**9)))
+    assert "GiB" not in found.message
+
+
+@pytest.mark.parametrize(("elements", "told"), [(10**9, True), (10**8, False)])
+def test_a_ratio_moves_whole_sub_groups(elements, told):
     """10^9 parameters on one rank: one group of 10^9, or ten, of which int(0.3 × 10) stay on the GPU."""
-    config = zero(3, sub_group_size=size, offload_optimizer={"device": "cpu", "ratio": 0.7}) | {
+    config = zero(3, sub_group_size=elements, offload_optimizer={"device": "cpu", "ratio": 0.7}) | {
         "optimizer": {"type": "AdamW", "params": {}}
     }
     path = "zero_optimization.offload_optimizer.ratio"

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from dsconf.config.finding import Problem
-from dsconf.config.rules.case import Case, block, number, offloads_optimizer, whole
+from dsconf.config.rules.case import Case, block, number, offloads_optimizer, precision, whole
+from dsconf.units import format_bytes
 
 _LARGEST_GROUP = 10**12
+_SMALL_GROUP = 100_000_000
+"""What ``dsconf recommend`` writes: a kernel over so many elements is still bound by bandwidth alone."""
 
 
 def bucket_larger_than_model(case: Case) -> Iterator[Problem]:
@@ -30,10 +33,27 @@ def sub_group_larger_than_model(case: Case) -> Iterator[Problem]:
     share = None if case.model_params is None else -(-case.model_params // (case.gpus or 1))
     if share is not None and given > share:
         message = f"the {share} parameters of a rank make one sub-group: the step is not split"
-        yield Problem("DS702", "note", path, message, "a smaller size lowers the peak of the step")
+        yield Problem("DS702", "note", path, *_cost_of_one_group(case, share, message))
     elif share is None and given >= _LARGEST_GROUP:
         message = "larger than any model: the optimizer step is never split"
         yield Problem("DS702", "note", path, message, "leave it out for 1e9, or write less")
+
+
+def _cost_of_one_group(case: Case, share: int, message: str) -> tuple[str, str]:
+    """The message and its advice, with bytes where the GPU steps in 16 bit and a smaller group is possible.
+
+    The gradients of one group are flattened in their own type and cast to fp32 beside that (zero/stage3.py:2683-2699).
+    Whatever the groups, fp16's check for overflow then makes 3 bytes of each element (zero/stage3.py:2814).
+    """
+    kind = precision(case)
+    if offloads_optimizer(case) or kind not in ("bf16", "fp16") or share <= _SMALL_GROUP:
+        return message, "a smaller size lowers the peak of the step"
+    copied = 6 * share
+    small = max(6 * _SMALL_GROUP, 3 * share if kind == "fp16" else 0)
+    message = f"{message}, and all of their gradients are copied at once, {format_bytes(copied)}"
+    if small >= copied:
+        return message, "a smaller size lowers the peak of the step"
+    return message, f"write {_SMALL_GROUP}: up to {format_bytes(copied - small)} less at the peak of the step"
 
 
 def ratio_of_one_sub_group(case: Case) -> Iterator[Problem]:
