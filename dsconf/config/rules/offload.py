@@ -143,8 +143,10 @@ def weights_through_the_gpu(case: Case) -> Iterator[Problem]:
     """
     if case.stage not in (1, 2) or not offloads_optimizer(case) or _since(case, "0.17.6"):
         return
-    share = "" if case.model_params is None else f", {format_bytes(4 * case.model_params // (case.gpus or 1))} of them"
-    message = f"DeepSpeed {case.release} copies a rank's fp32 weights to the GPU in each step{share}"
+    message = f"DeepSpeed {case.release} copies a rank's fp32 weights to the GPU in each step"
+    if case.model_params is not None:
+        copied = format_bytes(4 * case.model_params // (case.gpus or 1))
+        message += f", {copied} of them, which DS901 does not count"
     advice = "use 0.17 or later, whose memory dsconf estimates"
     yield Problem("DS413", "warning", ("zero_optimization", "offload_optimizer"), message, advice)
 
