@@ -8,20 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from asking import ADAMW, BF16, CPU, FP16, GIB, MIB, figures, findings, zero
-
-OFFLOADED = zero(3, BF16, ADAMW, offload_optimizer=CPU, offload_param=CPU)
-GPTJ = {
-    "model_type": "gptj",
-    "n_embd": 4096,
-    "n_layer": 28,
-    "n_head": 16,
-    "rotary_dim": 64,
-    "n_positions": 2048,
-    "vocab_size": 50400,
-    "tie_word_embeddings": False,
-}
-GPT_100B = {"model_type": "gpt2", "n_embd": 10240, "n_layer": 80, "n_head": 128, "n_positions": 1024}
+from asking import ADAMW, BF16, FP16, GIB, MIB, figures, findings, zero
+from page_files import GPT_100B, GPTJ, OFFLOADED
 
 
 def of_init(found: dict[str, Any]) -> int:
