@@ -71,13 +71,14 @@ def read_cluster(
     Raises:
         InputError: a number that is not positive, a size that cannot be read, an unknown GPU.
     """
-    world_size = _positive(gpus, "--gpus")
+    world_size, node_gpus = _positive(gpus, "--gpus"), _positive(gpus_per_node, "--gpus-per-node")
     return Cluster(
         gpu=_gpu(gpu, gpu_memory),
         world_size=world_size,
-        gpus_per_node=min(world_size, _positive(gpus_per_node, "--gpus-per-node")),
+        gpus_per_node=min(world_size, node_gpus),
         host_memory_bytes=None if host_memory is None else _bytes(host_memory, "--host-memory"),
         nvme_path=nvme,
+        node_gpus=node_gpus,
     )
 
 

@@ -49,6 +49,8 @@ class Cluster:
     host_memory_bandwidth: float = 300e9
     nvlink_switches: bool = True
     """Whether NCCL may add up inside the NVSwitches of a node; False where NCCL_NVLS_ENABLE is 0."""
+    node_gpus: int | None = None
+    """GPUs that a node has, whether the job uses them or not; None: as many as the job uses of it."""
 
     @property
     def nodes(self) -> int:

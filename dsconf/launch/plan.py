@@ -34,6 +34,8 @@ class Launch(NamedTuple):
     """Whether the job has every GPU of its nodes."""
     lora_rank: int = 0
     """Of the adapters that are trained; 0 for the whole model."""
+    host_bytes: int = 0
+    """Host memory that the job needs of each node, while it loads and while it trains."""
 
     @property
     def launcher(self) -> str:
@@ -49,10 +51,11 @@ class Launch(NamedTuple):
         return KERNELS.get(self.workload.attention, "sdpa")
 
 
-def launch_of(job: Job, target: str, title: str) -> Launch:
-    """How to start ``job`` when ``target`` loads its config."""
+def launch_of(job: Job, target: str, title: str, host_bytes: int = 0) -> Launch:
+    """How to start ``job`` when ``target`` loads its config; ``host_bytes`` are what it needs of each node."""
     cluster = job.cluster
     per_node = min(cluster.gpus_per_node, cluster.world_size)
+    of_node = cluster.node_gpus or cluster.gpus_per_node
     return Launch(
         title=" ".join(title.split()),  # it stands in comments of scripts, and a model's name comes from a file
         target=target,
@@ -62,7 +65,8 @@ def launch_of(job: Job, target: str, title: str) -> Launch:
         nodes=cluster.nodes,
         per_node=per_node,
         last_node=cluster.world_size - (cluster.nodes - 1) * per_node,
-        cores=cluster.cpu_cores * per_node // cluster.gpus_per_node,
-        whole_nodes=per_node == cluster.gpus_per_node,
+        cores=max(1, cluster.cpu_cores * per_node // of_node),
+        whole_nodes=per_node == of_node,
         lora_rank=job.model.lora_rank or 0,
+        host_bytes=host_bytes,
     )

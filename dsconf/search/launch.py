@@ -26,7 +26,9 @@ def _launch(candidate: Candidate, target: str) -> Launch:
 
     rank, quantize = candidate.job.model.lora_rank, candidate.workload.quantize
     adapters = f"{f'QLoRA {quantize}' if quantize else 'LoRA'} of rank {rank}, " if rank else ""
-    return launch_of(candidate.job, target, f"{candidate.job.model.name}: {adapters}{name(candidate)}")
+    found = candidate.estimate
+    host_bytes = max(found.host_bytes_per_node, found.loading_host_bytes_per_node)
+    return launch_of(candidate.job, target, f"{candidate.job.model.name}: {adapters}{name(candidate)}", host_bytes)
 
 
 def config_name(comments: bool) -> str:

@@ -63,3 +63,21 @@ def test_slurm_gives_the_predicted_time_and_a_fifth_more(hours: float | None, ti
     text = launch_files(launch("deepspeed"), "folder", "ds_config.json", slurm=True, hours=hours)["slurm.sh"]
     assert f"#SBATCH --time={time}\n" in text
     assert ("predicted to take" in text) == (hours is not None)
+
+
+def test_a_share_of_a_node_is_not_the_whole_of_it() -> None:
+    """Two of a node's eight GPUs: 16 of its 64 cores, and memory by what is predicted; eight of eight: all of it."""
+    words = {"params": "1B", "gpu": "h100-80gb"}
+    found = recommend(**words, gpus=2)
+    share = folder_files(found, "folder", slurm=True)["slurm.sh"]
+    assert "#SBATCH --gpus-per-node=2\n" in share
+    assert "#SBATCH --cpus-per-task=16\n" in share
+    assert "--exclusive" not in share
+    assert found.recommended is not None
+    loading = found.recommended.estimate.loading_host_bytes_per_node
+    assert f"#SBATCH --mem={-(-1.25 * loading // 2**30):.0f}G\n" in share
+    whole = folder_files(recommend(**words, gpus=8), "folder", slurm=True)["slurm.sh"]
+    assert "#SBATCH --exclusive\n#SBATCH --mem=0\n" in whole
+    assert "#SBATCH --cpus-per-task=64\n" in whole
+    two = folder_files(recommend(**words, gpus=2, gpus_per_node=2), "folder", slurm=True)["slurm.sh"]
+    assert "--exclusive" in two
