@@ -84,6 +84,36 @@ def test_launch_sh_for_the_deepspeed_launcher(gpus: int, folder: Path) -> None:
     assert told == "PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True\n", "once, however often it is started"
 
 
+SCRIPT = """
+import argparse, json, os, deepspeed
+parser = argparse.ArgumentParser()
+{more}
+args = deepspeed.add_config_arguments(parser).parse_args()
+rank, stage = os.environ["LOCAL_RANK"], json.load(open(args.deepspeed_config))["zero_optimization"]["stage"]
+with open("started" + rank, "w") as log:
+    log.write(f"{{stage}} {{getattr(args, 'local_rank', rank)}}")
+"""
+
+
+@pytest.mark.launch
+@pytest.mark.parametrize(
+    "more", ["", 'parser.add_argument("--local_rank", type=int, default=int(os.environ["LOCAL_RANK"]))']
+)
+def test_a_script_with_or_without_a_local_rank_starts(more: str, folder: Path) -> None:
+    """Under the real deepspeed launcher, on two ranks."""
+    pytest.importorskip("deepspeed")
+    write_folder(launch("deepspeed", 2), folder)
+    (folder.parent / "train.py").write_text(SCRIPT.format(more=more))
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    command = ["bash", str(folder / "launch.sh"), "train.py"]
+    done = subprocess.run(
+        command, cwd=folder.parent, env=environment, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [(folder.parent / f"started{rank}").read_text() for rank in (0, 1)] == ["3 0", "3 1"]
+
+
 def test_the_deepspeed_launcher_reads_the_hostfile(folder: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")

@@ -19,7 +19,7 @@ def head(one: Launch, name: str = "launch.sh", hours: float | None = None) -> st
 @pytest.mark.parametrize(
     ("target", "says"),
     [
-        ("deepspeed", "It builds the model under deepspeed.zero.Init"),
+        ("deepspeed", "It builds the model under deepspeed.zero.Init(config_dict_or_path=args.deepspeed_config)"),
         ("hf", "It makes the TrainingArguments before the model"),
         ("accelerate", "It makes the Accelerator before the model"),
     ],
@@ -31,10 +31,11 @@ def test_stage_3_is_built_in_shards(target: str, says: str) -> None:
     assert says not in head(launch(target, quantize="4bit"))
 
 
-def test_the_launchers_own_argument_is_named() -> None:
-    """deepspeed/launcher/launch.py gives every script --local_rank; argparse refuses what it does not know."""
-    assert "--local_rank (an int, -1 by default)" in head(launch("deepspeed"))
-    assert "--local_rank" not in head(launch("hf"))
+def test_a_parser_that_has_the_local_rank_learns_where_it_is() -> None:
+    """Neither launch.sh nor slurm.sh gives it as an argument."""
+    for name in ("launch.sh", "slurm.sh"):
+        assert 'takes int(os.environ["LOCAL_RANK"]) as its default' in head(launch("deepspeed"), name)
+    assert "local_rank" not in head(launch("hf"))
 
 
 @pytest.mark.parametrize("target", ["deepspeed", "hf", "accelerate"])
