@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import islice
 from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
-from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, dotted
+from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, SetValue, dotted
 from dsconf.config.releases import NEWEST, history, known_places, known_release, load_schema, property_at
 from dsconf.config.removed import INSTEAD
 from dsconf.errors import closest, nearest
@@ -31,6 +32,9 @@ _VIOLATIONS = 2000
 """After so many nobody reads on; a list of a million wrong numbers would take half a minute."""
 _PLACES = 3
 """A key known in more places than this (``enabled``) says nothing about where it belongs."""
+_CERTAIN_COUNT = 1000
+"""From here on a count with a fraction is one that was worked out and not rounded."""
+_DECIMAL = r"-?\d{1,15}(\.\d{1,15})?([eE][+-]?\d{1,2})?"
 _CERTAIN = 0.85
 """From this likeness on a misspelling has one answer: ``zero_optimisation``, but not ``stage2`` for ``stage``."""
 
@@ -127,7 +131,23 @@ def _wanted(schema: Mapping[str, Any]) -> str:
     return " or ".join(_TYPES.get(kind, kind) for kind in kinds)
 
 
-def _described(error: ValidationError) -> Problem:
+def _meant(value: Any, schema: Mapping[str, Any]) -> int | float | None:
+    """The one number that ``value`` can mean where ``schema`` wants a number: "8" for 8, 15099494.4 for 15099494.
+
+    A fraction says nothing of a count of a thousand or more; below that, and of true or false, nothing is certain.
+    """
+    kinds = schema.get("type", ())
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if isinstance(value, str) and re.fullmatch(r"\d{1,15}", value.strip()) and {"integer", "number"} & set(kinds):
+        return int(value)
+    if isinstance(value, str) and re.fullmatch(_DECIMAL, value.strip()) and "number" in kinds:
+        return float(value)
+    if isinstance(value, float) and _CERTAIN_COUNT <= value < 2**53 and "integer" in kinds and "number" not in kinds:
+        return int(value)
+    return None
+
+
+def _described(error: ValidationError, release: str) -> Problem:
     """One schema violation other than an unknown key."""
     path, value, schema = tuple(error.absolute_path), _shown(error.instance), cast(Mapping[str, Any], error.schema)
     if error.validator == "enum":
@@ -141,7 +161,10 @@ def _described(error: ValidationError) -> Problem:
     if error.validator in _RANGES and _wanted(schema) != "true or false":
         limit = f"{_RANGES[error.validator]} {error.validator_value}"
         return Problem("DS104", "error", path, f"{value} is out of range; it must be {limit}")
-    return Problem("DS102", "error", path, f"{value} is not {_wanted(schema)}")
+    message, meant = f"{value} is not {_wanted(schema)}", _meant(error.instance, schema)
+    if meant is None or not _validator(release).evolve(schema=schema).is_valid(meant):
+        return Problem("DS102", "error", path, message)
+    return Problem("DS102", "error", path, message, f"write {meant}", (SetValue(path, meant),))
 
 
 def _of_numbers_in_text(keyword: str) -> Any:
@@ -209,7 +232,7 @@ def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Pr
         if error.validator == "additionalProperties":
             problems: list[Problem] = list(_unknown_keys(config, error, release))
         else:
-            problems = [] if error.instance == "auto" else [_described(error)]
+            problems = [] if error.instance == "auto" else [_described(error, release)]
         for problem in problems:
             found.setdefault(problem.path, problem)
     return list(found.values())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,23 +109,44 @@ def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], words: Mapping[str, An
         except InputError as error:
             yield Problem("DS901", "note", (), f"cannot say whether it fits: {error}")
             return
-        yield _on_gpu(job, found, named)
+        yield _on_gpu(job, found, named, _copied_weights(case, job))
         yield from _on_host(job, found)
         yield from _quantized(job)
 
     return fits
 
 
-def _on_gpu(job: Job, found: Estimate, named: bool) -> Problem:
+def _copied_weights(case: Case, job: Job) -> int:
+    """Bytes of a rank's fp32 weights that an older release copies to the GPU in its step (DS413); 0 in others."""
+    from dsconf.config.rules.offload import copies_weights
+
+    return 4 * -(-job.model.parameters.trainable() // job.cluster.world_size) if copies_weights(case) else 0
+
+
+def _with_copy(job: Job, found: Estimate, copied: int) -> tuple[Estimate, str]:
+    """``found`` where the step, whose activations are gone, also holds ``copied`` bytes; and the phase of its peak."""
+    from dsconf.memory.verdict import reserved
+
+    in_step = found.between_steps_bytes + copied
+    if not copied or in_step <= found.peak_bytes:
+        return found, found.peak_phase
+    kept = reserved(job, max(in_step, found.init_peak_bytes))
+    outside = found.process_bytes - found.reserved_bytes
+    more = replace(found, peak_bytes=in_step, reserved_bytes=kept, process_bytes=kept + outside)
+    return more, f"step, with the copy of DS413 of {format_bytes(copied)}"
+
+
+def _on_gpu(job: Job, found: Estimate, named: bool, copied: int) -> Problem:
     from dsconf.memory.verdict import missing_bytes, verdict
 
     gpu = job.cluster.gpu
+    found, phase = _with_copy(job, found, copied)
     answer = verdict(found, gpu)
     severity = {"yes": "note", "tight": "warning", "no": "error"}[answer]
     says = {"yes": "fits", "tight": "fits with little headroom", "no": "does not fit"}[answer]
     needs = f"{says}: a GPU needs {format_bytes(found.process_bytes)} of {format_bytes(gpu.memory_bytes)}"
     size = f"micro-batch {job.workload.micro_batch}, {job.workload.seq_len} tokens"
-    message = f"{needs} ({gpu.name}; peak in {found.peak_phase}, {size})"
+    message = f"{needs} ({gpu.name}; peak in {phase}, {size})"
     advice = None if named else "name your GPU with --gpu or --gpu-memory"
     if answer == "no":
         less = f"it is {format_bytes(missing_bytes(found, gpu))} too much; dsconf recommend finds a config that fits"
@@ -138,11 +160,30 @@ def _on_host(job: Job, found: Estimate) -> Iterator[Problem]:
         needs = f"a node needs {format_bytes(found.host_bytes_per_node)} of {format_bytes(limit)} of host memory"
         yield Problem("DS902", "error", (), f"does not fit: {needs}", "offload less, or use more nodes")
     elif limit is not None and found.loading_host_bytes_per_node > limit:
-        needs = f"{format_bytes(found.loading_host_bytes_per_node)} of {format_bytes(limit)} of host memory"
+        stated = f"{format_bytes(limit)} of host memory"
+        needs = f"{format_bytes(found.loading_host_bytes_per_node)} of {stated}"
         processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
         message = f"loading may need {needs}: {processes} processes of a node, each with the whole model"
-        advice = "load safetensors in the training type, which processes share, or build the model under zero.Init"
+        advice = "build the model under zero.Init (stage 3, --zero-init)"
+        least = _least_to_load(job, found)
+        if least > limit:
+            message = f"does not load: {processes} processes of a node need at least {format_bytes(least)} of {stated}"
+            yield Problem("DS903", "error", (), message, advice)
+            return
+        advice = f"load safetensors in the training type, which processes share, or {advice}"
         yield Problem("DS903", "warning", (), message, advice)
+
+
+def _least_to_load(job: Job, found: Estimate) -> int:
+    """Bytes of a node without zero.Init: weights that are converted while they are loaded belong to each process
+    alone; else a mapped safetensors file may be one copy for all of them."""
+    from dsconf.memory.loading import loaded_by_each
+
+    load = job.workload.load_dtype
+    if load is not None and load != job.settings.precision:
+        return found.loading_host_bytes_per_node
+    processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
+    return found.loading_host_bytes_per_node - (processes - 1) * loaded_by_each(job)
 
 
 def _quantized(job: Job) -> Iterator[Problem]:

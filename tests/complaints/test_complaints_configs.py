@@ -39,6 +39,10 @@ def test_complaint_11_older_releases_keep_three_times_the_parameters() -> None:
     assert "25.14 GiB of them" in found["message"]  # 4 bytes a parameter beside the 2 there are
     assert "0.17" in found["suggestion"]
     assert "DS413" not in findings(line.format("0.17"), config)
+    small = line.replace("80gb", "40gb")
+    fits = error(small.format("0.16"), config, "DS901")
+    assert "with the copy of DS413 of 25.14 GiB" in fits["message"]
+    assert findings(small.format("0.17"), config)["DS901"]["severity"] == "note"
 
 
 def test_complaint_13_a_misspelt_key_is_an_error() -> None:
@@ -119,7 +123,10 @@ def test_complaint_17_config_and_arguments_that_disagree() -> None:
     """
     config = zero(2, FP16, ADAMW) | {"train_micro_batch_size_per_gpu": "8", "gradient_accumulation_steps": "auto"}
     line = "dsconf validate ds_config.json --for hf"
-    assert '"8" is not a positive whole number' in error(line, config, "DS102")["message"]
+    found = error(line, config, "DS102")
+    assert ('"8" is not a positive whole number' in found["message"], found["suggestion"]) == (True, "write 8")
+    fixed = json.loads(ask(f"{line} --fix", config).files["ds_config.json"])
+    assert fixed["train_micro_batch_size_per_gpu"] == 8
     note = findings(line, config)["DS603"]["message"]
     assert "per_device_train_batch_size" in note
     assert "learning_rate" in note
@@ -138,10 +145,31 @@ def test_complaint_18_a_bucket_that_is_no_whole_number() -> None:
     config = zero(3, BF16, ADAMW, stage3_prefetch_bucket_size=0.9 * 4096 * 4096)
     found = error("dsconf validate ds_config.json", config, "DS102")
     assert found["path"] == "zero_optimization.stage3_prefetch_bucket_size"
+    assert found["suggestion"] == "write 15099494"
+    fixed = json.loads(ask("dsconf validate ds_config.json --fix", config).files["ds_config.json"])
+    assert fixed["zero_optimization"]["stage3_prefetch_bucket_size"] == 15_099_494
     line = "dsconf recommend --model meta-llama/Llama-2-7b-hf --gpus 8 --gpu a100-80gb --stage 3 --micro-batch-size 1"
     block = json.loads(ask(line).files["ds_config.json"])["zero_optimization"]
     assert all(isinstance(value, int) for key, value in block.items() if key.endswith("bucket_size"))
     assert isinstance(block["stage3_prefetch_bucket_size"], int)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("steps_per_print", 2.5),
+        ("gradient_accumulation_steps", "-2"),
+        ("train_batch_size", "0"),
+        ("wall_clock_breakdown", "1"),
+    ],
+)
+def test_complaint_18_what_is_not_certain_is_left_alone(key: str, value: Any) -> None:
+    """A float in place of a whole number; others could mean several things, or are wrong as a number too.
+
+    https://github.com/huggingface/accelerate/pull/2814
+    """
+    config = zero(3, BF16, ADAMW) | {key: value}
+    assert json.loads(ask("dsconf validate ds_config.json --fix", config).files["ds_config.json"]) == config
 
 
 def test_complaint_19_parameters_are_not_offloaded_at_stage_2() -> None:

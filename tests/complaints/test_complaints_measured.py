@@ -139,9 +139,13 @@ def test_complaint_12_every_process_loads_the_whole_model() -> None:
     """
     line = "dsconf validate ds_config.json --model meta-llama/Llama-2-7b-hf --gpus 8 --gpu a100-80gb --host-memory {}"
     config = zero(2, BF16, ADAMW)
-    warning = findings(f"{line.format('94GiB')} --load-dtype fp32", config)["DS903"]
-    assert "8 processes of a node, each with the whole model" in warning["message"]
-    assert "zero.Init" in warning["suggestion"]
+    converted = findings(f"{line.format('94GiB')} --load-dtype fp32", config)["DS903"]
+    assert (converted["severity"], "8 processes" in converted["message"]) == ("error", True)
+    assert "zero.Init" in converted["suggestion"]
+    mapped = findings(line.format("94GiB"), config)["DS903"]
+    assert mapped["severity"] == "warning"
+    assert "8 processes of a node, each with the whole model" in mapped["message"]
+    assert findings(line.format("20GiB"), config)["DS903"]["severity"] == "error"
     assert "DS903" not in findings(line.format("94GiB"), zero(3, BF16, ADAMW))
     assert "DS903" not in findings(f"{line.format('256GiB')} --load-dtype fp32", config)
 

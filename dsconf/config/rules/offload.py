@@ -136,17 +136,22 @@ def pinned_anyway(case: Case) -> Iterator[Problem]:
         yield Problem("DS412", "note", path, "offloaded parameters are page-locked all the same")
 
 
+def copies_weights(case: Case) -> bool:
+    """Whether a step copies the rank's fp32 weights to the GPU: offload at stages 1 and 2 before 0.17."""
+    return case.stage in (1, 2) and offloads_optimizer(case) and not _since(case, "0.17.6")
+
+
 def weights_through_the_gpu(case: Case) -> Iterator[Problem]:
     """Before 0.17 the step copies a rank's fp32 weights to the GPU (0.16.9 runtime/zero/stage_1_and_2.py:1890).
 
     Later releases send 16 bit through a buffer on the host, which is what the memory model counts.
     """
-    if case.stage not in (1, 2) or not offloads_optimizer(case) or _since(case, "0.17.6"):
+    if not copies_weights(case):
         return
     message = f"DeepSpeed {case.release} copies a rank's fp32 weights to the GPU in each step"
     if case.model_params is not None:
         copied = format_bytes(4 * case.model_params // (case.gpus or 1))
-        message += f", {copied} of them, which DS901 does not count"
+        message += f", {copied} of them"
     advice = "use 0.17 or later, whose memory dsconf estimates"
     yield Problem("DS413", "warning", ("zero_optimization", "offload_optimizer"), message, advice)
 
