@@ -13,6 +13,10 @@ DEFAULT_GPU = "H100 SXM 80GB"
 _ASSUMED = "assumed"
 
 
+LARGEST = 2**17
+"""GPUs of one job: each rank's slice of the model is looked at, which takes seconds from here on."""
+
+
 def _positive(value: int | str, option: str) -> int:
     try:
         number = int(value)
@@ -72,6 +76,8 @@ def read_cluster(
         InputError: a number that is not positive, a size that cannot be read, an unknown GPU.
     """
     world_size, node_gpus = _positive(gpus, "--gpus"), _positive(gpus_per_node, "--gpus-per-node")
+    if world_size > LARGEST:
+        raise InputError(f"--gpus: {world_size} is more than {LARGEST}, the most that dsconf plans for")
     return Cluster(
         gpu=_gpu(gpu, gpu_memory),
         world_size=world_size,

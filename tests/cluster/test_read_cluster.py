@@ -71,3 +71,9 @@ def test_what_cannot_be_used_is_refused_in_one_line(words, message):
         read_cluster(**words)
     assert str(caught.value).startswith(message)
     assert "\n" not in str(caught.value)
+
+
+def test_more_gpus_than_anybody_has_are_refused_at_once() -> None:
+    assert read_cluster(2**17, "h100").world_size == 131_072
+    with pytest.raises(InputError, match=r"^--gpus: 99999999999 is more than 131072, the most that dsconf plans for$"):
+        read_cluster(99_999_999_999, "h100")
