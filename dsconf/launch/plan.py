@@ -36,6 +36,8 @@ class Launch(NamedTuple):
     """Of the adapters that are trained; 0 for the whole model."""
     host_bytes: int = 0
     """Host memory that the job needs of each node, while it loads and while it trains."""
+    loss_shards: int = 0
+    """Shards that a rank makes the loss of a micro-batch in; 0 where it is made whole."""
 
     @property
     def launcher(self) -> str:
@@ -51,8 +53,11 @@ class Launch(NamedTuple):
         return KERNELS.get(self.workload.attention, "sdpa")
 
 
-def launch_of(job: Job, target: str, title: str, host_bytes: int = 0) -> Launch:
-    """How to start ``job`` when ``target`` loads its config; ``host_bytes`` are what it needs of each node."""
+def launch_of(job: Job, target: str, title: str, host_bytes: int = 0, loss_shards: int = 0) -> Launch:
+    """How to start ``job`` when ``target`` loads its config.
+
+    ``host_bytes`` are what it needs of each node, ``loss_shards`` those that a rank makes the loss in.
+    """
     cluster = job.cluster
     per_node = min(cluster.gpus_per_node, cluster.world_size)
     of_node = cluster.node_gpus or cluster.gpus_per_node
@@ -69,4 +74,5 @@ def launch_of(job: Job, target: str, title: str, host_bytes: int = 0) -> Launch:
         whole_nodes=per_node == of_node,
         lora_rank=job.model.lora_rank or 0,
         host_bytes=host_bytes,
+        loss_shards=loss_shards,
     )

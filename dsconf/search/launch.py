@@ -22,13 +22,15 @@ def launch_lines(candidate: Candidate, target: str, config: str = "ds_config.jso
 
 def _launch(candidate: Candidate, target: str) -> Launch:
     from dsconf.launch.plan import launch_of
+    from dsconf.memory.moments import shape
     from dsconf.search.rank import name
 
     rank, quantize = candidate.job.model.lora_rank, candidate.workload.quantize
-    adapters = f"{f'QLoRA {quantize}' if quantize else 'LoRA'} of rank {rank}, " if rank else ""
+    adapters = f"{f'QLoRA {quantize}' if quantize else 'LoRA'}, rank {rank}, " if rank else ""
     found = candidate.estimate
     host_bytes = max(found.host_bytes_per_node, found.loading_host_bytes_per_node)
-    return launch_of(candidate.job, target, f"{candidate.job.model.name}: {adapters}{name(candidate)}", host_bytes)
+    title = f"{candidate.job.model.name}: {adapters}{name(candidate)}"
+    return launch_of(candidate.job, target, title, host_bytes, shape(candidate.job).loss_shards)
 
 
 def config_name(comments: bool) -> str:

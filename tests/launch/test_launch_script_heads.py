@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from launch_jobs import launch
 
@@ -31,19 +33,45 @@ def test_stage_3_is_built_in_shards(target: str, says: str) -> None:
     assert says not in head(launch(target, quantize="4bit"))
 
 
-def test_a_parser_that_has_the_local_rank_learns_where_it_is() -> None:
-    """Neither launch.sh nor slurm.sh gives it as an argument."""
-    for name in ("launch.sh", "slurm.sh"):
-        assert 'takes int(os.environ["LOCAL_RANK"]) as its default' in head(launch("deepspeed"), name)
-    assert "local_rank" not in head(launch("hf"))
+def test_the_launchers_own_argument_is_named() -> None:
+    """deepspeed/launcher/launch.py gives every script --local_rank; argparse refuses what it does not know."""
+    assert "--local_rank (an int, -1 by default)" in head(launch("deepspeed"))
+    assert "--local_rank" not in head(launch("hf"))
+
+
+@pytest.mark.parametrize("name", ["launch.sh", "slurm.sh"])
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("deepspeed", "come through UlyssesSPDataLoaderAdapter"),
+        ("hf", "the Trainer sets that up from the PARALLELISM_CONFIG variables below"),
+        ("accelerate", "Accelerate sets that up from accelerate.yaml"),
+    ],
+)
+def test_shared_sequences(target: str, says: str, name: str) -> None:
+    said = head(launch(target, sequence_parallel=2, attention="flash"), name)
+    assert "2 ranks share each sequence" in said
+    assert says in said
+    assert '"flash_attention_2"' in said
+    assert "position_ids" in said
+    assert "share each sequence" not in head(launch(target), name)
+
+
+def test_torchrun_stands_in_for_accelerate_and_its_variables_are_below() -> None:
+    job = launch("accelerate", 12, sequence_parallel=2)
+    text = launch_files(job, "folder", "ds_config.json")["launch.sh"]
+    assert "from the PARALLELISM_CONFIG variables below" in text
+    assert "export PARALLELISM_CONFIG_SP_SIZE=2" in text
 
 
 @pytest.mark.parametrize("target", ["deepspeed", "hf", "accelerate"])
-def test_shared_sequences_and_a_loss_in_shards(target: str) -> None:
-    said = head(launch(target, sequence_parallel=2, loss_shards=0))
-    assert "2 ranks share each sequence" in said
-    assert ("UlyssesSPDataLoaderAdapter" in said) == (target == "deepspeed")
-    assert "TiledFusedLogitsLoss" in said
+def test_a_loss_in_shards(target: str) -> None:
+    """As many as the estimate counts: 8,192 tokens of a rank × 128,256 words in fp32, of at most 1 GiB each."""
+    words = {"model": "meta-llama/Llama-3.1-8B", "gpus": 8, "gpu": "h100-80gb", "seq_len": 16384, "target": target}
+    found = recommend(**words, sequence_parallel=2, micro_batch_size=1)
+    assert found.recommended is not None
+    assert found.recommended.workload.loss_shards == 0
+    assert "TiledFusedLogitsLoss.apply(…) in 4 shards" in folder_files(found, "folder")["launch.sh"]
     assert "TiledFusedLogitsLoss" not in head(launch(target))
 
 
@@ -51,12 +79,28 @@ def test_shared_sequences_and_a_loss_in_shards(target: str) -> None:
 def test_adapters_are_named_and_how_they_are_made(target: str) -> None:
     words = {"model": "meta-llama/Llama-3.1-8B", "gpus": 4, "gpu": "rtx-4090", "lora_rank": 8, "target": target}
     quantized = folder_files(recommend(**words, quantize="4bit"), "folder")["launch.sh"]
-    assert "# meta-llama/Llama-3.1-8B: QLoRA 4bit of rank 8, ZeRO stage 1" in quantized
-    assert "BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=torch.bfloat16)" in quantized
+    assert "# meta-llama/Llama-3.1-8B: QLoRA 4bit, rank 8, ZeRO stage 1" in quantized
     assert 'LoraConfig(r=8, target_modules="all-linear")' in quantized
     plain = folder_files(recommend(**words, offload="none", stage=3), "folder")["launch.sh"]
-    assert "LoRA of rank 8" in plain
+    assert "LoRA, rank 8" in plain
     assert "BitsAndBytes" not in plain
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_transformers_and_peft_take_what_the_head_says(precision: str) -> None:
+    """Two maxima to a weight, as the estimate counts them, and storage in the type that the model computes in."""
+    torch, peft = pytest.importorskip("torch"), pytest.importorskip("peft")
+    transformers = pytest.importorskip("transformers")
+    said = head(launch("deepspeed", quantize="4bit", precision=precision)._replace(lora_rank=8))
+    dtype = torch.float16 if precision == "fp16" else torch.bfloat16
+    made = re.findall(r"(?:BitsAndBytes|Lora)Config\(.*?\)", said)
+    names = {"torch": torch, "BitsAndBytesConfig": transformers.BitsAndBytesConfig, "LoraConfig": peft.LoraConfig}
+    quantized, adapters = (eval(call, names) for call in made)
+    assert (quantized.load_in_4bit, quantized.bnb_4bit_quant_type) == (True, "nf4")
+    assert quantized.bnb_4bit_use_double_quant
+    assert quantized.bnb_4bit_quant_storage == quantized.bnb_4bit_compute_dtype == dtype
+    assert (adapters.r, adapters.target_modules) == (8, "all-linear")
+    assert f"dtype={dtype}" in said
 
 
 @pytest.mark.parametrize(("hours", "time"), [(61.4, "74:00:00"), (0.2, "1:00:00"), (None, "24:00:00")])
