@@ -21,8 +21,7 @@ def ran(lines: tuple[str, ...], cwd: Path) -> tuple[Called, Namespace]:
 
 def test_one_node() -> None:
     assert launch_lines(launch("deepspeed", 4), "run/ds_config.json") == (
-        f"{ALLOCATOR} deepspeed --num_gpus 4 --no_local_rank train.py --deepspeed "
-        "--deepspeed_config run/ds_config.json",
+        f"{ALLOCATOR} deepspeed --num_gpus 4 train.py --deepspeed --deepspeed_config run/ds_config.json",
     )
     assert launch_lines(launch("hf", 4, checkpointing=True)) == (
         f"{ALLOCATOR} torchrun --standalone --nproc-per-node 4 train.py --deepspeed ds_config.json "
@@ -39,8 +38,7 @@ def test_several_nodes() -> None:
     assert launch_lines(launch("deepspeed", 16), "my run/ds_config.json") == (
         f"echo {ALLOCATOR} >> .deepspeed_env",
         "# hostfile has a line for each node: worker-0 slots=8 … worker-1 slots=8",
-        "deepspeed --hostfile 'my run/hostfile' --no_local_rank train.py --deepspeed "
-        "--deepspeed_config 'my run/ds_config.json'",
+        "deepspeed --hostfile 'my run/hostfile' train.py --deepspeed --deepspeed_config 'my run/ds_config.json'",
     )
     rendezvous = "--node-rank $NODE_RANK --rdzv-endpoint $MASTER_ADDR:29500"
     torchrun = launch_lines(launch("hf", 16))[0]
@@ -69,7 +67,6 @@ def test_the_deepspeed_launcher_reads_them(gpus: int, tmp_path: Path) -> None:
     call, args = ran(launch_lines(launch("deepspeed", gpus), "my run/ds_config.json"), tmp_path)
     assert args.user_script == "train.py"
     assert args.user_args == ["--deepspeed", "--deepspeed_config", "my run/ds_config.json"]
-    assert args.no_local_rank
     if gpus == 4:
         assert args.num_gpus == 4
         assert call.environment["PYTORCH_CUDA_ALLOC_CONF"] == "expandable_segments:True"
