@@ -117,11 +117,36 @@ def test_the_figures_by_hand() -> None:
     assert f"{model.num_params * 2 // 4 / 2**30:.2f} GiB a rank" in copy
     whole = why("zero_optimization.stage3_max_live_parameters", stage=3, max_live_parameters=10**12)
     assert f"the whole model, {model.num_params * 2 / 2**30:.2f} GiB." in whole
+    assert f"Weights ({model.num_params * 2 / 2**30:.2f} GiB), gradients and" in why("zero_optimization.stage", stage=3)
+    assert "1/8 of them on each GPU" in why("zero_optimization.stage", stage=3)
     part = {"stage": 3, "offload_optimizer": "cpu", "offload_optimizer_ratio": 0.8}
     assert "the GPU holds 20 % of them" in why("zero_optimization.offload_optimizer", **part)
     assert "but for the part that stays on the GPU" in why("optimizer", **part)
     all_of_it = part | {"offload_optimizer_ratio": 1.0}
     assert "the GPU holds none" in why("zero_optimization.offload_optimizer", **all_of_it)
+
+
+def test_a_value_says_why_it_is_what_it_is() -> None:
+    model, cluster = fake_model(), fake_cluster(8)
+
+    def why(path: str, quantize: str | None = None, **fields: Any) -> str:
+        settings = Settings(precision="bf16", stage=3, **fields)
+        return comments(settings, model, cluster, Workload(quantize=quantize))[f"zero_optimization.{path}"]
+
+    small = why("reduce_bucket_size", reduce_bucket_size=12_500_000, overlap_comm=True)
+    assert "so small, because the card has a use for the 953.7 MiB" in small
+    assert "enough to fill the links" in why("reduce_bucket_size", reduce_bucket_size=4096**2)
+    assert "goes in one message" in why("reduce_bucket_size", reduce_bucket_size=model.num_params)
+    live, reuse = "stage3_max_live_parameters", "stage3_max_reuse_distance"
+    assert "because the card has a use for the memory" in why(live, max_live_parameters=100_000_000)
+    assert "DeepSpeed's default; gathering further ahead" in why(live)
+    assert "because the card has a use for the memory" in why(reuse, max_reuse_distance=100_000_000)
+    assert "DeepSpeed's default; more would save more gathers" in why(reuse)
+    assert "every one" in why(reuse, max_reuse_distance=2 * model.num_params)
+    packed = why(live, quantize="4bit")
+    assert "1.86 GiB as they are stored, 4 weights of 4 bits to an element." in packed
+    assert f"{model.num_params * 2 / 2**30:.2f}" not in packed + why("stage", quantize="4bit")
+    assert "next to no memory" in why("sub_group_size", offload_optimizer="cpu")
 
 
 def test_the_reasons_stand_at_the_head_and_no_line_is_long() -> None:
