@@ -16,11 +16,21 @@ if TYPE_CHECKING:
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+
+class _Folder(click.Path):
+    """A path, but no empty one, which would be the current folder and is mostly a variable that was not set."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            raise InputError("-o is empty; name a folder, or . for the current one")
+        return super().convert(value, param, ctx)
+
+
 file_options = combine(
     click.option(
         "-o",
         "--output",
-        type=click.Path(path_type=Path),
+        type=_Folder(path_type=Path),
         metavar="DIR",
         help="Write a folder that can be launched: ds_config.json, launch.sh and what they need "
         "[default: ds_config.json alone, into the current folder; with --format json nothing].",
@@ -66,18 +76,23 @@ class Writing(NamedTuple):
         return folder / config_name(self.comments)
 
     def refuse_early(self, folders: Iterable[Path]) -> None:
-        """Look for files in the way in ``folders``, before any work.
+        """Look for what no writing could replace in ``folders``, before any work.
 
         Raises:
-            InputError: there is one, and no --force.
+            InputError: no folder or no permission to write in it, or a folder that has the name of a file.
         """
+        from dsconf.report.files import check_writable, refuse_folder
         from dsconf.search.launch import folder_names
 
-        names = folder_names(self.target, slurm=self.slurm, comments=self.comments)
-        self._refuse({folder / name: None for folder in folders for name in names})
+        for folder in folders:
+            check_writable(folder)
+            for name in folder_names(self.target, slurm=self.slurm, comments=self.comments):
+                refuse_folder(folder / name)
 
     def write(self, wanted: Mapping[Path, Recommendation]) -> dict[Path, list[str]]:
         """Every file of every folder, or none; a file that holds the same already may stay. The paths, by folder.
+
+        A line on stderr names what an earlier writing for something else has left in the folders.
 
         Raises:
             InputError: a file is in the way, or cannot be written.
@@ -88,6 +103,8 @@ class Writing(NamedTuple):
         together = {path: text for files in texts.values() for path, text in files.items()}
         self._refuse(together)
         write_together(together)
+        if self.output is not None:
+            self._tell_left(texts)
         return {folder: [str(path) for path in files] for folder, files in texts.items()}
 
     def _texts(self, folder: Path, found: Recommendation) -> dict[Path, str]:
@@ -99,7 +116,19 @@ class Writing(NamedTuple):
         files = folder_files(found, str(folder), slurm=self.slurm, comments=self.comments)
         return {folder / name: text for name, text in files.items()}
 
-    def _refuse(self, files: Mapping[Path, str | None]) -> None:
+    def _tell_left(self, written: Mapping[Path, Iterable[Path]]) -> None:
+        from dsconf.search.launch import every_name
+
+        left = [
+            str(folder / name)
+            for folder, files in written.items()
+            for name in every_name()
+            if folder / name not in files and (folder / name).is_file()
+        ]
+        if left:
+            click.echo(f"dsconf: left from an earlier writing, and no part of this one: {', '.join(left)}", err=True)
+
+    def _refuse(self, files: Mapping[Path, str]) -> None:
         from dsconf.report.files import check_writable, refuse_other
 
         for path, text in files.items():

@@ -12,6 +12,8 @@ LAUNCH, SLURM, HOSTFILE = "launch.sh", "slurm.sh", "hostfile"
 ACCELERATE, TRAINING_ARGUMENTS = "accelerate.yaml", "training_args.json"
 OF_TARGET = {"deepspeed": (), "hf": (TRAINING_ARGUMENTS,), "accelerate": (ACCELERATE,)}
 """The file beside ``launch.sh`` that who loads the config reads, too."""
+EVERY = (LAUNCH, SLURM, HOSTFILE, ACCELERATE, TRAINING_ARGUMENTS)
+"""Every name that a launch may have a file of."""
 
 
 def usual_names(target: str, slurm: bool) -> tuple[str, ...]:

@@ -25,17 +25,24 @@ def check_writable(folder: Path) -> None:
         raise InputError(f"cannot write to {folder}: no permission to write in {existing}")
 
 
-def refuse_other(path: Path, text: str | None, force: bool) -> None:
-    """Refuse to replace a file that holds anything but ``text`` (None: anything at all) without ``force``.
+def refuse_folder(path: Path) -> None:
+    """Refuse a name that a folder has.
+
+    Raises:
+        InputError: it is a folder.
+    """
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; choose another one with -o DIR")
+
+
+def refuse_other(path: Path, text: str, force: bool) -> None:
+    """Refuse to replace a file that holds anything but ``text`` without ``force``.
 
     Raises:
         InputError: the file exists and differs, or is no file.
     """
-    if path.is_dir():
-        raise InputError(f"{path} is a folder; choose another one with -o DIR")
-    if force or not path.exists():
-        return
-    if text is None or path.read_bytes() != text.encode():
+    refuse_folder(path)
+    if not force and path.exists() and path.read_bytes() != text.encode():
         raise InputError(f"{path} already exists; use --force to replace it, or -o DIR to write elsewhere")
 
 

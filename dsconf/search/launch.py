@@ -45,6 +45,13 @@ def folder_names(target: str, *, slurm: bool, comments: bool) -> tuple[str, ...]
     return (config_name(comments), *usual_names(target, slurm))
 
 
+def every_name() -> tuple[str, ...]:
+    """Every name that a written folder may have, whatever it is for."""
+    from dsconf.launch.folder import EVERY
+
+    return (config_name(False), config_name(True), *EVERY)
+
+
 def config_file(found: Recommendation, *, comments: bool) -> str:
     """The text of the recommended config: strict JSON, or HJSON with a comment on each value.
 

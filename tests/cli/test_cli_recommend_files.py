@@ -97,6 +97,35 @@ def test_one_file_in_the_way_and_none_is_written(name: str, here: Path) -> None:
     assert "mine" not in contents(here / "run").values()
 
 
+def test_the_same_command_again_changes_nothing(here: Path) -> None:
+    for words in (("-o", "run", "--slurm"), ("--comments",)):
+        first, written = run(*JOB, *words), contents(here)
+        again = run(*JOB, *words)
+        assert (again.exit_code, again.stdout, again.stderr) == (0, first.stdout, "")
+        assert contents(here) == written
+
+
+def test_what_another_writing_left_is_named_and_stays(here: Path) -> None:
+    assert run(*JOB, "--for", "accelerate", "-o", "run").stderr == ""
+    (here / "run" / "train.py").write_text("mine")
+    before = contents(here / "run")
+    forced = run(*JOB, "--comments", "-o", "run", "--force")
+    left = "run/ds_config.json, run/accelerate.yaml"
+    assert forced.exit_code == 0
+    assert forced.stderr == f"dsconf: left from an earlier writing, and no part of this one: {left}\n"
+    after = contents(here / "run")
+    kept = ("ds_config.json", "accelerate.yaml", "train.py")
+    assert {name: after[name] for name in kept} == {name: before[name] for name in kept}
+
+
+def test_a_folder_that_has_a_files_name_is_refused_before_any_work(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (here / "run" / "launch.sh").mkdir(parents=True)
+    monkeypatch.setattr("dsconf.search.recommend.recommend", lambda **_: pytest.fail("it worked"))
+    result = run(*JOB, "-o", "run", "--force")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr == "dsconf: run/launch.sh is a folder; choose another one with -o DIR\n"
+
+
 def test_a_sweep_writes_a_folder_for_each_number_of_gpus(here: Path) -> None:
     words = ("--params", "125M", "--gpus", "8,16", "--gpu-memory", "24GiB", "--slurm", "-o", "runs")
     assert run(*words).exit_code == 0
@@ -109,6 +138,7 @@ BAD: list[tuple[tuple[Any, ...], str]] = [
     (("--slurm",), "--slurm writes slurm.sh into a folder: name it with -o DIR"),
     (("--comments", "--for", "hf"), "--comments: the Hugging Face Trainer reads strict JSON"),
     (("--comments", "--for", "accelerate"), "--comments: Accelerate reads strict JSON"),
+    (("-o", ""), "-o is empty; name a folder, or . for the current one"),
     (("-o", "a\nrm -rf ~"), "characters that cannot stand in a script"),
 ]
 

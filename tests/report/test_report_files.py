@@ -65,19 +65,18 @@ def test_a_folder_without_permission_is_refused(tmp_path: Path) -> None:
 
 def test_an_existing_file_is_refused_unless_forced_or_equal(tmp_path: Path) -> None:
     path = tmp_path / "ds_config.json"
-    refuse_other(path, None, force=False)
+    refuse_other(path, "other", force=False)
     path.write_text("mine")
-    refuse_other(path, None, force=True)
+    refuse_other(path, "other", force=True)
     refuse_other(path, "mine", force=False)
-    for text in (None, "other"):
-        with pytest.raises(InputError, match="already exists; use --force to replace it, or -o DIR"):
-            refuse_other(path, text, force=False)
+    with pytest.raises(InputError, match="already exists; use --force to replace it, or -o DIR"):
+        refuse_other(path, "other", force=False)
 
 
 def test_a_folder_in_the_files_place_is_refused_even_when_forced(tmp_path: Path) -> None:
     (tmp_path / "ds_config.json").mkdir()
     with pytest.raises(InputError, match="is a folder"):
-        refuse_other(tmp_path / "ds_config.json", None, force=True)
+        refuse_other(tmp_path / "ds_config.json", "{}", force=True)
 
 
 def test_several_files_are_written_together_and_scripts_may_be_run(tmp_path: Path) -> None:
