@@ -53,7 +53,8 @@ def _slurm_script(launch: Launch, folder: str, config: str, hours: float | None)
     launcher = "torchrun" if launch.launcher == "deepspeed" else launch.launcher
     words = _words(launch, launcher, config, script='"$0"', ranks='"$ranks"', port="$MASTER_PORT")
     exports = _exports(launch, launcher, config)
-    return rendered("slurm.sh.j2", launch, command=words, config=config, folder=folder, hours=hours, **exports)
+    said = {"config": config, "folder": folder, "hours": hours, "launcher": launcher}
+    return rendered("slurm.sh.j2", launch, command=words, **said, **exports)
 
 
 def _words(launch: Launch, launcher: str, config: str, *, script: str, ranks: str, port: str) -> list[str]:

@@ -36,6 +36,8 @@ def test_stage_3_is_built_in_shards(target: str, says: str) -> None:
 def test_the_launchers_own_argument_is_named() -> None:
     """deepspeed/launcher/launch.py gives every script --local_rank; argparse refuses what it does not know."""
     assert "--local_rank (an int, -1 by default)" in head(launch("deepspeed"))
+    assert "torchrun gives it no --local_rank" in head(launch("deepspeed"), "slurm.sh")
+    assert "-1 by default" not in head(launch("deepspeed"), "slurm.sh")
     assert "--local_rank" not in head(launch("hf"))
 
 
@@ -108,6 +110,8 @@ def test_slurm_gives_the_predicted_time_and_a_fifth_more(hours: float | None, ti
     text = launch_files(launch("deepspeed"), "folder", "ds_config.json", slurm=True, hours=hours)["slurm.sh"]
     assert f"#SBATCH --time={time}\n" in text
     assert ("predicted to take" in text) == (hours is not None)
+    assert ("MORE THAN A DAY" in text) == (hours == 61.4)
+    assert max(map(len, text.splitlines())) <= 120
 
 
 def test_a_share_of_a_node_is_not_the_whole_of_it() -> None:
