@@ -10,6 +10,7 @@ from dsconf.units import format_bytes
 if TYPE_CHECKING:
     from dsconf.search.candidates import Candidate
 
+DTYPES = {"bf16": "torch.bfloat16", "fp16": "torch.float16"}
 ULYSSES = "deepspeed.runtime.sequence_parallel.ulysses_sp"
 
 
@@ -37,7 +38,8 @@ def _adapters(winner: Candidate) -> Iterator[str]:
     kind = f"QLoRA, {quantize}" if quantize else "LoRA"
     loaded = ""
     if quantize:
-        stored = ", bnb_4bit_quant_storage=torch.bfloat16" if quantize == "4bit" else ""
+        dtype = DTYPES.get(winner.settings.precision, "torch.float32")
+        stored = f", bnb_4bit_quant_storage={dtype}" if quantize == "4bit" else ""
         loaded = f"load the model with BitsAndBytesConfig(load_in_{quantize}=True{stored}) and "
     yield (
         f"{kind} of rank {rank}: the training script must {loaded}wrap it with peft's "
@@ -80,6 +82,6 @@ def _sequences(winner: Candidate, target: str) -> Iterator[str]:
         )
     else:
         yield (
-            f"{degree} ranks share each sequence: Accelerate sets that up where the PARALLELISM_CONFIG variables of "
-            "the launch file are set."
+            f"{degree} ranks share each sequence: Accelerate sets that up from "
+            f"{'accelerate.yaml' if target == 'accelerate' else 'the PARALLELISM_CONFIG variables of the launch file'}."
         )
