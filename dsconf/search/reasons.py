@@ -203,10 +203,10 @@ def _room(winner: Candidate, room: Headroom) -> Iterator[str]:
     else:
         yield f"Takes {takes}; {format_bytes(room.free_bytes)} stay free."
     lead = f"--seq-len {winner.workload.seq_len} is the longest sample this holds for"
-    if room.longest_seq_len <= winner.workload.seq_len:
-        yield f"{lead}: a longer one does not fit with these settings."
-    elif room.longest_seq_len + LENGTH_STEP > room.positions:
+    if room.longest_seq_len + LENGTH_STEP > room.positions:
         yield f"{lead}; with these settings all of the model's {room.positions} positions fit."
+    elif room.longest_seq_len <= winner.workload.seq_len:
+        yield f"{lead}: a longer one does not fit with these settings."
     else:
         yield f"{lead}; with these settings up to {room.longest_seq_len} tokens fit."
 

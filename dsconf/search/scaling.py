@@ -55,7 +55,9 @@ def scaling_notes(winner: Candidate, found: Sequence[Scale]) -> Iterator[str]:
         lost = compared(1 / few.efficiency(winner) - 1)
         beside = "one alone" if few.gpus == 1 else f"each of {few.gpus}"
         yield f"Each of the {now} GPUs gives {lost} than {beside} would{_waits(winner, few.candidate)}."
-    useless = next((scale for scale in found if scale.gpus > now and scale.gain <= EQUAL), None)
+    # One node more of many adds little by itself: less than a third of the GPUs' own share brings nothing.
+    more = (scale for scale in found if scale.gpus > now)
+    useless = next((scale for scale in more if scale.gain <= min(EQUAL, (scale.gpus / now - 1) / 3)), None)
     if useless is not None:
         waits = _waits(useless.candidate, winner)
         yield f"More GPUs do not help: {useless.gpus} give {compared(useless.gain)}{waits}."

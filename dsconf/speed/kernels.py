@@ -14,7 +14,7 @@ def matrix_rate(gpu: Gpu, precision: str) -> float:
 
     fp32 runs on the plain units (torch's default, ``allow_tf32`` off), and so does bf16 on cards without it.
     """
-    if precision == "fp32" or (precision in ("bf16", "autocast") and not gpu.has_bf16):
+    if precision == "fp32" or (precision == "bf16" and not gpu.has_bf16):
         return gpu.fp32_flops
     return gpu.bf16_flops
 
