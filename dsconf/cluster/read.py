@@ -58,6 +58,16 @@ def _gpu(name: str | None, memory: int | str | None) -> Gpu:
     )
 
 
+def refuse_too_many(gpus: int) -> None:
+    """Nothing, where ``gpus`` are no more than ``LARGEST``.
+
+    Raises:
+        InputError: they are more.
+    """
+    if gpus > LARGEST:
+        raise InputError(f"--gpus: {gpus} is more than {LARGEST}, the most that dsconf plans for")
+
+
 def read_cluster(
     gpus: int | str,
     gpu: str | None = None,
@@ -76,8 +86,7 @@ def read_cluster(
         InputError: a number that is not positive, a size that cannot be read, an unknown GPU.
     """
     world_size, node_gpus = _positive(gpus, "--gpus"), _positive(gpus_per_node, "--gpus-per-node")
-    if world_size > LARGEST:
-        raise InputError(f"--gpus: {world_size} is more than {LARGEST}, the most that dsconf plans for")
+    refuse_too_many(world_size)
     return Cluster(
         gpu=_gpu(gpu, gpu_memory),
         world_size=world_size,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from dsconf.cluster.read import LARGEST
+from dsconf.cluster.read import refuse_too_many
 from dsconf.errors import InputError
 from dsconf.search.recommend import Recommendation, answer, read_asked, with_cost
 from dsconf.search.words import whole
@@ -87,6 +87,5 @@ def read_sizes(gpus: str | int | Iterable[int]) -> tuple[int, ...]:
         raise InputError(f"--gpus: {gpus} is not a number of GPUs, nor several such as 8,16,32") from None
     if not sizes:
         raise InputError("--gpus: give at least one number of GPUs")
-    if max(sizes) > LARGEST:
-        raise InputError(f"--gpus: {max(sizes)} is more than {LARGEST}, the most that dsconf plans for")
+    refuse_too_many(max(sizes))
     return tuple(sorted(sizes))
