@@ -43,6 +43,11 @@ class Cluster:
     host_memory_bytes: int | None = None
     """Memory of one node; None when nobody said."""
     nvme_path: str | None = None
+    nvme_read_bandwidth: float = 6.0e9
+    """Bytes a second from the NVMe drive of a node: one data-centre drive on PCIe 4.0 x4, whose datasheets say 6.5 to 7
+    GB/s."""
+    nvme_write_bandwidth: float = 3.5e9
+    """Bytes a second to it, of the same drive, whose datasheets say 3.5 to 5 GB/s."""
     node_bandwidth: float = 50e9
     """Bytes a second one GPU sends to another node, one direction (400 Gbit/s InfiniBand a GPU)."""
     cpu_cores: int = 64

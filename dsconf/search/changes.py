@@ -164,20 +164,22 @@ SENTENCES = {
     "network_between_nodes": "A network between nodes twice as fast ({:.0f} GB/s a GPU)",
     "link_to_host": "A link to the host twice as fast ({:.0f} GB/s a GPU)",
     "host_cpu": "Twice the host's cores and memory bandwidth",
+    "nvme": "An NVMe disk twice as fast (reads {:.0f} GB/s, writes {:.0f} GB/s)",
 }
 """What a person can buy; a card that computes faster is another card."""
 
 
 def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterator[Change]:
     cluster = winner.job.cluster
-    rates = {
-        "link_in_node": cluster.gpu.link_bandwidth,
-        "network_between_nodes": cluster.node_bandwidth,
-        "link_to_host": cluster.gpu.host_bandwidth,
+    rates: dict[str, tuple[float, ...]] = {
+        "link_in_node": (cluster.gpu.link_bandwidth,),
+        "network_between_nodes": (cluster.node_bandwidth,),
+        "link_to_host": (cluster.gpu.host_bandwidth,),
+        "nvme": (cluster.nvme_read_bandwidth, cluster.nvme_write_bandwidth),
     }
     for resource, gained in slowest:
         if resource in SENTENCES and gained >= WORTH:
-            text = SENTENCES[resource].format(2 * rates.get(resource, 0.0) / 1e9)
+            text = SENTENCES[resource].format(*(2 * rate / 1e9 for rate in rates.get(resource, ())))
             yield _sped_up(resource, f"{text} would give {compared(gained)}.", gained, winner)
     linked = with_nvlink(cluster) if cluster.gpus_per_node > 1 else None
     if linked is not None:

@@ -66,6 +66,11 @@ def _host(cluster: Cluster) -> Cluster:
     return replace(cluster, cpu_cores=2 * cluster.cpu_cores, host_memory_bandwidth=2 * cluster.host_memory_bandwidth)
 
 
+def _drive(cluster: Cluster) -> Cluster:
+    read, write = 2 * cluster.nvme_read_bandwidth, 2 * cluster.nvme_write_bandwidth
+    return replace(cluster, nvme_read_bandwidth=read, nvme_write_bandwidth=write)
+
+
 TWICE: dict[str, Callable[[Cluster], Cluster]] = {
     "matrix_products": _matrix,
     "gpu_memory_bandwidth": _memory,
@@ -73,5 +78,6 @@ TWICE: dict[str, Callable[[Cluster], Cluster]] = {
     "network_between_nodes": _network,
     "link_to_host": _host_link,
     "host_cpu": _host,
+    "nvme": _drive,
 }
 """Each resource by the name it has in JSON, and the cluster that has twice as much of it."""

@@ -29,7 +29,7 @@ PARTS = {
 
 WHERE = {
     "communication": {"link_in_node": "links in a node", "network_between_nodes": "network between nodes"},
-    "offload": {"link_to_host": "link to the host", "host_cpu": "optimizer step on the CPU"},
+    "offload": {"link_to_host": "link to the host", "host_cpu": "optimizer step on the CPU", "nvme": "NVMe disk"},
 }
 """What a part of the step can wait for, by the resource that makes it shorter."""
 

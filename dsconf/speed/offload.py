@@ -71,8 +71,8 @@ def nvme_step(job: Job) -> float:
     """
     if job.settings.offload_optimizer != "nvme" or job.settings.stage != 3:
         return 0.0
-    elements = _node_shard(job, trained(job.model)[0])
-    return elements * (16 / rates.NVME_READ + 16 / rates.NVME_WRITE)
+    elements, cluster = _node_shard(job, trained(job.model)[0]), job.cluster
+    return elements * (16 / cluster.nvme_read_bandwidth + 16 / cluster.nvme_write_bandwidth)
 
 
 def nvme_parameters(job: Job) -> tuple[float, float, float]:
@@ -81,4 +81,5 @@ def nvme_parameters(job: Job) -> tuple[float, float, float]:
         return 0.0, 0.0, 0.0
     size = element_bytes(job.settings) * _node_shard(job, job.model.num_params)
     forward, backward = gathers(job) if job.cluster.world_size > 1 else (1.0, 1.0)
-    return forward * size / rates.NVME_READ, backward * size / rates.NVME_READ, size / rates.NVME_WRITE
+    read, write = job.cluster.nvme_read_bandwidth, job.cluster.nvme_write_bandwidth
+    return forward * size / read, backward * size / read, size / write

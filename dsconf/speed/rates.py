@@ -111,9 +111,6 @@ COLLECTIVE_PROCESSORS = 24 / 132
 NODE_COLLECTIVE_PROCESSORS = 16 / 132
 """The same across nodes ("16 coll channels"), and between cards on PCIe, where NCCL opens no more."""
 
-NVME_READ, NVME_WRITE = 6.0e9, 3.5e9
-"""Bytes a second of one data-centre NVMe drive on PCIe 4.0 x4; datasheets say 6.5 to 7 and 3.5 to 5 GB/s."""
-
 CPU_BYTES_PER_CORE = 2.6e9
 """Bytes a second and core of the optimizer step on the CPU (clip, DeepSpeedCPUAdam, cast). Calibrated on the step
 of a 1.2B llama at stage 2 with CPU offload on 16 cores: 42 bytes for each of 1.24e9 elements in 1.26 s. The authors

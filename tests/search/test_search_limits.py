@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
+
 import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
 
+import dsconf
 from dsconf.cluster.read import read_cluster
 from dsconf.job import Job
+from dsconf.resources import text
 from dsconf.search.candidates import Candidate, evaluate
-from dsconf.search.limits import limits, with_nvlink
+from dsconf.search.limits import TWICE, limits, with_nvlink
 from dsconf.search.space import plain_settings
 from dsconf.search.wish import Wish
+from dsconf.speed.step_time import step_time
 from dsconf.workload import Workload
 
 
@@ -42,3 +48,26 @@ def test_the_one_that_would_gain_most_comes_first() -> None:
 def test_nvlink_is_offered_to_cards_on_pcie_alone(gpu: str, speed: float | None) -> None:
     linked = with_nvlink(read_cluster(8, gpu))
     assert (linked.gpu.link_bandwidth if linked is not None else None) == speed
+
+
+def test_the_drive_is_named_where_the_step_waits_for_it() -> None:
+    """6 GB/s read and 3.5 written, and 12 and 7 of a drive twice as fast."""
+    found = dsconf.recommend(params="405B", gpus=8, gpu="h200", host_memory="2TiB", nvme="/disk")
+    winner = found.recommended
+    assert winner is not None
+    assert winner.settings.offload_optimizer == "nvme"
+    cluster = replace(winner.job.cluster, nvme_read_bandwidth=12e9, nvme_write_bandwidth=7e9)
+    faster = step_time(replace(winner.job, cluster=cluster))
+    first = found.limits[0]
+    assert (first.resource, first.gain) == ("nvme", pytest.approx(winner.step.seconds / faster.seconds - 1))
+    assert any("limited by offload (NVMe disk)" in reason for reason in found.why)
+    (change,) = (change for change in found.changes if change.kind == "nvme")
+    assert change.tokens_per_second == pytest.approx(faster.tokens_per_second)
+    assert change.text.startswith("An NVMe disk twice as fast (reads 12 GB/s, writes 7 GB/s) would give ")
+
+
+def test_the_schema_lists_every_resource() -> None:
+    names = json.loads(text("schemas", "recommend.schema.json"))["$defs"]["single"]["properties"]["limits"]
+    assert names["propertyNames"]["enum"] == list(TWICE)
+    assert {limit.resource for limit in limits(candidate(8, 512), FAKES)} == set(TWICE)
+    assert dict(limits(candidate(8, 512), FAKES))["nvme"] == 0
