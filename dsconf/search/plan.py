@@ -13,6 +13,7 @@ from typing import Any
 from dsconf.cluster.read import read_cluster
 from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
+from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory.api import read_job
 from dsconf.memory.estimate import Estimate, estimate
@@ -35,6 +36,8 @@ class PlannedJob:
     """What it was called: ``7B``, ``meta-llama/Llama-3.1-8B``, a path."""
     parameters: int
     gpus: int
+    gpu: str
+    """Name of the card."""
     seq_len: int
     micro_batch_size: int
     gradient_accumulation_steps: int
@@ -178,8 +181,11 @@ def plan(
         InputError: a word that cannot be used as given.
     """
     planner = Planner(**words)
-    models = [(one, None) for one in _several(params)] if model is None else [(params, one) for one in _several(model)]
-    sizes = (_several(gpus), _several(seq_len), _several(micro_batch_size))
+    if model is None:
+        models = [(one, None) for one in _several("--params", params)]
+    else:
+        models = [(params, one) for one in _several("--model", model)]
+    sizes = (_several("--gpus", gpus), _several("--seq-len", seq_len), _several("--micro-batch-size", micro_batch_size))
     for (size, name), world_size, length, micro in product(models, *sizes):
         yield planner.job(
             size,
@@ -192,9 +198,16 @@ def plan(
         )
 
 
-def _several(value: Any) -> tuple[Any, ...]:
-    """One value, or what an iterable holds; text, a path and a config are one."""
-    return tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else (value,)
+def _several(option: str, value: Any) -> tuple[Any, ...]:
+    """One value, or what an iterable holds; text, a path and a config are one.
+
+    Raises:
+        InputError: it holds nothing, which would be a plan without jobs.
+    """
+    values = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | Mapping) else (value,)
+    if not values:
+        raise InputError(f"{option}: give at least one")
+    return values
 
 
 def _judged(job: Job, rank: int | None = None) -> tuple[Job, Estimate, str]:
@@ -210,6 +223,7 @@ def _planned(job: Job, found: Estimate, fits: str) -> PlannedJob:
         model=job.model.name,
         parameters=job.model.num_params,
         gpus=job.cluster.world_size,
+        gpu=job.cluster.gpu.name,
         seq_len=job.workload.seq_len,
         micro_batch_size=job.workload.micro_batch,
         gradient_accumulation_steps=job.workload.accumulation,

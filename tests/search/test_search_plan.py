@@ -55,6 +55,7 @@ def by_estimate(job: PlannedJob, stage: int) -> tuple[str, int, int, int]:
 def test_every_combination_in_order(planned: list[PlannedJob]) -> None:
     assert len(planned) == JOBS
     assert [(job.model, job.gpus, job.seq_len) for job in planned] == list(product(SIZES, GPUS, LENGTHS))
+    assert {job.gpu for job in planned} == {"H100 SXM 80GB"}
     assert {job.stage for job in planned} == {0, 1, 2, 3}
     assert {job.fits for job in planned} == {"yes", "tight", "no"}
 
@@ -119,6 +120,11 @@ def test_models_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"params": "seventy"}, "'seventy' is not a count"),
         ({}, "give either --params SIZE or --model NAME_OR_PATH"),
         ({"params": "7B", "model": "gpt2"}, "not both"),
+        ({"params": []}, "--params: give at least one"),
+        ({"model": []}, "--model: give at least one"),
+        ({"params": "7B", "gpus": []}, "--gpus: give at least one"),
+        ({"params": "7B", "seq_len": ()}, "--seq-len: give at least one"),
+        ({"params": "7B", "micro_batch_size": iter(())}, "--micro-batch-size: give at least one"),
         ({"params": "7B", "gpus": [8, 0]}, "--gpus: 0 is not a positive number"),
         ({"params": "7B", "seq_len": 0}, "--seq-len: 0 is not a positive whole number"),
         ({"params": "7B", "stage": 4}, "--stage: 4 is not one of 0, 1, 2, 3"),
