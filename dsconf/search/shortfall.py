@@ -8,7 +8,7 @@ from dataclasses import replace
 from dsconf.errors import InputError
 from dsconf.search.candidates import Candidate, examine
 from dsconf.search.headroom import longest_sequence
-from dsconf.search.question import MOST_GPUS, Question, first_that_fits, more_gpus
+from dsconf.search.question import MOST_GPUS, Question, first_that_fits, more_gpus, rounding
 from dsconf.search.rank import name, offload_name
 from dsconf.search.reasons import largest_term, missing
 from dsconf.search.space import combinations
@@ -17,6 +17,7 @@ from dsconf.units import format_bytes
 
 LORA_RANK = 16
 SHORTEST = 128
+DRIVE = "--nvme PATH"
 
 
 def shortfall(best: Candidate, question: Question, remedies: bool = True) -> Iterator[str]:
@@ -29,7 +30,9 @@ def shortfall(best: Candidate, question: Question, remedies: bool = True) -> Ite
     if tried and not any(remedy.startswith("More GPUs") for remedy in tried):
         yield f"More GPUs do not help, not even {MOST_GPUS}: what each holds for itself is too much."
     if not tried:
-        yield f"No single change fits it: not {MOST_GPUS} GPUs, offload, LoRA or a sequence of {SHORTEST} tokens."
+        drive = ", NVMe" if _drive_is_open(question) else ""
+        offload = f"offload{drive}, LoRA or a sequence of {SHORTEST} tokens"
+        yield f"No single change fits it: not {MOST_GPUS} GPUs, {offload}."
         yield from _two_changes(question)
 
 
@@ -47,12 +50,15 @@ def _remedies(question: Question) -> Iterator[str]:
     wish = question.wish
     yield from _unrestricted(question)
     yield from _more_host_memory(question)
+    yield from _nvme(question)
     larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
     if larger is not None:
-        yield f"More GPUs: {larger.job.cluster.world_size} would fit it ({name(larger)})."
+        gpus = larger.job.cluster.world_size
+        yield f"More GPUs: {gpus} would fit it ({name(larger)}){rounding(larger, wish.low_states)}."
     adapted = None if question.model.lora_rank else _with_lora(question)
     if adapted is not None:
-        yield f"LoRA: --lora-rank {LORA_RANK} would fit ({name(adapted)})."
+        told = f"({name(adapted)}){rounding(adapted, wish.low_states)}"
+        yield f"LoRA: --lora-rank {LORA_RANK} would fit {told}."
     yield from _shorter(question)
 
 
@@ -81,7 +87,7 @@ def _unrestricted(question: Question) -> Iterator[str]:
             continue
         found = first_that_fits(question._replace(wish=freed))
         if found is not None:
-            yield f"{sentence.format(value)} ({name(found)}{_host_need(found)})."
+            yield f"{sentence.format(value)} ({name(found)}{_host_need(found)}){rounding(found, wish.low_states)}."
 
 
 def _more_host_memory(question: Question) -> Iterator[str]:
@@ -93,7 +99,32 @@ def _more_host_memory(question: Question) -> Iterator[str]:
     if fitting:
         least = min(fitting, key=lambda candidate: candidate.estimate.host_bytes_per_node)
         needed = format_bytes(least.estimate.host_bytes_per_node)
-        yield f"Host memory: {needed} in each node would fit it ({name(least)})."
+        rounds = rounding(least, question.wish.low_states)
+        yield f"Host memory: {needed} in each node would fit it ({name(least)}){rounds}."
+
+
+def _nvme(question: Question) -> Iterator[str]:
+    found = _driven(question)
+    if found is not None:
+        yield f"NVMe: {DRIVE} would fit it ({name(found)}), {_disk_need(found)}."
+
+
+def _driven(question: Question) -> Candidate | None:
+    """What fits with a drive in each node, where nothing does without; None, too, where a drive is not open."""
+    if not _drive_is_open(question):
+        return None
+    return first_that_fits(question._replace(cluster=replace(question.cluster, nvme_path="PATH")))
+
+
+def _drive_is_open(question: Question) -> bool:
+    """Whether nobody gave a path, and ``--offload`` leaves NVMe to the search."""
+    return question.cluster.nvme_path is None and question.wish.offload in (None, "nvme")
+
+
+def _disk_need(candidate: Candidate) -> str:
+    found = candidate.estimate
+    disk, host = format_bytes(found.nvme_bytes_per_node), format_bytes(found.host_bytes_per_node)
+    return f"{disk} on the disk of each node and {host} of host memory"
 
 
 def _host_need(candidate: Candidate) -> str:
@@ -108,29 +139,47 @@ def _shorter(question: Question) -> Iterator[str]:
         found = first_that_fits(question._replace(wish=question.wish._replace(seq_len=seq_len)))
         if found is not None:
             longest = longest_sequence(found, question.tools, below=2 * seq_len)
-            yield f"Shorter sequences: --seq-len {longest} would fit ({name(found)})."
+            told = f"({name(found)}){rounding(found, question.wish.low_states)}"
+            yield f"Shorter sequences: --seq-len {longest} would fit {told}."
             return
         seq_len //= 2
 
 
 def _two_changes(question: Question) -> Iterator[str]:
-    """All restrictions lifted and more GPUs, or the longest sequence that fits together with one of them."""
+    """All restrictions lifted, alone or with more GPUs or a drive, and the longest sequence that fits with one of them.
+
+    More GPUs and a drive are not tried together: both take away the same states.
+    """
     wish = question.wish
     free = Wish(wish.seq_len, precision=wish.precision, optimizer=wish.optimizer, attention=wish.attention)
     free = free._replace(quantize=wish.quantize)
-    larger = more_gpus(question._replace(wish=free))
-    if larger is not None and free != wish:
-        gpus = larger.job.cluster.world_size
-        yield f"Two changes: no restrictions on {gpus} GPUs would fit ({name(larger)}{_host_need(larger)})."
+    if free != wish:
+        lifted = question._replace(wish=free)
+        alone = [*_told("All restrictions lifted: it", first_that_fits(lifted), wish)]
+        yield from alone
+        if alone:
+            return
+        yield from _told("Two changes: no restrictions on {} GPUs", more_gpus(lifted), wish)
+        yield from _told(f"Two changes: {DRIVE} and no restrictions", _driven(lifted), wish)
     seq_len = wish.seq_len // 2
     while seq_len >= SHORTEST:
-        found = first_that_fits(question._replace(wish=free._replace(seq_len=seq_len)))
-        if found is not None:
-            yield f"Two changes: --seq-len {seq_len} and no restrictions would fit ({name(found)}{_host_need(found)})."
-        larger = more_gpus(question._replace(wish=wish._replace(seq_len=seq_len, global_batch=None)))
-        if larger is not None:
-            gpus = larger.job.cluster.world_size
-            yield f"Two changes: --seq-len {seq_len} on {gpus} GPUs would fit ({name(larger)})."
-        if found is not None or larger is not None:
+        shorter, lead = question._replace(wish=wish._replace(seq_len=seq_len)), f"Two changes: --seq-len {seq_len}"
+        lifted = question._replace(wish=free._replace(seq_len=seq_len))
+        larger = question._replace(wish=shorter.wish._replace(global_batch=None))
+        told = [
+            *_told(f"{lead} and no restrictions", first_that_fits(lifted), wish),
+            *_told(f"{lead} and {DRIVE}", _driven(shorter), wish),
+            *_told(f"{lead} on {{}} GPUs", more_gpus(larger), wish),
+        ]
+        yield from told
+        if told:
             return
         seq_len //= 2
+
+
+def _told(changes: str, found: Candidate | None, wish: Wish) -> Iterator[str]:
+    if found is None:
+        return
+    need = f"), {_disk_need(found)}" if found.estimate.nvme_bytes_per_node else f"{_host_need(found)})"
+    lead = f"{changes.format(found.job.cluster.world_size)} would fit"
+    yield f"{lead} ({name(found)}{need}{rounding(found, wish.low_states)}."

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from search_fakes import FAKES, FakeStep, fake_cluster, fake_model, fake_step_time
 
+import dsconf
 from dsconf.cluster.spec import Cluster
 from dsconf.errors import DoesNotFitError, DsconfError
 from dsconf.job import Job
@@ -19,7 +20,7 @@ from dsconf.search.rank import EQUAL, best_of_each, combination
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
-from dsconf.units import GIB, TIB
+from dsconf.units import GIB, TIB, format_bytes
 
 LARGE = fake_model(8192, 80)
 SMALL = fake_model(2048, 16)
@@ -259,3 +260,66 @@ def test_more_gpus_fill_the_node_first() -> None:
     assert "More GPUs: 4 would fit it" in reasons
     reasons = " ".join(ask(model, fake_cluster(1, 14 * GIB), wish).why)
     assert "More GPUs: 16 would fit it" in reasons
+
+
+def test_a_drive_is_a_remedy_where_the_host_is_too_small() -> None:
+    """The small memory model puts all that is offloaded on the drive: 18 bytes of each of 64.7 B parameters."""
+    found = ask(LARGE, fake_cluster(8, host=64 * GIB))
+    (told,) = (reason for reason in found.why if reason.startswith("NVMe: --nvme PATH would fit it (ZeRO stage 3, "))
+    assert told.endswith("), 1.06 TiB on the disk of each node and 0 B of host memory.")
+    assert ask(LARGE, fake_cluster(8, host=64 * GIB, nvme="/disk")).recommended is not None
+    elsewhere = ask(LARGE, fake_cluster(8, host=64 * GIB), Wish(offload="optimizer"))
+    assert elsewhere.recommended is None
+    assert not any("NVMe" in reason for reason in elsewhere.why), "the person wants the optimizer in host memory"
+
+
+def test_the_figures_of_a_drive_are_those_of_the_config_that_is_named() -> None:
+    words = {"params": "405B", "gpus": 8, "gpu": "h200", "host_memory": "2TiB"}
+    told = next(reason for reason in dsconf.recommend(**words).why if reason.startswith("NVMe"))
+    with_it = dsconf.recommend(**words, nvme="/disk")
+    assert with_it.recommended is not None
+    figures = [
+        f"{format_bytes(candidate.estimate.nvme_bytes_per_node)} on the disk of each node and "
+        f"{format_bytes(candidate.estimate.host_bytes_per_node)} of host memory."
+        for candidate in with_it.candidates
+        if candidate.fits != "no" and candidate.workload.micro_batch == 1
+    ]
+    assert told.split("), ")[1] in figures
+
+
+def test_a_drive_and_a_shorter_sample_are_named_where_neither_is_enough() -> None:
+    """64 Ki tokens fit on no number of GPUs, and the states of 6.6 B parameters neither on the GPU nor on the host."""
+    model, wish = fake_model(4096, 32), Wish(seq_len=2**16, checkpointing=True, micro_batch=1, stage=3)
+    cluster = fake_cluster(1, 24 * GIB, 8 * GIB)
+    found = ask(model, cluster, wish)
+    assert found.why[1].startswith("No single change fits it: not 16384 GPUs, offload, NVMe, LoRA or ")
+    told = next(reason for reason in found.why if " and --nvme PATH would fit (" in reason)
+    assert " on the disk of each node and " in told
+    seq_len = int(told.split("--seq-len ")[1].split()[0])
+    driven = replace(cluster, nvme_path="/disk")
+    assert ask(model, driven, wish._replace(seq_len=seq_len)).recommended is not None
+    assert ask(model, driven, wish._replace(seq_len=2 * seq_len)).recommended is None
+    assert ask(model, cluster, wish._replace(seq_len=seq_len)).recommended is None
+
+
+def test_restrictions_that_are_too_many_together_are_lifted_together() -> None:
+    """Stage 0 holds everything on each GPU, and no stage does without offload: either is too much by itself."""
+    found = ask(LARGE, fake_cluster(8), Wish(stage=0, offload="none"))
+    assert found.why[1].startswith("No single change fits it")
+    assert found.why[2].startswith("All restrictions lifted: it would fit (ZeRO stage ")
+    assert len(found.why) == 3
+    assert ask(LARGE, fake_cluster(8)).recommended is not None
+
+
+def test_a_remedy_with_less_precise_states_says_that_they_train_differently() -> None:
+    words = {"params": "405B", "gpus": 8, "gpu": "h100-80gb", "offload": "none"}
+    rounds = "; its optimizer states in bf16 round each update."
+
+    def more_gpus(**more: str) -> str:
+        found = dsconf.recommend(**words, **more)
+        return next(reason for reason in found.why if reason.startswith("More GPUs"))
+
+    assert "bf16 states" in more_gpus()
+    assert more_gpus().endswith(rounds)
+    assert "round each update" not in more_gpus(optimizer_states="bf16"), "that is what was asked for"
+    assert "round each update" not in more_gpus(optimizer_states="fp32")
