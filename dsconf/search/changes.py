@@ -9,9 +9,9 @@ from typing import NamedTuple
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
 from dsconf.search.limits import Limit, gain, with_nvlink
-from dsconf.search.question import Question, more_gpus
+from dsconf.search.question import Question, more_gpus, rounding
 from dsconf.search.rank import EQUAL, combination, name
-from dsconf.search.reasons import compared
+from dsconf.search.reasons import compared, missing
 from dsconf.search.scaling import Scale
 from dsconf.units import format_bytes
 
@@ -66,7 +66,8 @@ def _scaled(scale: Scale, winner: Candidate) -> Change:
     now = winner.job.cluster.world_size
     worth = scale.efficiency(winner)
     each = f"; {compared(worth - 1)} from each" if abs(worth - 1) > EQUAL else ""
-    text = f"{scale.gpus} GPUs in place of {now}: {compared(scale.gain)} ({name(scale.candidate)}){each}."
+    rounds = rounding(scale.candidate, winner.settings.bf16_optimizer_states)
+    text = f"{scale.gpus} GPUs in place of {now}: {compared(scale.gain)} ({name(scale.candidate)}){each}{rounds}."
     return _change("gpus", text, scale.candidate, winner)
 
 
@@ -77,8 +78,10 @@ def _without_offload(winner: Candidate, question: Question) -> Iterator[Change]:
     wish = question.wish._replace(offload="none", global_batch=None, low_states=precise)
     larger = more_gpus(question._replace(wish=wish))
     if larger is not None:
-        text = f"Without offload it fits from {larger.job.cluster.world_size} GPUs on ({name(larger)})."
-        yield _change("offload", text, larger, winner)
+        gpus = larger.job.cluster.world_size
+        # Of whole nodes the fewest were looked for; within a node only twice as many, and twice as many again.
+        where = f"from {gpus} GPUs on" if gpus > question.node_size else f"on {gpus} GPUs"
+        yield _change("offload", f"Without offload it fits {where} ({name(larger)}).", larger, winner)
 
 
 def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
@@ -101,19 +104,31 @@ def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: To
     other = next((c for c in candidates if combination(c) == combination(winner._replace(job=switched))), None)
     if other is None:
         return
-    gained = other.tokens_per_second / winner.tokens_per_second - 1
+    gained = compared(other.tokens_per_second / winner.tokens_per_second - 1)
+    alike = other.settings.without_batch == winner.settings.without_batch
+    micro_batch = f"micro-batch {other.workload.micro_batch}"
+    named = micro_batch if alike else name(other)
     if not recomputes:
-        saved = winner.estimate.process_bytes - evaluate(switched, tools).estimate.process_bytes
-        text = (
-            f"Activation checkpointing would take {format_bytes(max(0, saved))} off each GPU at the same micro-batch "
-            f"and give {compared(gained)} at its best (micro-batch {other.workload.micro_batch})."
-        )
+        effect = _recomputing(winner, evaluate(switched, tools))
+        text = f"Activation checkpointing would {effect} and give {gained} at its best ({named})."
     elif other.fits == "no":
-        short = f"{format_bytes(other.gpu_short_bytes)} too much on each GPU"
-        text = f"Activation checkpointing off does not fit: {short} at micro-batch {other.workload.micro_batch}."
+        where = f"at {micro_batch}" if alike else f"with {name(other)}"
+        text = f"Activation checkpointing off does not fit: {' and '.join(missing(other))} {where}."
     else:
-        text = f"Activation checkpointing off: {compared(gained)} (micro-batch {other.workload.micro_batch})."
+        text = f"Activation checkpointing off: {gained} ({named})."
     yield _change("checkpointing", text, other, winner, other.gpu_short_bytes)
+
+
+def _recomputing(winner: Candidate, switched: Candidate) -> str:
+    """What it does to the memory of each GPU, everything else the same; nothing where another moment is the fullest."""
+    found = winner.estimate
+    saved = found.process_bytes - switched.estimate.process_bytes
+    if saved > 0:
+        return f"take {format_bytes(saved)} off each GPU at the same micro-batch"
+    fullest = (
+        "initialisation" if found.init_peak_bytes > found.peak_bytes else f"{found.peak.phase} ({found.peak.name})"
+    )
+    return f"take nothing off each GPU at the same micro-batch, where memory is fullest in {fullest},"
 
 
 def _bf16_states(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[Change]:

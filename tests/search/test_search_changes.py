@@ -12,11 +12,12 @@ from search_fakes import FAKES, fake_cluster, fake_model
 import dsconf
 from dsconf.config.render import render
 from dsconf.errors import InputError
-from dsconf.search.changes import Change, _more_memory
+from dsconf.search.changes import Change, _more_memory, _scaled
 from dsconf.search.question import Question
-from dsconf.search.rank import combination
+from dsconf.search.rank import combination, name
 from dsconf.search.reasons import compared
 from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.scaling import Scale
 from dsconf.search.wish import Wish
 from dsconf.units import GIB
 
@@ -109,7 +110,7 @@ def winner_config(found: Recommendation) -> dict[str, object]:
 def test_checkpointing_off_that_does_not_fit_says_by_how_much() -> None:
     less = change(offloaded(), "checkpointing")
     assert less.fits == "no"
-    assert f"does not fit: {less.short_bytes / GIB:.2f} GiB too much on each GPU at micro-batch 1" in less.text
+    assert f"does not fit: {less.short_bytes / GIB:.2f} GiB too much on each GPU with ZeRO stage 3," in less.text
     winner = offloaded().recommended
     assert winner is not None
     switched = combination(
@@ -119,6 +120,7 @@ def test_checkpointing_off_that_does_not_fit_says_by_how_much() -> None:
     config = json.loads(render(nearest.settings, "deepspeed"))
     one = dsconf.estimate(params="70B", gpus=8, gpu="h100-80gb", config=config)
     assert one.process_bytes - offloaded().cluster.gpu.memory_bytes == less.short_bytes
+    assert less.text.endswith(f" with {name(nearest)}."), "its buckets are not the winner's"
 
 
 def test_without_offload_from_how_many_gpus_on() -> None:
@@ -186,3 +188,46 @@ def test_states_in_bf16_are_named_where_they_are_faster_and_taken_only_where_not
     assert alone.recommended.settings.bf16_optimizer_states
     assert "nothing fits with optimizer states in fp32, and this is " in alone.why[0]
     assert not any(one.kind == "bf16_states" for one in alone.changes)
+
+
+def test_within_a_node_a_number_without_offload_is_not_called_the_fewest() -> None:
+    """On 4 cards only 8 is tried before whole nodes, and 5 to 7 may do as well."""
+    found = dsconf.recommend(params="30B", gpus=4, gpu="h100-80gb")
+    without = change(found, "offload")
+    assert without.text.startswith("Without offload it fits on 8 GPUs (")
+    words = {"params": "30B", "gpu": "h100-80gb", "offload": "none", "optimizer_states": "fp32"}
+    assert dsconf.recommend(gpus=8, **words).recommended is not None
+    assert "Without offload it fits from 16 GPUs on (" in change(offloaded(), "offload").text
+
+
+def test_checkpointing_that_is_all_that_differs_needs_no_other_name() -> None:
+    found = dsconf.recommend(params="7B", gpus=16, gpu="rtx-4090")
+    less = change(found, "checkpointing")
+    assert less.text.endswith(" too much on each GPU at micro-batch 1.")
+    winner = found.recommended
+    assert winner is not None
+    words = {"activation_checkpointing": False, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
+    same = dsconf.estimate(params="7B", gpus=16, gpu="rtx-4090", config=winner_config(found), **words)
+    assert same.process_bytes - found.cluster.gpu.memory_bytes == less.short_bytes
+
+
+def test_checkpointing_that_saves_nothing_says_what_else_fills_the_gpu() -> None:
+    """A short sample of a small model: the optimizer's step holds more than backward does."""
+    words = {"params": "500M", "gpus": 1, "gpu": "h100-80gb", "micro_batch_size": 1, "seq_len": 128}
+    found = dsconf.recommend(**words)
+    more = change(found, "checkpointing")
+    assert found.recommended is not None
+    peak = found.recommended.estimate.peak
+    assert peak.phase == "step"
+    nothing = "would take nothing off each GPU at the same micro-batch, where memory is fullest in"
+    assert f"{nothing} step ({peak.name}), and give " in more.text
+
+
+def test_more_gpus_with_less_precise_states_say_that_they_train_differently() -> None:
+    winner = real().recommended
+    assert winner is not None
+    low = next(candidate for candidate in real().candidates if candidate.settings.bf16_optimizer_states)
+    rounds = "its optimizer states in bf16 round each update"
+    assert _scaled(Scale(16, low, 1.2), winner).text.endswith(f"; {rounds}.")
+    assert rounds not in _scaled(Scale(16, winner, 1.2), winner).text
+    assert rounds not in _scaled(Scale(16, low, 1.2), low).text, "the winner rounds them, too"
