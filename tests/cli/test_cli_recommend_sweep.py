@@ -119,3 +119,10 @@ def test_json_is_what_its_schema_says(words: tuple[str, ...]) -> None:
     document = json.loads(run(*JOB, *words, "--format", "json").stdout)
     jsonschema.Draft202012Validator(schema).validate(document)
     assert ("sweep" in document) == ("," in words[1])
+
+
+def test_more_gpus_than_any_cluster_has_are_wrong_usage(here: Path) -> None:
+    result = run(*JOB, "--gpus", "8,131073")
+    assert result.exit_code == 2
+    assert result.stdout == ""
+    assert "--gpus: 131073 is more than 131072, the most that dsconf plans for" in result.stderr

@@ -323,3 +323,14 @@ def test_a_remedy_with_less_precise_states_says_that_they_train_differently() ->
     assert more_gpus().endswith(rounds)
     assert "round each update" not in more_gpus(optimizer_states="bf16"), "that is what was asked for"
     assert "round each update" not in more_gpus(optimizer_states="fp32")
+
+
+def test_a_sample_as_long_as_the_model_has_positions_is_not_called_too_long() -> None:
+    """GPT-2 has 1024 positions: nothing longer exists, whether or not there is memory for it."""
+    found = dsconf.recommend(model="gpt2", gpus=1, gpu="h100-80gb", seq_len=1024)
+    (told,) = (note for note in found.notes if note.startswith("--seq-len 1024 "))
+    assert told.endswith("with these settings all of the model's 1024 positions fit.")
+    assert found.headroom is not None
+    assert found.headroom.longest_seq_len == found.headroom.positions == 1024
+    short = dsconf.recommend(params="13B", gpus=8, gpu="h100-80gb", stage=1, micro_batch_size=1)
+    assert any("a longer one does not fit" in note or "tokens fit" in note for note in short.notes)

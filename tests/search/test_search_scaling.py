@@ -10,7 +10,7 @@ from search_fakes import FAKES, fake_cluster, fake_model
 from dsconf.cluster.spec import Cluster
 from dsconf.search.question import Question
 from dsconf.search.recommend import Recommendation, answer
-from dsconf.search.scaling import sizes
+from dsconf.search.scaling import Scale, scaling_notes, sizes
 from dsconf.search.wish import Wish
 
 SMALL = fake_model(1024, 8)
@@ -80,3 +80,21 @@ def test_more_gpus_than_the_global_batch_has_work_for_do_not_help() -> None:
 
 def test_numbers_that_cannot_share_the_global_batch_are_left_out() -> None:
     assert [scale.gpus for scale in ask(4, wish=Wish(global_batch=4)).scales] == [1, 2]
+
+
+def test_one_node_more_of_many_is_measured_by_its_own_share() -> None:
+    """Of 1024 GPUs eight more are 0.78 %: a gain of a third of that is something, less is nothing."""
+    winner = ask(8).recommended
+    assert winner is not None
+    many = winner._replace(job=replace(winner.job, cluster=replace(winner.job.cluster, world_size=1024)))
+
+    def told(gpus: int, gain: float) -> bool:
+        larger = many._replace(job=replace(many.job, cluster=replace(many.job.cluster, world_size=gpus)))
+        return any("More GPUs do not help" in note for note in scaling_notes(many, [Scale(gpus, larger, gain)]))
+
+    assert not told(1032, 0.007), "small, but nearly all that eight of 1024 can give"
+    assert not told(1032, 0.003)
+    assert told(1032, 0.002)
+    assert told(1032, -0.01)
+    assert told(2048, 0.02), "twice as many for what is equal speed"
+    assert not told(2048, 0.04)

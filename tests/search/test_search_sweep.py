@@ -9,6 +9,7 @@ import pytest
 from search_fakes import FAKES
 
 import dsconf
+from dsconf.cluster.read import LARGEST
 from dsconf.errors import InputError
 from dsconf.search.sweep import Sweep, read_sizes, sweep
 
@@ -79,3 +80,10 @@ def test_the_words_are_those_of_recommend() -> None:
         sweep([8], params="1B", price=2)
     with pytest.raises(InputError, match="at least one"):
         sweep([], params="1B")
+
+
+def test_a_number_that_no_cluster_has_is_refused_before_anything_is_read() -> None:
+    assert read_sizes([8, LARGEST]) == (8, LARGEST)
+    for gpus in ([8, LARGEST + 1], f"8,{LARGEST + 1}", LARGEST + 1):
+        with pytest.raises(InputError, match=rf"^--gpus: {LARGEST + 1} is more than {LARGEST}, "):
+            sweep(gpus, params="1B")
