@@ -21,7 +21,11 @@ _BYTES = {
     "gib": GIB,
     "tib": TIB,
 }
-_NUMBER = re.compile(r"\s*([-+]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*([a-zA-Z]*)\s*")
+_FIGURE = r"\s*([-+]?(?:\d+(?:_\d+)*(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?)\s*"
+_NUMBER = re.compile(_FIGURE + r"([a-zA-Z]*)\s*")
+_RATE = re.compile(_FIGURE + r"(?:([kmgtKMGT])(i?))?(b|B|bits?)(?:/s|ps)\s*")
+_BINARY = {"k": KIB, "m": MIB, "g": GIB, "t": TIB}
+_BITS_OF_BYTE = 8
 
 
 def _parse(value: str, units: dict[str, int], what: str, example: str) -> int:
@@ -54,6 +58,36 @@ def parse_bytes(value: str) -> int:
         InputError: not a number, an unknown unit, or not positive.
     """
     return _parse(value, _BYTES, "a size", "80GiB (2**30) or 80GB (10**9)")
+
+
+def parse_rate(value: str) -> float:
+    """Bytes a second of a rate such as ``400Gbit/s``, ``400Gb/s`` or ``100Gbps`` (bits) and ``50GB/s`` or ``25GiB/s``.
+
+    A lower-case b stands for bits and an upper-case B for bytes, of which ``Gi`` has 2**30 and ``G`` 10**9.
+
+    Raises:
+        InputError: not a number, no unit or an unknown one, or not positive.
+    """
+    match = _RATE.fullmatch(value)
+    if match is None:
+        bare = _NUMBER.fullmatch(value)
+        wrong = f"{value!r} has no unit" if bare is not None and not bare[2] else f"{value!r} is not a rate"
+        raise InputError(f"{wrong}; write it like 400Gbit/s (bits) or 50GB/s (bytes)")
+    number, prefix, binary, unit = match.groups()
+    size = (_BINARY if binary else _DECIMAL)[(prefix or "").lower()]
+    rate = float(number.replace("_", "")) * size / (1 if unit == "B" else _BITS_OF_BYTE)
+    if not 0 < rate < float("inf"):
+        raise InputError(f"{value} is not a positive, finite rate")
+    return rate
+
+
+def format_rate(bytes_per_second: float, unit: str = "B") -> str:
+    """A rate as a person would write it, ``300 GB/s``, or with ``unit`` ``bit`` ``400 Gbit/s``; decimal units."""
+    rate = bytes_per_second * (1 if unit == "B" else _BITS_OF_BYTE)
+    scales = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
+    scale, prefix = next(((scale, prefix) for scale, prefix in scales if rate >= scale), (1, ""))
+    figure = f"{rate / scale:,.0f}" if rate / scale >= 1000 else f"{rate / scale:.4g}"
+    return f"{figure} {prefix}{unit}/s"
 
 
 def gib(num_bytes: int) -> float:
