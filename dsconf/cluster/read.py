@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from dsconf.cluster.catalogue import find_gpu, nearest_in_memory
+from dsconf.cluster.figures import figures
 from dsconf.cluster.spec import Cluster, Gpu
 from dsconf.errors import InputError
-from dsconf.units import format_bytes, parse_bytes
+from dsconf.units import MIB, format_bytes, parse_bytes, parse_rate
 
 DEFAULT_GPU = "H100 SXM 80GB"
 _ASSUMED = "assumed"
@@ -31,12 +33,39 @@ def _positive(value: int | str, option: str) -> int:
 
 
 def _bytes(value: int | str, option: str) -> int:
+    if isinstance(value, str):
+        try:
+            size = parse_bytes(value)
+        except InputError as error:
+            raise InputError(f"{option}: {error}") from None
+    else:
+        size = _positive(value, option)
+    if size < MIB and "b" not in str(value).lower():
+        # nvidia-smi and free print thousands of MiB, datasheets some hundred GB.
+        meant = f"{value}GiB" if size < 10_000 else f"{value}MiB"
+        raise InputError(f"{option}: {value} is {size} bytes; did you mean {meant}?")
+    return size
+
+
+def _rate(value: str, option: str) -> float:
     if not isinstance(value, str):
-        return _positive(value, option)
+        raise InputError(f"{option}: {value!r} has no unit; write it like 400Gbit/s (bits) or 50GB/s (bytes)")
     try:
-        return parse_bytes(value)
+        return parse_rate(value)
     except InputError as error:
         raise InputError(f"{option}: {error}") from None
+
+
+def _rates(network: str | None, cpu_cores: int | str | None, host_bandwidth: str | None) -> dict[str, Any]:
+    """The fields of Cluster that somebody stated; the others keep what is assumed."""
+    stated: dict[str, Any] = {}
+    if network is not None:
+        stated["node_bandwidth"] = _rate(network, "--network")
+    if cpu_cores is not None:
+        stated["cpu_cores"] = _positive(cpu_cores, "--cpu-cores")
+    if host_bandwidth is not None:
+        stated["host_memory_bandwidth"] = _rate(host_bandwidth, "--host-bandwidth")
+    return stated
 
 
 def _gpu(name: str | None, memory: int | str | None) -> Gpu:
@@ -75,18 +104,26 @@ def read_cluster(
     gpus_per_node: int | str = 8,
     host_memory: int | str | None = None,
     nvme: str | None = None,
+    network: str | None = None,
+    cpu_cores: int | str | None = None,
+    host_bandwidth: str | None = None,
 ) -> Cluster:
     """The cluster of ``gpus`` GPUs in all, at most ``gpus_per_node`` to a node.
 
     ``gpu_memory`` and ``host_memory`` (of one node) are bytes, or text such as ``80GiB``. With ``gpu`` named,
     ``gpu_memory`` replaces that card's memory; alone, it stands for the catalogue card nearest in memory; with
-    neither, a H100 of 80 GB is assumed. ``assumption`` says which of these happened.
+    neither, a H100 of 80 GB is assumed. ``network`` is what one GPU sends to other nodes, in one direction
+    (``400Gbit/s``); ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``) are the cores of a node and what they read and
+    write of its memory; None is what ``Cluster`` assumes. ``assumption`` says what was assumed.
 
     Raises:
-        InputError: a number that is not positive, a size that cannot be read, an unknown GPU.
+        InputError: a number that is not positive, a size or a rate that cannot be read, an unknown GPU, an empty path.
     """
     world_size, node_gpus = _positive(gpus, "--gpus"), _positive(gpus_per_node, "--gpus-per-node")
     refuse_too_many(world_size)
+    if nvme is not None and not nvme.strip():
+        raise InputError(f"--nvme: {nvme!r} is not a path; give a folder on a fast local disk of each node")
+    stated = _rates(network, cpu_cores, host_bandwidth)
     return Cluster(
         gpu=_gpu(gpu, gpu_memory),
         world_size=world_size,
@@ -94,9 +131,14 @@ def read_cluster(
         host_memory_bytes=None if host_memory is None else _bytes(host_memory, "--host-memory"),
         nvme_path=nvme,
         node_gpus=node_gpus,
+        stated=frozenset(stated),
+        **stated,
     )
 
 
-def assumption(cluster: Cluster) -> str | None:
-    """One line for a person when the GPU, or its speed, was assumed rather than named; else None."""
-    return f"GPU: {cluster.gpu.name}" if _ASSUMED in cluster.gpu.name else None
+def assumption(cluster: Cluster, networked: bool = False, offloads: bool = False) -> str | None:
+    """One line for a person on what was assumed rather than named: the GPU or its speed, the network where the job is
+    ``networked``, cores and memory of the hosts where it ``offloads``; None where nothing was."""
+    gpu = [f"GPU: {cluster.gpu.name}"] if _ASSUMED in cluster.gpu.name else []
+    rates = [figure.text for figure in figures(cluster, networked, offloads) if figure.assumed]
+    return "; ".join([*gpu, *rates]) or None

@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
+MOST_HOST_BYTES = 4 * 2**40
+"""The most memory that a node is taken to have where nobody said: the 32 slots of a DGX B200 hold 2 TB as it is sold
+and 4 TB at most (https://docs.nvidia.com/dgx/dgxb200-user-guide/introduction-to-dgxb200.html)."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -51,16 +55,26 @@ class Cluster:
     node_bandwidth: float = 50e9
     """Bytes a second one GPU sends to another node, one direction (400 Gbit/s InfiniBand a GPU)."""
     cpu_cores: int = 64
+    """Of one node."""
     host_memory_bandwidth: float = 300e9
+    """Bytes a second that a node's cores read and write of its memory."""
     nvlink_switches: bool = True
     """Whether NCCL may add up inside the NVSwitches of a node; False where NCCL_NVLS_ENABLE is 0."""
     node_gpus: int | None = None
     """GPUs that a node has, whether the job uses them or not; None: as many as the job uses of it."""
+    stated: frozenset[str] = frozenset()
+    """Those of ``node_bandwidth``, ``cpu_cores`` and ``host_memory_bandwidth`` that somebody said; others are assumed.
+    """
 
     @property
     def nodes(self) -> int:
         """Number of nodes, the last one possibly not full."""
         return -(-self.world_size // self.gpus_per_node)
+
+    @property
+    def host_limit_bytes(self) -> int:
+        """Memory of one node that a job may take: as stated, else the most that a node is taken to have."""
+        return MOST_HOST_BYTES if self.host_memory_bytes is None else self.host_memory_bytes
 
     def __hash__(self) -> int:
         return self._hash

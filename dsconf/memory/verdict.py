@@ -82,6 +82,11 @@ def missing_bytes(estimate: Estimate, gpu: Gpu) -> int:
     return max(0, estimate.process_bytes - gpu.memory_bytes)
 
 
+def missing_host_bytes(estimate: Estimate, cluster: Cluster) -> int:
+    """By how much a node has too little memory, where nobody stated it by how much any has; 0 where it fits."""
+    return max(0, estimate.host_bytes_per_node - cluster.host_limit_bytes)
+
+
 def verdict(estimate: Estimate, gpu: Gpu) -> str:
     """``yes`` with headroom, ``tight`` where only the bare peak of initialisation and steps fits, else ``no``."""
     if not missing_bytes(estimate, gpu):

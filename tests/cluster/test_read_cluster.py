@@ -5,7 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsconf.cluster.catalogue import find_gpu
+from dsconf.cluster.figures import figures_text
 from dsconf.cluster.read import assumption, read_cluster
+from dsconf.cluster.spec import MOST_HOST_BYTES
 from dsconf.errors import InputError
 from dsconf.units import GIB, TIB
 
@@ -77,3 +79,61 @@ def test_more_gpus_than_anybody_has_are_refused_at_once() -> None:
     assert read_cluster(2**17, "h100").world_size == 131_072
     with pytest.raises(InputError, match=r"^--gpus: 99999999999 is more than 131072, the most that dsconf plans for$"):
         read_cluster(99_999_999_999, "h100")
+
+
+def test_network_and_hosts_are_assumed_unless_stated() -> None:
+    """400 Gbit/s are 50 GB/s, 100 Gbit/s 12.5."""
+    assumed = read_cluster(16, "h100")
+    assert (assumed.node_bandwidth, assumed.cpu_cores, assumed.host_memory_bandwidth) == (50e9, 64, 300e9)
+    assert assumed.stated == frozenset()
+    stated = read_cluster(16, "h100", network="100Gbps", cpu_cores="96", host_bandwidth="500GB/s")
+    assert (stated.node_bandwidth, stated.cpu_cores, stated.host_memory_bandwidth) == (12.5e9, 96, 500e9)
+    assert stated.stated == {"node_bandwidth", "cpu_cores", "host_memory_bandwidth"}
+    assert figures_text(stated, networked=False, offloads=False) == (
+        ", network 100 Gbit/s a GPU, 96 CPU cores a node, 500 GB/s of host memory bandwidth a node"
+    )
+
+
+def test_what_is_assumed_is_said_where_it_matters() -> None:
+    cluster = read_cluster(16, "h100", cpu_cores=96)
+    network = "network 400 Gbit/s a GPU (assumed, --network)"
+    hosts = "300 GB/s of host memory bandwidth a node (assumed, --host-bandwidth)"
+    assert figures_text(cluster, networked=False, offloads=False) == ", 96 CPU cores a node"
+    assert figures_text(cluster, networked=True, offloads=True) == f", {network}, 96 CPU cores a node, {hosts}"
+    assert assumption(cluster) is None
+    assert assumption(cluster, networked=True) == network
+    assert assumption(cluster, networked=True, offloads=True) == f"{network}; {hosts}"
+    unnamed = assumption(read_cluster(16), networked=True)
+    assert unnamed == f"GPU: H100 SXM 80GB (assumed, name yours with --gpu); {network}"
+
+
+def test_a_host_nobody_described_has_what_hosts_are_sold_with_at_most() -> None:
+    assert read_cluster(8, "h100").host_limit_bytes == MOST_HOST_BYTES == 4 * TIB
+    assert read_cluster(8, "h100", host_memory="6TiB").host_limit_bytes == 6 * TIB
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"gpu_memory": 24}, "--gpu-memory: 24 is 24 bytes; did you mean 24GiB?"),
+        ({"gpu_memory": "24"}, "--gpu-memory: 24 is 24 bytes; did you mean 24GiB?"),
+        ({"gpu_memory": 81_559}, "--gpu-memory: 81559 is 81559 bytes; did you mean 81559MiB?"),
+        ({"host_memory": "1.5e3"}, "--host-memory: 1.5e3 is 1500 bytes; did you mean 1.5e3GiB?"),
+        ({"host_memory": 2**20 - 1}, "--host-memory: 1048575 is 1048575 bytes; did you mean 1048575MiB?"),
+        ({"nvme": ""}, "--nvme: '' is not a path; give a folder"),
+        ({"nvme": " "}, "--nvme: ' ' is not a path; give a folder"),
+        ({"network": "400"}, "--network: '400' has no unit; write it like 400Gbit/s (bits) or 50GB/s (bytes)"),
+        ({"network": 50e9}, "--network: 50000000000.0 has no unit; write it like 400Gbit/s"),
+        ({"host_bandwidth": "fast"}, "--host-bandwidth: 'fast' is not a rate; write it like"),
+        ({"cpu_cores": 0}, "--cpu-cores: 0 is not a positive number"),
+    ],
+)
+def test_units_and_paths_that_are_missing_are_asked_for(words, message):
+    with pytest.raises(InputError) as caught:
+        read_cluster(8, **words)
+    assert str(caught.value).startswith(message)
+
+
+def test_a_size_with_a_unit_and_one_of_a_mebibyte_are_believed() -> None:
+    assert read_cluster(8, gpu_memory=2**20).gpu.memory_bytes == 2**20
+    assert read_cluster(8, host_memory="512KiB").host_memory_bytes == 2**19
