@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
+from dsconf.memory.verdict import missing_host_bytes
 from dsconf.model.spec import Model
 from dsconf.search.space import Combination
 from dsconf.workload import Workload
@@ -133,8 +134,7 @@ def evaluate(job: Job, tools: Tools) -> Candidate:
 def _judged(job: Job, asked: Job, tools: Tools) -> Candidate:
     """The candidate ``job`` with what the models say of ``asked``."""
     found, cluster = tools.estimate(asked), job.cluster
-    limit = cluster.host_memory_bytes
-    host_short = max(0, found.host_bytes_per_node - limit) if limit is not None else 0
+    host_short = missing_host_bytes(found, cluster)
     fits = "no" if host_short else tools.verdict(found, cluster)
     gpu_short = tools.missing_bytes(found, cluster)
     return Candidate(job, found, tools.step_time(asked), fits, gpu_short, host_short)

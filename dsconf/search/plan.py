@@ -17,7 +17,7 @@ from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory.api import read_job
 from dsconf.memory.estimate import Estimate, estimate
-from dsconf.memory.verdict import verdict
+from dsconf.memory.verdict import missing_host_bytes, verdict
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.search.words import whole
@@ -53,7 +53,8 @@ class PlannedJob:
 
 
 class Planner:
-    """Answers one job after another. What is said here holds for all of them, in the words of ``dsconf.estimate``.
+    """Answers one job after another. What is said here holds for all of them, in the words of ``dsconf.estimate``
+    and those of ``dsconf.recommend`` on network and hosts.
 
     Raises:
         InputError: a word that cannot be used as given.
@@ -76,8 +77,13 @@ class Planner:
         lora_rank: int | None = None,
         quantize: str | None = None,
         allocator: str = "expandable",
+        network: str | None = None,
+        cpu_cores: str | int | None = None,
+        host_bandwidth: str | None = None,
     ) -> None:
         words = {word: value for word, value in locals().items() if word != "self"}
+        # Of the step's time alone, which an estimate does not know.
+        self._rates = {word: words.pop(word) for word in ("network", "cpu_cores", "host_bandwidth")}
         self._words: dict[str, Any] = words
         self._stages = STAGES.get(offload, (3,))
         self._mappings: dict[int, tuple[Mapping[str, Any], Model]] = {}
@@ -142,8 +148,8 @@ class Planner:
         return read_model(params, model, self._words["lora_rank"])
 
     def _read_cluster(self, gpus: int) -> Cluster:
-        words = self._words
-        return read_cluster(gpus, words["gpu"], words["gpu_memory"], words["gpus_per_node"], words["host_memory"])
+        cards = {word: self._words[word] for word in ("gpu", "gpu_memory", "gpus_per_node", "host_memory")}
+        return read_cluster(gpus, **cards, **self._rates)
 
     def _read_template(self, stage: int) -> Job:
         """Any job at ``stage``: its settings and workload hold what is the same for all."""
@@ -212,9 +218,7 @@ def _several(option: str, value: Any) -> tuple[Any, ...]:
 
 def _judged(job: Job, rank: int | None = None) -> tuple[Job, Estimate, str]:
     found = estimate(job, rank)
-    limit = job.cluster.host_memory_bytes
-    too_much = limit is not None and found.host_bytes_per_node > limit
-    return job, found, "no" if too_much else verdict(found, job.cluster.gpu)
+    return job, found, "no" if missing_host_bytes(found, job.cluster) else verdict(found, job.cluster.gpu)
 
 
 def _planned(job: Job, found: Estimate, fits: str) -> PlannedJob:

@@ -80,9 +80,8 @@ def fits_somehow(question: Question) -> bool:
     leanest: dict[tuple[Any, ...], Combination] = {}
     for combination in space_of(question):
         settings = combination.settings
-        # A smaller part of the optimizer on the host is more on the GPU: it matters where the host has a limit.
-        part = settings.offload_optimizer_ratio if question.cluster.host_memory_bytes is not None else None
-        key = (*_strategy(settings), settings.sequence_parallel, part)
+        # A smaller part of the optimizer on the host is more on the GPU: it matters where the host is too small.
+        key = (*_strategy(settings), settings.sequence_parallel, settings.offload_optimizer_ratio)
         leanest[key] = max(leanest.get(key, combination), combination, key=_leanness)
     space = sorted(leanest.values(), key=lambda combination: -combination.settings.stage)
     alone = (examine(question.model, question.cluster, [_smallest(one)], question.tools).candidates for one in space)

@@ -93,15 +93,21 @@ def short(candidate: Candidate, winner: Candidate | None) -> str:
     """One phrase on a candidate in the table: what it misses, or how it compares."""
     if candidate.fits != "no":
         return "recommended" if winner is None or candidate is winner else loss(candidate, winner)
-    return " and ".join(missing(candidate)) or "no headroom"
+    return " and ".join(missing(candidate, "of {}, --host-memory")) or "no headroom"
 
 
-def missing(candidate: Candidate) -> Iterator[str]:
-    """What does not fit, and by how much: ``40.2 GiB too much on each GPU``."""
+def missing(
+    candidate: Candidate, unstated: str = "{} taken as the most a node has: state yours with --host-memory"
+) -> Iterator[str]:
+    """What does not fit, and by how much: ``40.2 GiB too much on each GPU``; ``unstated`` is said of a host's limit
+    that nobody stated."""
     if candidate.gpu_short_bytes:
         yield f"{format_bytes(candidate.gpu_short_bytes)} too much on each GPU"
     if candidate.host_short_bytes:
-        yield f"{format_bytes(candidate.host_short_bytes)} too much on each host"
+        cluster = candidate.job.cluster
+        limit = f" ({unstated})".format(format_bytes(cluster.host_limit_bytes))
+        taken = limit if cluster.host_memory_bytes is None else ""
+        yield f"{format_bytes(candidate.host_short_bytes)} too much on each host{taken}"
 
 
 def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from dsconf.errors import InputError
 from dsconf.search.candidates import Candidate, examine
 from dsconf.search.headroom import longest_sequence
-from dsconf.search.question import MOST_GPUS, Question, first_that_fits, more_gpus, rounding
+from dsconf.search.question import MOST_GPUS, Question, first_that_fits, fits_somehow, more_gpus, rounding
 from dsconf.search.rank import name, offload_name
 from dsconf.search.reasons import largest_term, missing
 from dsconf.search.space import combinations
@@ -18,6 +18,8 @@ from dsconf.units import format_bytes
 LORA_RANK = 16
 SHORTEST = 128
 DRIVE = "--nvme PATH"
+UNLIMITED = 2**60
+"""Bytes of host memory that nothing is too large for."""
 
 
 def shortfall(best: Candidate, question: Question, remedies: bool = True) -> Iterator[str]:
@@ -91,9 +93,9 @@ def _unrestricted(question: Question) -> Iterator[str]:
 
 
 def _more_host_memory(question: Question) -> Iterator[str]:
-    if question.cluster.host_memory_bytes is None:
+    unlimited = replace(question.cluster, host_memory_bytes=UNLIMITED)
+    if not fits_somehow(question._replace(cluster=unlimited)):
         return
-    unlimited = replace(question.cluster, host_memory_bytes=None)
     space = combinations(question.model, unlimited, question.wish)
     fitting = [c for c in examine(question.model, unlimited, space, question.tools).candidates if c.fits != "no"]
     if fitting:

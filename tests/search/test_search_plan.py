@@ -97,6 +97,18 @@ def test_the_host_and_the_words_count() -> None:
     assert Planner(gpu="h100-80gb", lora_rank=8).job("7B", gpus=8).peak_bytes < 40 * GIB
 
 
+def test_network_and_hosts_count_and_a_host_has_its_limit() -> None:
+    words = {"params": "8B", "gpus": 16, "stage": 2}
+    near, far = (Planner(network=rate, **CARD).job(**words) for rate in (None, "10Gbit/s"))
+    assert far.step_seconds > near.step_seconds
+    many, few = (Planner(cpu_cores=cores, offload="optimizer", **CARD).job("8B", gpus=8) for cores in (None, 8))
+    assert few.step_seconds > many.step_seconds
+    large = {"gpu": "h200", "offload": "optimizer+param", "activation_checkpointing": True}
+    unknown, stated = (Planner(host_memory=size, **large).job("405B", gpus=8) for size in (None, "12TiB"))
+    assert (unknown.fits, stated.fits) == ("no", "yes")
+    assert 9 < unknown.host_bytes_per_node / 2**40 < 10
+
+
 def test_models_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Embedding and head 2 · 1000 · 512, four layers of 4 · 512² + 3 · 512 · 1024 + 2 · 512, a norm of 512."""
     config = {"model_type": "llama", "hidden_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8}

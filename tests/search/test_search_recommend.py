@@ -17,6 +17,7 @@ from dsconf.memory.estimate import Estimate
 from dsconf.model.spec import Model
 from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
+from dsconf.search.reasons import short as short_of
 from dsconf.search.recommend import Recommendation, answer
 from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
@@ -334,3 +335,41 @@ def test_a_sample_as_long_as_the_model_has_positions_is_not_called_too_long() ->
     assert found.headroom.longest_seq_len == found.headroom.positions == 1024
     short = dsconf.recommend(params="13B", gpus=8, gpu="h100-80gb", stage=1, micro_batch_size=1)
     assert any("a longer one does not fit" in note or "tokens fit" in note for note in short.notes)
+
+
+def test_a_host_that_nobody_sells_is_not_taken_to_be_there() -> None:
+    """18 bytes a parameter of 404 billion are 6.6 TiB on one node, 3.3 on each of two; a node has 4 at most."""
+    words = {"params": "405B", "gpu": "h200", "stage": 3}
+    found = dsconf.recommend(**words, gpus=8)
+    assert found.recommended is None
+    assert not any(candidate.fits != "no" for candidate in found.candidates)
+    taken = "too much on each host (4.00 TiB taken as the most a node has: state yours with --host-memory)."
+    assert found.why[0].endswith(taken)
+    assert any(reason.startswith("Host memory: 7.40 TiB in each node would fit it") for reason in found.why)
+    assert "More GPUs: 16 would fit it" in "\n".join(found.why)
+    stated = dsconf.recommend(**words, gpus=8, host_memory="7.5TiB")
+    assert stated.recommended is not None, "what is stated is believed"
+    assert stated.recommended.estimate.host_bytes_per_node > 7 * TIB
+
+
+def test_the_limit_of_an_unstated_host_is_in_the_row() -> None:
+    """A model of 16 TiB of offloaded states, 8 GPUs to a node."""
+    found = ask(fake_model(16384, 384), fake_cluster(8), Wish(offload="optimizer"), alternatives=False)
+    assert found.recommended is None
+    short = next(short_of(c, None) for c in found.candidates if c.host_short_bytes)
+    assert short.endswith(" TiB too much on each host (of 4.00 TiB, --host-memory)")
+    stated = ask(fake_model(16384, 384), fake_cluster(8, host=4 * TIB), Wish(offload="optimizer"), alternatives=False)
+    assert next(short_of(c, None) for c in stated.candidates if c.host_short_bytes).endswith("on each host")
+
+
+def test_slower_cores_slow_what_is_offloaded_and_are_named() -> None:
+    words = {"params": "13B", "gpu": "h100", "gpus": 1, "offload": "optimizer", "micro_batch_size": 1}
+    assumed, few = dsconf.recommend(**words), dsconf.recommend(**words, cpu_cores=8, host_bandwidth="100GB/s")
+    assert assumed.recommended is not None
+    assert few.recommended is not None
+    assert few.recommended.tokens_per_second < assumed.recommended.tokens_per_second
+    assert assumed.assumption == (
+        "64 CPU cores a node (assumed, --cpu-cores); "
+        "300 GB/s of host memory bandwidth a node (assumed, --host-bandwidth)"
+    )
+    assert few.assumption is None
