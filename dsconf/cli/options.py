@@ -51,8 +51,14 @@ def _real(value: str) -> float:
     return number
 
 
+def _size(value: str) -> str:
+    parse_bytes(value)
+    return value
+
+
 COUNT = _Parsed("count", parse_count)
-BYTES = _Parsed("bytes", parse_bytes)
+BYTES = _Parsed("bytes", _size)
+"""The text of a size, for whoever knows what it is the size of to refuse one without a unit."""
 WHOLE = _Parsed("integer", _whole)
 WHOLES = _Parsed("integers", lambda value: value if "," in value else _whole(value))
 """One whole number, or the text of several, for whoever reads it to split."""
@@ -81,6 +87,19 @@ gpu_options = combine(
     click.option("--gpu-memory", type=BYTES, metavar="SIZE", help="Memory of one GPU, e.g. 80GiB, instead of --gpu."),
     click.option("--gpus-per-node", type=WHOLE, default=8, show_default=True, help="GPUs in one node."),
     click.option("--host-memory", type=BYTES, metavar="SIZE", help="Memory of one node, e.g. 1TiB."),
+)
+rate_options = combine(
+    click.option(
+        "--network",
+        metavar="RATE",
+        help="What one GPU sends to other nodes, one direction [default: 400Gbit/s, or 50GB/s].",
+    ),
+    click.option("--cpu-cores", type=WHOLE, help="CPU cores of one node [default: 64]."),
+    click.option(
+        "--host-bandwidth",
+        metavar="RATE",
+        help="What the cores of one node read and write of its memory [default: 300GB/s].",
+    ),
 )
 nvme_option = click.option("--nvme", metavar="PATH", help="Path on a fast local disk, for NVMe offload.")
 cluster_options = combine(

@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsconf.cli.options import COUNT, REAL, WHOLE, WHOLES, format_option, gpu_options, model_options, nvme_option
+from dsconf.cli.options import (
+    COUNT,
+    REAL,
+    WHOLE,
+    WHOLES,
+    format_option,
+    gpu_options,
+    model_options,
+    nvme_option,
+    rate_options,
+)
 from dsconf.cli.recommend_files import Writing, file_options
 from dsconf.cli.search_options import training_options
 from dsconf.search.wish import OFFLOADS
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 )
 @gpu_options
 @nvme_option
+@rate_options
 @training_options
 @click.option("--stage", type=click.Choice(["0", "1", "2", "3"]), help="Only this ZeRO stage.")
 @click.option("--offload", type=click.Choice(list(OFFLOADS)), help="Only this offload.")

@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from dsconf.cli.options import cluster_options, format_option, model_options
+from dsconf.cli.options import cluster_options, format_option, model_options, rate_options
 from dsconf.cli.search_options import training_options
 
 
 @click.command("stages")
 @model_options
 @cluster_options
+@rate_options
 @training_options
 @format_option("table", "json")
 def command(output_format: str, nvme: str | None, **words: Any) -> None:

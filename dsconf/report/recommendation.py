@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from dsconf.cluster.figures import figures_text
 from dsconf.cluster.spec import Cluster
 from dsconf.report.table import as_gib, as_rate, as_seconds, table
 from dsconf.search.pareto import spread
@@ -43,7 +44,7 @@ def recommendation_text(found: Recommendation, shape: str, files: Sequence[str],
 
 def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str) -> Iterator[str]:
     yield shape
-    yield cluster_sentence(found.cluster)
+    yield cluster_sentence(found.cluster, found.recommended is not None and found.recommended.offloads > 0)
     yield ""
     rows = best_of_each(found.candidates, found.recommended)
     shown = _shown(rows, found.recommended)
@@ -94,13 +95,14 @@ def _share(candidate: Candidate, fastest: float) -> str:
     return f"{100 * candidate.tokens_per_second / fastest:.0f} %"
 
 
-def cluster_sentence(cluster: Cluster) -> str:
-    """The GPUs, or what was assumed about them."""
+def cluster_sentence(cluster: Cluster, offloads: bool = False) -> str:
+    """The GPUs, what joins several nodes, and the hosts where they take part, with what was assumed about them."""
     nodes = f" in {cluster.nodes} nodes" if cluster.nodes > 1 else ""
     host = cluster.host_memory_bytes
     memory = f", {format_bytes(host)} of host memory a node" if host is not None else ""
     each = format_bytes(cluster.gpu.memory_bytes)
-    return f"GPUs: {cluster.world_size} × {cluster.gpu.name}, {each} each{nodes}{memory}"
+    rates = figures_text(cluster, cluster.nodes > 1, offloads)
+    return f"GPUs: {cluster.world_size} × {cluster.gpu.name}, {each} each{nodes}{memory}{rates}"
 
 
 def check_sentence(checked: CheckResult) -> str:

@@ -6,6 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+from dsconf.cluster.figures import figures_text
+from dsconf.cluster.read import assumption
+from dsconf.cluster.spec import Cluster
 from dsconf.report.as_json import candidate_json, cluster_json, model_json
 from dsconf.report.table import as_gib, as_rate, as_seconds, table
 from dsconf.search.rank import EQUAL, offload_name, stage_name
@@ -37,9 +40,10 @@ def sweep_text(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], con
 
 
 def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> Iterator[str]:
-    cluster = found.rows[0].found.cluster
+    cluster, rates = found.rows[0].found.cluster, figures_text(*_matters(found))
     yield shape
-    yield f"GPUs: {cluster.gpu.name}, up to {max(row.found.cluster.gpus_per_node for row in found.rows)} in a node"
+    most = max(row.found.cluster.gpus_per_node for row in found.rows)
+    yield f"GPUs: {cluster.gpu.name}, up to {most} in a node{rates}"
     yield ""
     headers = HEADERS + (COSTS[: 2 + (found.price is not None)] if found.tokens else ())
     yield table(headers, [_row(row, found) for row in found.rows], (1, 2))
@@ -51,6 +55,13 @@ def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs
             yield ""
             yield from (f"Wrote {file}" for file in files[row.gpus])
             yield from ("Launch:", *(f"  {line}" for line in row.found.launch_with(configs[row.gpus])))
+
+
+def _matters(found: Sweep) -> tuple[Cluster, bool, bool]:
+    """A cluster, and whether network and hosts matter on any number of GPUs."""
+    networked = any(row.found.cluster.nodes > 1 for row in found.rows)
+    offloads = any(row.found.recommended is not None and row.found.recommended.offloads for row in found.rows)
+    return found.rows[0].found.cluster, networked, offloads
 
 
 def _row(row: SweepRow, found: Sweep) -> list[str]:
@@ -118,7 +129,7 @@ def sweep_json(found: Sweep, files: Mapping[int, Sequence[str]], configs: Mappin
         "cheapest": found.cheapest,
         "notes": list(conclusions(found)),
         "model": model_json(first.model),
-        "assumption": first.assumption,
+        "assumption": assumption(*_matters(found)),
         "tokens": found.tokens,
         "price": found.price,
         "files": [file for row in found.rows for file in files.get(row.gpus, ())],

@@ -127,6 +127,9 @@ def recommend(
     tokens: str | int | None = None,
     price: float | None = None,
     *,
+    network: str | None = None,
+    cpu_cores: str | int | None = None,
+    host_bandwidth: str | None = None,
     tools: Tools | None = None,
 ) -> Recommendation:
     """Searches the whole space (docs/recommend.md) and ranks what fits by tokens a second.
@@ -136,6 +139,8 @@ def recommend(
     is in tokens, batch sizes in sequences; ``offload`` is ``none``, ``optimizer``, ``param`` or ``nvme``;
     ``optimizer_states`` is ``fp32``, or ``bf16`` for master weights and moments in bf16 (left open, they are chosen
     only where nothing else fits); ``sequence_parallel`` is the number of ranks that share a sequence;
+    ``network`` is what one GPU sends to other nodes (``400Gbit/s``), ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``)
+    are a node's; those left out are assumed, and ``assumption`` says so;
     ``price`` is for one GPU-hour. ``None`` leaves a choice to the search; ``precision`` then is bf16, or fp16
     where the card has no bf16. ``tools`` replaces the memory and the speed model.
 
@@ -182,8 +187,9 @@ def read_asked(**words: Any) -> Asked:
     )
     shape = (word["params"], word["model"])
     cards = ("gpus", "gpu", "gpu_memory", "gpus_per_node", "host_memory", "nvme")
+    rates = ("network", "cpu_cores", "host_bandwidth")
     question = Question(
-        cluster=read_cluster(*(word[name] for name in cards)),
+        cluster=read_cluster(**{name: word[name] for name in (*cards, *rates)}),
         model=read_model(*shape, word["lora_rank"]),
         wish=wish,
         node_size=int(word["gpus_per_node"]),
@@ -231,7 +237,7 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
         ruled_out=examined.ruled_out,
         why=(),
         notes=(),
-        assumption=assumption(cluster),
+        assumption=assumption(cluster, cluster.nodes > 1, winner is not None and winner.offloads > 0),
         pareto=pareto(candidates),
     )
     if winner is not None:

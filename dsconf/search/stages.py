@@ -71,6 +71,9 @@ def stages(
     lora_rank: int | None = None,
     quantize: str | None = None,
     *,
+    network: str | None = None,
+    cpu_cores: str | int | None = None,
+    host_bandwidth: str | None = None,
     tools: Tools | None = None,
 ) -> StageComparison:
     """The same words as ``recommend``. Without a micro-batch it is 1; checkpointing is off unless asked for.
@@ -80,7 +83,8 @@ def stages(
     """
     words = (seq_len, global_batch_size, micro_batch_size or 1, precision, optimizer, None, None)
     wish = read_wish(*words, bool(activation_checkpointing), attention, quantize)
-    cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, None)
+    rates = (network, cpu_cores, host_bandwidth)
+    cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, None, *rates)
     wish = wish._replace(precision=choose_precision(cluster, wish.precision))
     shape = read_model(params, model, lora_rank)
     micro, accumulation = batches(cluster.world_size, wish.seq_len, wish.global_batch, wish.micro_batch)[0]

@@ -146,6 +146,13 @@ BAD = [
     (["--params", "7B", "--gpus", "8", "--gpu", "v100-32gb", "--precision", "bf16"], "use --precision fp16"),
     (["--params", "7B", "--gpus", "8", "-o", "file"], "cannot write to file: file is not a folder"),
     (["--params", "7B", "--gpus", "8", "-o", "full"], "ds_config.json already exists; use --force"),
+    (["--params", "7B", "--gpus", "8", "--gpu-memory", "24"], "--gpu-memory: 24 is 24 bytes; did you mean 24GiB?"),
+    (["--params", "7B", "--gpus", "8", "--host-memory", "1024"], "1024 is 1024 bytes; did you mean 1024GiB?"),
+    (["--params", "7B", "--gpus", "8", "--nvme", ""], "--nvme: '' is not a path"),
+    (["--params", "7B", "--gpus", "8", "--lora-rank", "3585"], "--lora-rank 3585 is more than 3584, the hidden size"),
+    (["--params", "7B", "--gpus", "16", "--network", "400"], "--network: '400' has no unit; write it like 400Gbit/s"),
+    (["--params", "7B", "--gpus", "16", "--cpu-cores", "0"], "--cpu-cores: 0 is not a positive number"),
+    (["--params", "7B", "--gpus", "16", "--host-bandwidth", "300GB"], "--host-bandwidth: '300GB' is not a rate"),
 ]
 
 

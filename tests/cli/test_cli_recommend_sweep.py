@@ -126,3 +126,16 @@ def test_more_gpus_than_any_cluster_has_are_wrong_usage(here: Path) -> None:
     assert result.exit_code == 2
     assert result.stdout == ""
     assert "--gpus: 131073 is more than 131072, the most that dsconf plans for" in result.stderr
+
+
+def test_the_network_counts_on_several_nodes_and_is_told(here: Path) -> None:
+    words = (*JOB, "--gpus", "8,16", "--offload", "none", "--format", "json")
+    assumed, stated = (json.loads(run(*words, *network).stdout) for network in ((), ("--network", "25Gbit/s")))
+    assert assumed["assumption"] == "network 400 Gbit/s a GPU (assumed, --network)"
+    assert stated["assumption"] is None
+    rates = [[row["tokens_per_second"] for row in found["sweep"]] for found in (assumed, stated)]
+    assert rates[0][0] == rates[1][0], "one node has no use for it"
+    assert rates[0][1] > rates[1][1]
+    assert [row["cluster"]["network_bytes_per_second"] for row in stated["sweep"]] == [3_125_000_000] * 2
+    line = run(*JOB, "--gpus", "8,16", "--offload", "none", "--network", "25Gbit/s").stdout.splitlines()[1]
+    assert line.endswith(", up to 8 in a node, network 25 Gbit/s a GPU")

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
 
+from dsconf import recommend
 from dsconf.live.launcher import Failure
 from dsconf.live.result import CheckResult, Figures
 from dsconf.report.as_json import document, estimate_json, recommendation_json
@@ -93,8 +94,24 @@ def test_a_named_model_is_described_without_a_rule() -> None:
 
 def test_several_nodes_and_the_host_are_named() -> None:
     assert cluster_sentence(fake_cluster(16, host=512 * GIB)) == (
-        "GPUs: 16 × fake-gpu, 80.00 GiB each in 2 nodes, 512.00 GiB of host memory a node"
+        "GPUs: 16 × fake-gpu, 80.00 GiB each in 2 nodes, 512.00 GiB of host memory a node, "
+        "network 400 Gbit/s a GPU (assumed, --network)"
     )
+
+
+def test_what_offload_rests_on_is_said() -> None:
+    wish = Wish(offload="optimizer")
+    found = answer(Question(SMALL, fake_cluster(8), wish, 8, FAKES, lambda rank: SMALL), "deepspeed", False)
+    hosts = (
+        "64 CPU cores a node (assumed, --cpu-cores)",
+        "300 GB/s of host memory bandwidth a node (assumed, --host-bandwidth)",
+    )
+    text = recommendation_text(found, "the shape", [], "ds_config.json").splitlines()
+    assert text[1] == f"GPUs: 8 × fake-gpu, 80.00 GiB each, {', '.join(hosts)}"
+    assert found.assumption == "; ".join(hosts)
+    cluster = recommendation_json(found, "ds_config.json", [])["cluster"]
+    assert cluster["network_bytes_per_second"] == 50_000_000_000
+    assert (cluster["cpu_cores"], cluster["host_bandwidth_bytes_per_second"]) == (64, 300_000_000_000)
 
 
 def test_a_check_is_one_sentence() -> None:
@@ -116,3 +133,17 @@ def test_the_recommended_candidate_has_the_first_row(found: Recommendation) -> N
     assert sum(row["why"] == "recommended" for row in rows) == 1
     lines = recommendation_text(twice, "the shape", [], "ds_config.json").splitlines()
     assert lines[6].endswith("recommended")
+
+
+def test_the_front_shows_where_the_recommended_config_stands() -> None:
+    """GPT-2 on one card: stage 3 is 2 % faster and so on the front, the plainer stage 0 beside it."""
+    found = recommend(model="gpt2", gpus=1, gpu="h100-80gb")
+    assert not any(point is found.recommended for point in found.pareto)
+    lines = recommendation_text(found, "the shape", [], "ds_config.json").splitlines()
+    start = next(at for at, line in enumerate(lines) if line.startswith("Speed against memory, the Pareto front ("))
+    assert lines[start].endswith(" configs none beats in both, and the recommended one):")
+    front = lines[start + 4 : lines.index("", start)]
+    assert [line.split("  ")[0] for line in front if line.endswith("recommended")] == ["DeepSpeed stage 0"]
+    offloaded = [line for line in front if " on cpu " in line]
+    assert offloaded
+    assert all(line.endswith("if the host has it") for line in offloaded)

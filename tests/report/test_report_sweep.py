@@ -23,7 +23,7 @@ def test_a_row_for_each_number_and_what_follows() -> None:
     text = lines(found)
     assert text[0] == "the shape"
     assert text[1].startswith("GPUs: ")
-    assert text[1].endswith(", up to 8 in a node")
+    assert text[1].endswith(", up to 8 in a node, network 400 Gbit/s a GPU (assumed, --network)")
     rows = {int(line.split()[0]): line for line in text if line.split()[:1] in (["1"], ["8"], ["16"])}
     assert sorted(rows) == [1, 8, 16]
     assert rows[1].split()[1:] == ["-", "-", "-", "-", "-", "no"]
