@@ -26,10 +26,16 @@ def with_lora(model: Model, rank: int) -> Model:
     the order in which PEFT registers them. Experts that are one tensor share an adapter of their ranks together.
 
     Raises:
-        InputError: a rank that is not a positive whole number, or a model that has adapters already.
+        InputError: a rank that is not a positive whole number, or more than the hidden size; a model that has adapters
+            already.
     """
     if isinstance(rank, bool) or not isinstance(rank, int) or rank <= 0:
         raise InputError(f"--lora-rank {rank} is not a positive whole number")
+    if rank > model.hidden:
+        raise InputError(
+            f"--lora-rank {rank} is more than {model.hidden}, the hidden size of {model.name}: such adapters are "
+            "larger than what they adapt; give one of 8 to 256, as is usual"
+        )
     if model.lora_rank:
         raise InputError(f"{model.name}: has LoRA adapters of rank {model.lora_rank} already")
     targets = TARGETS | FUSED_TARGETS if model.family in FUSED_FAMILIES else TARGETS

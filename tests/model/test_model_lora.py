@@ -56,6 +56,12 @@ def test_rank_must_be_positive(rank: int) -> None:
         read_model(model=LLAMA_1B, lora_rank=rank)
 
 
+def test_a_rank_beyond_the_hidden_size_is_refused() -> None:
+    assert read_model(model=LLAMA_1B, lora_rank=2048).lora_rank == 2048
+    with pytest.raises(InputError, match=r"^--lora-rank 2049 is more than 2048, the hidden size of config: "):
+        read_model(model=LLAMA_1B, lora_rank=2049)
+
+
 def test_no_adapters_on_adapters() -> None:
     with pytest.raises(InputError, match="has LoRA adapters of rank 4 already"):
         with_lora(read_model(model=LLAMA_1B, lora_rank=4), 8)
