@@ -38,6 +38,8 @@ class Launch(NamedTuple):
     """Host memory that the job needs of each node, while it loads and while it trains."""
     loss_shards: int = 0
     """Shards that a rank makes the loss of a micro-batch in; 0 where it is made whole."""
+    cores_stated: bool = False
+    """Whether somebody said how many ``cores`` there are."""
 
     @property
     def launcher(self) -> str:
@@ -75,4 +77,5 @@ def launch_of(job: Job, target: str, title: str, host_bytes: int = 0, loss_shard
         lora_rank=job.model.lora_rank or 0,
         host_bytes=host_bytes,
         loss_shards=loss_shards,
+        cores_stated="cpu_cores" in cluster.stated,
     )
