@@ -23,7 +23,7 @@ class Headroom(NamedTuple):
     fragmentation_bytes: int
     """Kept above the peak for the allocator (memory/verdict.py); part of the process's bytes."""
     outside_bytes: int
-    """CUDA context and NCCL, which torch does not count; part of the process's bytes, too."""
+    """The driver's context and the communicators, which torch does not count; part of the process's bytes, too."""
     longest_seq_len: int
     """The longest sample that still fits with headroom, everything else unchanged."""
     positions: int

@@ -199,7 +199,7 @@ def _lost(following: Candidate, winner: Candidate) -> str:
 def _room(winner: Candidate, room: Headroom) -> Iterator[str]:
     """What is left on each GPU, what for, and how much longer a sample may be."""
     kept = f"{format_bytes(room.fragmentation_bytes)} of it kept above the peak for fragmentation"
-    outside = f"{format_bytes(room.outside_bytes)} the CUDA context and NCCL"
+    outside = f"{format_bytes(room.outside_bytes)} the driver's context and the communicators"
     takes = f"{format_bytes(winner.estimate.process_bytes)} of each GPU, {kept}, {outside}"
     if winner.fits == "tight":
         yield (
