@@ -159,7 +159,9 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
     ]
     most = int(LARGER * winner.job.cluster.gpu.memory_bytes)
     on_gpu = [c for c in faster if 0 < c.gpu_short_bytes <= most and not c.host_short_bytes]
-    on_host = [c for c in faster if c.host_short_bytes and not c.gpu_short_bytes]
+    # Where nobody stated the host's memory, its limit is what no node exceeds: there is no more to buy.
+    stated = winner.job.cluster.host_memory_bytes is not None
+    on_host = [c for c in faster if stated and c.host_short_bytes and not c.gpu_short_bytes]
     if on_gpu:
         near = min(on_gpu, key=lambda candidate: candidate.gpu_short_bytes)
         yield _fitted("gpu_memory", "on each GPU", near, near.gpu_short_bytes, winner)

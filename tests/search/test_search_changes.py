@@ -150,7 +150,8 @@ def test_a_faster_link_is_brought_up_where_the_step_waits_for_it() -> None:
 def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
     model = fake_model(2048, 16)
     wish = Wish(micro_batch=1, stage=3)
-    winner = answer(Question(model, fake_cluster(8), wish, 8, FAKES, lambda rank: model), "deepspeed").recommended
+    cluster = fake_cluster(8, host=64 * GIB)
+    winner = answer(Question(model, cluster, wish, 8, FAKES, lambda rank: model), "deepspeed").recommended
     assert winner is not None
     quick = winner.step._replace(tokens_per_second=1.5 * winner.tokens_per_second)
     far = winner._replace(fits="no", host_short_bytes=9 * GIB, step=quick)
@@ -161,6 +162,8 @@ def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
     assert more.kind == "host_memory"
     assert more.text == "4.00 GiB more memory in each node would fit ZeRO stage 3, micro-batch 1: 50 % more tokens/s."
     assert (more.short_bytes, more.gain) == (4 * GIB, 0.5)
+    unstated = winner._replace(job=replace(winner.job, cluster=fake_cluster(8)))
+    assert list(_more_memory(unstated, [unstated, near])) == [], "more than any host has is nothing to buy"
     large = near._replace(host_short_bytes=0, gpu_short_bytes=30 * GIB)
     assert list(_more_memory(winner, [winner, large])) == [], "a card half as large again is another card"
 
