@@ -4,10 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from dsconf.errors import InputError, one_of
+
 ATTENTION_KERNELS = ("sdpa", "eager", "flash")
 ALLOCATORS = ("expandable", "default")
 LOAD_DTYPES = ("bf16", "fp16", "fp32")
 QUANTIZED = ("4bit", "8bit")
+
+
+def read_quantize(quantize: str | None, lora_rank: int | str | None) -> str | None:
+    """How the frozen weights are stored, or None.
+
+    Raises:
+        InputError: not one of ``QUANTIZED``, or no adapters to train beside them.
+    """
+    if quantize is None:
+        return None
+    if lora_rank is None:
+        raise InputError(f"--quantize {quantize}: quantized weights are frozen; say --lora-rank")
+    return one_of("--quantize", quantize, QUANTIZED)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ JOBS = SHAPES | {"config", "job"}
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "resources": set(),
-    "workload": set(),
+    "workload": {"errors"},
     "units": {"errors"},
     "model": BASE,
     "cluster": BASE,

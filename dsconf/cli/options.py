@@ -101,6 +101,11 @@ rate_options = combine(
         help="What the cores of one node read and write of its memory [default: 300GB/s].",
     ),
 )
+seq_len_option = click.option(
+    "--seq-len",
+    type=WHOLE,
+    help="Tokens of one sequence [default: 2048, fewer where the model has no position for them].",
+)
 nvme_option = click.option("--nvme", metavar="PATH", help="Path on a fast local disk, for NVMe offload.")
 cluster_options = combine(
     click.option("--gpus", type=WHOLE, required=True, help="Total number of GPUs: the world size."),
@@ -108,7 +113,7 @@ cluster_options = combine(
     nvme_option,
 )
 workload_options = combine(
-    click.option("--seq-len", type=WHOLE, default=2048, show_default=True, help="Tokens of one sequence."),
+    seq_len_option,
     click.option("--micro-batch-size", type=WHOLE, help="Sequences a GPU processes at a time."),
     click.option("--gradient-accumulation-steps", type=WHOLE, help="Micro-batches of one optimizer step."),
     click.option(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import click
 
-from dsconf.cli.options import WHOLE, combine
+from dsconf.cli.options import WHOLE, combine, seq_len_option
 from dsconf.search.wish import OPTIMIZERS
 from dsconf.search.words import PRECISIONS
 from dsconf.workload import ATTENTION_KERNELS, QUANTIZED
 
 training_options = combine(
-    click.option("--seq-len", type=WHOLE, default=2048, show_default=True, help="Tokens of one sequence."),
+    seq_len_option,
     click.option("--global-batch-size", type=WHOLE, help="Sequences of one optimizer step over all GPUs."),
     click.option("--micro-batch-size", type=WHOLE, help="Sequences a GPU processes at a time."),
     click.option(

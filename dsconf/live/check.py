@@ -15,7 +15,9 @@ from dsconf.live.precheck import precheck
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult
 from dsconf.live.run import launch, silent
-from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, QUANTIZED
+from dsconf.model.lengths import USUAL, sequence_length
+from dsconf.model.spec import Model
+from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, read_quantize
 
 
 def check(
@@ -25,7 +27,7 @@ def check(
     gpus: int = 1,
     gpus_per_node: int = 8,
     gpu: str | None = None,
-    seq_len: int = 2048,
+    seq_len: int | None = None,
     micro_batch_size: int | None = None,
     gradient_accumulation_steps: int | None = None,
     activation_checkpointing: bool | None = None,
@@ -78,7 +80,7 @@ def _read(words: Mapping[str, Any]) -> Wish:
     """The words of ``check`` as one value."""
     from dsconf.config.load import load_config
 
-    _require(**{name: words[name] for name in ("steps", "gpus", "timeout", "seq_len", "gpus_per_node")})
+    _require(**{name: words[name] for name in ("steps", "gpus", "timeout", "gpus_per_node")})
     one_of("--attention", words["attention"], ATTENTION_KERNELS)
     if words["launcher"] is not None:
         one_of("--launcher", words["launcher"], LAUNCHERS)
@@ -87,13 +89,14 @@ def _read(words: Mapping[str, Any]) -> Wish:
     module, snapshot = words["module"], words["memory_snapshot"]
     _quantized(words["quantize"], words["lora_rank"], words["zero_init"], module)
     config = load_config(words["config"])
+    model = _model(words["params"], words["model"], words["lora_rank"], module)
     return Wish(
         config,
-        _model(words["params"], words["model"], words["lora_rank"], module),
+        model,
         words["gpus"],
         words["gpus_per_node"],
         words["steps"],
-        words["seq_len"],
+        _seq_len(words["seq_len"], model),
         words["micro_batch_size"],
         words["gradient_accumulation_steps"],
         checkpointing=bool(words["activation_checkpointing"]),
@@ -106,6 +109,13 @@ def _read(words: Mapping[str, Any]) -> Wish:
         launcher=words["launcher"],
         snapshot="" if snapshot is None else str(writable("--memory-snapshot", snapshot, new=True)),
     )
+
+
+def _seq_len(seq_len: int | None, model: Model | None) -> int:
+    """As asked for; a module of the person's own says nothing of how long its sequences may be."""
+    if seq_len is not None:
+        _require(seq_len=seq_len)
+    return (seq_len or USUAL) if model is None else sequence_length(seq_len, model)
 
 
 def _model(
@@ -127,11 +137,9 @@ def _quantized(quantize: str | None, lora_rank: int | None, zero_init: bool | No
     """Refuse what quantized weights do not go with."""
     if quantize is None:
         return
-    one_of("--quantize", quantize, QUANTIZED)
     if module is not None:
         raise InputError(f"--quantize {quantize}: --module brings its own weights; quantize them there")
-    if lora_rank is None:
-        raise InputError(f"--quantize {quantize}: quantized weights are frozen; say --lora-rank")
+    read_quantize(quantize, lora_rank)
     if zero_init:
         raise InputError(f"--quantize {quantize}: zero.Init cannot hold quantized weights; leave --zero-init out")
 

@@ -12,6 +12,7 @@ from dsconf.job import Job
 from dsconf.live import prepare, scale
 from dsconf.live.crew import allocator_setting
 from dsconf.live.order import Order, Probe
+from dsconf.model.lengths import sequence_length
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
 
@@ -91,9 +92,8 @@ def settled(wish: Wish) -> Wish:
         InputError: the batch sizes disagree, or the sequence is longer than the model's positions.
     """
     model = wish.model
-    learned = model is not None and not model.rotary_dim and not model.alibi
-    if model is not None and learned and wish.seq_len > model.positions:
-        raise InputError(f"--seq-len {wish.seq_len}: {model.name} has {model.positions} positions; use at most that")
+    if model is not None:
+        sequence_length(wish.seq_len, model)
     config = prepare.launchable(wish.config, wish.hidden)
     micro, accumulation = prepare.batch_of(config, wish.world_size, wish.micro_batch, wish.accumulation)
     return wish._replace(micro_batch=micro, accumulation=accumulation)

@@ -11,7 +11,8 @@ from dsconf.errors import InputError, one_of
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.memory.estimate import estimate as estimate_job
-from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload
+from dsconf.model.lengths import USUAL, sequence_length
+from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload, read_quantize
 
 if TYPE_CHECKING:
     from dsconf.config.settings import Settings
@@ -38,7 +39,7 @@ def estimate(
     precision: str | None = None,
     optimizer: str | None = None,
     offload: str | None = None,
-    seq_len: int = 2048,
+    seq_len: int | None = None,
     micro_batch_size: int | None = None,
     gradient_accumulation_steps: int | None = None,
     activation_checkpointing: bool | None = None,
@@ -96,7 +97,7 @@ def read_job(
     precision: str | None = None,
     optimizer: str | None = None,
     offload: str | None = None,
-    seq_len: int = 2048,
+    seq_len: int | None = None,
     micro_batch_size: int | None = None,
     gradient_accumulation_steps: int | None = None,
     activation_checkpointing: bool | None = None,
@@ -127,17 +128,15 @@ def read_job(
     elif (params, model, lora_rank, quantize) != (None, None, None, None):
         raise InputError("module: it is the model and has its adapters; leave params, model, lora_rank, quantize out")
     else:
-        shape = _traced(module, batch, micro_batch_size, seq_len, precision)
+        shape = _traced(module, batch, micro_batch_size, seq_len or USUAL, precision)
     settings = _settings(config, cluster.world_size, shape.hidden or None, stage, precision, optimizer, offload)
     settings = _shared(settings, config, sequence_parallel)
-    micro = micro_batch_size or settings.micro_batch or 1
-    if module is not None:
-        micro, seq_len = _traced_sizes(shape, micro_batch_size or settings.micro_batch, seq_len)
+    micro, seq_len = _sizes(shape, micro_batch_size or settings.micro_batch, seq_len, traced=module is not None)
     accumulation = gradient_accumulation_steps or settings.accumulation or 1
     workload = _workload(
-        seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, quantize, allocator
+        seq_len, micro, accumulation, activation_checkpointing, attention, load_dtype, zero_init, allocator
     )
-    workload = replace(workload, loss_shards=_loss_shards(tiled_loss))
+    workload = replace(workload, quantize=read_quantize(quantize, lora_rank), loss_shards=_loss_shards(tiled_loss))
     train = micro * accumulation * cluster.world_size // settings.sequence_parallel
     settings = replace(settings, micro_batch=micro, accumulation=accumulation, train_batch=train)
     return _accepted(Job(shape, cluster, settings, workload))
@@ -149,10 +148,15 @@ def _traced(module: Any, batch: Any, micro_batch: int | None, seq_len: int, prec
     return read_module(module, batch, micro_batch_size=micro_batch, seq_len=seq_len, precision=precision or "bf16")
 
 
-def _traced_sizes(model: Model, micro_batch: int | None, seq_len: int) -> tuple[int, int]:
+def _sizes(model: Model, micro_batch: int | None, seq_len: int | None, traced: bool) -> tuple[int, int]:
+    """Micro-batch and sequence length as asked for, else as usual; of a ``traced`` module those of its batch."""
+    if seq_len is not None:
+        _positive("--seq-len", seq_len)
+    if not traced:
+        return micro_batch or 1, sequence_length(seq_len, model)
     from dsconf.memory.traced import batch_sizes
 
-    return batch_sizes(model, micro_batch, seq_len)
+    return batch_sizes(model, micro_batch, seq_len or USUAL)
 
 
 def _shared(settings: Settings, config: Any, ranks: int | None) -> Settings:
@@ -213,18 +217,16 @@ def _workload(
     attention: str,
     load_dtype: str | None,
     zero_init: bool | None,
-    quantize: str | None,
     allocator: str,
 ) -> Workload:
     return Workload(
-        seq_len=_positive("--seq-len", seq_len),
+        seq_len=seq_len,
         micro_batch=_positive("--micro-batch-size", micro),
         accumulation=_positive("--gradient-accumulation-steps", accumulation),
         checkpointing=bool(checkpointing),
         attention=one_of("--attention", attention, ATTENTION_KERNELS),
         load_dtype=None if load_dtype is None else one_of("--load-dtype", load_dtype, LOAD_DTYPES),
         zero_init=zero_init,
-        quantize=None if quantize is None else one_of("--quantize", quantize, ("4bit", "8bit")),
         allocator=one_of("--allocator", allocator, ALLOCATORS),
     )
 

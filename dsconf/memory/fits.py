@@ -34,7 +34,7 @@ def validate(
     gpu_memory: str | int | None = None,
     gpus_per_node: int = 8,
     host_memory: str | int | None = None,
-    seq_len: int = 2048,
+    seq_len: int | None = None,
     micro_batch_size: int | None = None,
     gradient_accumulation_steps: int | None = None,
     activation_checkpointing: bool | None = None,

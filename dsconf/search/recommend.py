@@ -24,7 +24,8 @@ from dsconf.search.reasons import notes, why
 from dsconf.search.scaling import Scale, scales, scaling_notes
 from dsconf.search.shortfall import shortfall
 from dsconf.search.space import combinations
-from dsconf.search.words import read_target, read_wish
+from dsconf.search.words import read_seq_len, read_target, read_wish
+from dsconf.workload import read_quantize
 
 if TYPE_CHECKING:
     from dsconf.speed.cost import Cost
@@ -110,7 +111,7 @@ def recommend(
     gpus_per_node: str | int = 8,
     host_memory: str | int | None = None,
     nvme: str | None = None,
-    seq_len: int = 2048,
+    seq_len: int | None = None,
     global_batch_size: int | None = None,
     micro_batch_size: int | None = None,
     precision: str | None = None,
@@ -136,7 +137,8 @@ def recommend(
 
     ``params`` (``70B``) or ``model`` (a config.json, its folder, its content, or a known name); ``gpus`` is the
     world size; ``gpu_memory`` and ``host_memory`` (of one node) are bytes or text such as ``80GiB``; ``seq_len``
-    is in tokens, batch sizes in sequences; ``offload`` is ``none``, ``optimizer``, ``param`` or ``nvme``;
+    is in tokens (by default 2048, or what a model has positions for), batch sizes in sequences; ``offload`` is
+    ``none``, ``optimizer``, ``param`` or ``nvme``;
     ``optimizer_states`` is ``fp32``, or ``bf16`` for master weights and moments in bf16 (left open, they are chosen
     only where nothing else fits); ``sequence_parallel`` is the number of ranks that share a sequence;
     ``network`` is what one GPU sends to other nodes (``400Gbit/s``), ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``)
@@ -171,8 +173,10 @@ def read_asked(**words: Any) -> Asked:
     word = bound.arguments
     if word["price"] is not None and word["tokens"] is None:
         raise InputError("--price needs --tokens: the cost is that of a number of tokens")
+    shape = (word["params"], word["model"])
+    model = read_model(*shape, word["lora_rank"])
     wish = read_wish(
-        word["seq_len"],
+        read_seq_len(word["seq_len"], model),
         word["global_batch_size"],
         word["micro_batch_size"],
         word["precision"],
@@ -181,16 +185,15 @@ def read_asked(**words: Any) -> Asked:
         word["offload"],
         word["activation_checkpointing"],
         word["attention"],
-        word["quantize"],
+        read_quantize(word["quantize"], word["lora_rank"]),
         word["optimizer_states"],
         word["sequence_parallel"],
     )
-    shape = (word["params"], word["model"])
     cards = ("gpus", "gpu", "gpu_memory", "gpus_per_node", "host_memory", "nvme")
     rates = ("network", "cpu_cores", "host_bandwidth")
     question = Question(
         cluster=read_cluster(**{name: word[name] for name in (*cards, *rates)}),
-        model=read_model(*shape, word["lora_rank"]),
+        model=model,
         wish=wish,
         node_size=int(word["gpus_per_node"]),
         tools=word["tools"] or real_tools(),

@@ -15,8 +15,8 @@ from dsconf.search.batch import batches
 from dsconf.search.candidates import Candidate, Tools, evaluate, real_tools, with_batch
 from dsconf.search.space import choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
-from dsconf.search.words import read_wish
-from dsconf.workload import Workload
+from dsconf.search.words import read_seq_len, read_wish
+from dsconf.workload import Workload, read_quantize
 
 SHARDS = (
     "nothing",
@@ -61,7 +61,7 @@ def stages(
     gpu_memory: str | int | None = None,
     gpus_per_node: str | int = 8,
     host_memory: str | int | None = None,
-    seq_len: int = 2048,
+    seq_len: int | None = None,
     global_batch_size: int | None = None,
     micro_batch_size: int | None = None,
     precision: str | None = None,
@@ -81,12 +81,12 @@ def stages(
     Raises:
         InputError: an argument that cannot be used as given.
     """
-    words = (seq_len, global_batch_size, micro_batch_size or 1, precision, optimizer, None, None)
-    wish = read_wish(*words, bool(activation_checkpointing), attention, quantize)
+    shape = read_model(params, model, lora_rank)
+    words = (read_seq_len(seq_len, shape), global_batch_size, micro_batch_size or 1, precision, optimizer, None, None)
+    wish = read_wish(*words, bool(activation_checkpointing), attention, read_quantize(quantize, lora_rank))
     rates = (network, cpu_cores, host_bandwidth)
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, None, *rates)
     wish = wish._replace(precision=choose_precision(cluster, wish.precision))
-    shape = read_model(params, model, lora_rank)
     micro, accumulation = batches(cluster.world_size, wish.seq_len, wish.global_batch, wish.micro_batch)[0]
     workload = Workload(
         seq_len=wish.seq_len,

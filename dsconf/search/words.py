@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dsconf.errors import InputError, one_of
+from dsconf.model.lengths import sequence_length
+from dsconf.model.spec import Model
 from dsconf.search.wish import OFFLOADS, OPTIMIZERS, Wish
-from dsconf.workload import ATTENTION_KERNELS, QUANTIZED
+from dsconf.workload import ATTENTION_KERNELS
 
 PRECISIONS = ("bf16", "fp16", "fp32")
 OPTIMIZER_STATES = ("fp32", "bf16")
@@ -12,7 +14,7 @@ TARGETS = ("deepspeed", "hf", "accelerate")
 
 
 def read_wish(
-    seq_len: int | str,
+    seq_len: int,
     global_batch: int | str | None,
     micro_batch: int | str | None,
     precision: str | None,
@@ -25,13 +27,13 @@ def read_wish(
     optimizer_states: str | None = None,
     sequence_parallel: int | str | None = None,
 ) -> Wish:
-    """The checked words, as the search takes them.
+    """The checked words, as the search takes them; sequence length and ``quantize`` have been read with the model.
 
     Raises:
         InputError: not a positive whole number, or not one of the known words.
     """
     return Wish(
-        seq_len=whole("--seq-len", seq_len),
+        seq_len=seq_len,
         global_batch=None if global_batch is None else whole("--global-batch-size", global_batch),
         micro_batch=None if micro_batch is None else whole("--micro-batch-size", micro_batch),
         precision=precision and one_of("--precision", precision, PRECISIONS),
@@ -40,12 +42,21 @@ def read_wish(
         offload=offload and one_of("--offload", offload, tuple(OFFLOADS)),
         checkpointing=checkpointing,
         attention=one_of("--attention", attention, ATTENTION_KERNELS),
-        quantize=quantize and one_of("--quantize", quantize, QUANTIZED),
+        quantize=quantize,
         low_states=None
         if optimizer_states is None
         else one_of("--optimizer-states", optimizer_states, OPTIMIZER_STATES) == "bf16",
         sequence_parallel=None if sequence_parallel is None else whole("--sequence-parallel", sequence_parallel),
     )
+
+
+def read_seq_len(seq_len: int | str | None, model: Model) -> int:
+    """Tokens of a sample: as many as asked for, or what is usual for ``model``.
+
+    Raises:
+        InputError: not a positive whole number, or more than the model has positions for.
+    """
+    return sequence_length(None if seq_len is None else whole("--seq-len", seq_len), model)
 
 
 def read_target(target: str) -> str:
