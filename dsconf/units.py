@@ -104,6 +104,11 @@ def format_bytes(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
+def format_seconds(seconds: float) -> str:
+    """Three figures at most and never an exponent, without a unit: ``0.0123``, ``1.23``, ``1,234``."""
+    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
+
+
 def format_count(count: float) -> str:
     """``count`` in decimal units: ``70.6B``, ``125M``, ``12.3k``."""
     for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 from dsconf.cluster.figures import figures_text
 from dsconf.cluster.spec import Cluster
-from dsconf.report.table import as_gib, as_rate, as_seconds, table
+from dsconf.report.table import as_gib, as_rate, table
 from dsconf.search.pareto import spread
-from dsconf.search.rank import best_of_each, offload_name, stage_name
+from dsconf.search.rank import best_of_each, needs_unstated_host, offload_name, stage_name
 from dsconf.search.reasons import short
-from dsconf.units import format_bytes, format_count
+from dsconf.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from dsconf.live.result import CheckResult
@@ -80,15 +80,27 @@ def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidat
 
 
 def _front(found: Recommendation) -> Iterator[str]:
-    """Speed against memory, shortened."""
-    shown = spread(found.pareto)
-    if len(shown) < 2:
+    """Speed against memory, shortened; what is recommended stands among it, as plainer where others beat it."""
+    shown, winner = list(spread(found.pareto)), found.recommended
+    if len(shown) < 2 or winner is None:
         return
+    if not any(point is winner for point in shown):
+        shown = sorted([*shown, winner], key=lambda candidate: -candidate.tokens_per_second)
+    on_it = any(point is winner for point in found.pareto)
+    number, beside = (len(shown), "") if on_it else (len(shown) - 1, ", and the recommended one")
     fastest = found.pareto[0].tokens_per_second
-    rows = [[*_row(c, found)[:-4], as_rate(c.tokens_per_second), _share(c, fastest)] for c in shown]
+    rows = [[*_row(c, found)[:-4], as_rate(c.tokens_per_second), _share(c, fastest), _mark(c, winner)] for c in shown]
     yield ""
-    yield f"Speed against memory, the Pareto front ({len(shown)} of {len(found.pareto)} configs none beats in both):"
-    yield table((*HEADERS[:-4], "tokens/s", "of the\nfastest"), rows, (0, 1, 2))
+    among = f"{number} of {len(found.pareto)} configs none beats in both{beside}"
+    yield f"Speed against memory, the Pareto front ({among}):"
+    yield table((*HEADERS[:-4], "tokens/s", "of the\nfastest", ""), rows, (0, 1, 2, 8))
+
+
+def _mark(candidate: Candidate, winner: Candidate | None) -> str:
+    """What a person must know of a point of the front before taking it."""
+    if candidate is winner:
+        return "recommended"
+    return "if the host has it" if needs_unstated_host(candidate) else ""
 
 
 def _share(candidate: Candidate, fastest: float) -> str:
@@ -136,6 +148,6 @@ def _row(candidate: Candidate, found: Recommendation) -> list[str]:
         as_gib(candidate.estimate.host_bytes_per_node),
         candidate.fits,
         as_rate(candidate.tokens_per_second) if fitting else "-",
-        as_seconds(candidate.step.seconds) if fitting else "-",
+        format_seconds(candidate.step.seconds) if fitting else "-",
         short(candidate, found.recommended),
     ]

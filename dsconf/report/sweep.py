@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dsconf.cluster.figures import figures_text
 from dsconf.cluster.read import assumption
 from dsconf.cluster.spec import Cluster
 from dsconf.report.as_json import candidate_json, cluster_json, model_json
-from dsconf.report.table import as_gib, as_rate, as_seconds, table
-from dsconf.search.rank import EQUAL, offload_name, stage_name
-from dsconf.search.reasons import compared
+from dsconf.report.table import as_gib, as_rate, table
+from dsconf.search.rank import EQUAL, name, offload_name, stage_name
+from dsconf.search.reasons import compared, held_back_sentence
+from dsconf.search.scaling import POOR, alike, brings_nothing, waits
 from dsconf.search.sweep import Sweep, SweepRow
-from dsconf.units import format_count
+from dsconf.units import format_count, format_seconds
+
+if TYPE_CHECKING:
+    from dsconf.search.candidates import Candidate
 
 HEADERS = (
     "GPUs",
@@ -84,7 +88,7 @@ def _row(row: SweepRow, found: Sweep) -> list[str]:
     if cost is None:
         return cells
     money = [] if cost.price is None else [format_count(cost.price)]
-    return [*cells, as_seconds(cost.hours), format_count(cost.gpu_hours), *money]
+    return [*cells, format_seconds(cost.hours), format_count(cost.gpu_hours), *money]
 
 
 def conclusions(found: Sweep) -> Iterator[str]:
@@ -96,22 +100,52 @@ def conclusions(found: Sweep) -> Iterator[str]:
             yield f"Fastest and cheapest: {found.fastest} GPUs."
         else:
             yield f"Fastest: {found.fastest} GPUs. Cheapest, with most tokens/s from each GPU: {found.cheapest}."
-        yield from _useless(found)
+        yield from _neighbours(found)
+        yield from _above(found)
         yield from _unequal(found)
-    for row in found.fitting:
-        if row.found.recommended is not None and row.found.recommended.offloads:
-            yield f"On {row.gpus}: {row.found.notes[0]}"
+    for gpus, winner, row in _winners(found):
+        if winner.offloads:
+            yield f"On {gpus}: {row.found.notes[0]}"
+        held = held_back_sentence(winner, row.found.candidates)
+        if held is not None:
+            yield f"On {gpus}: {held}"
 
 
-def _useless(found: Sweep) -> Iterator[str]:
-    for fewer, more in pairwise(found.fitting):
-        gain = more.tokens_per_second / fewer.tokens_per_second - 1
-        if gain <= EQUAL:
-            yield f"{more.gpus} GPUs do not help: {compared(gain)} than {fewer.gpus}."
+def _winners(found: Sweep) -> Iterator[tuple[int, Candidate, SweepRow]]:
+    """The rows where something fits, with what is recommended there."""
+    return ((row.gpus, row.found.recommended, row) for row in found.rows if row.found.recommended is not None)
+
+
+def _neighbours(found: Sweep) -> Iterator[str]:
+    """Where more GPUs stop helping, or each of them gives much less: between rows that train in the same way."""
+    for (gpus, few, _), (more, many, _) in pairwise(_winners(found)):
+        gain = many.tokens_per_second / few.tokens_per_second - 1
+        each = (1 + gain) * gpus / more
+        if not alike(few, many):
+            continue
+        if brings_nothing(gain, more / gpus):
+            yield f"{more} GPUs do not help: {compared(gain)} than {gpus}{waits(many, few)}."
+        elif each < POOR:
+            yield f"Each of {more} GPUs gives {compared(each - 1)} than each of {gpus}{waits(many, few)}."
+
+
+def _above(found: Sweep) -> Iterator[str]:
+    """Why a GPU among more gives more than one among the fewest that fit."""
+    (gpus, few, _), *rest = _winners(found)
+    best = max(rest, key=lambda row: row[2].efficiency or 0.0, default=None)
+    if best is None or (best[2].efficiency or 0.0) <= 1 + EQUAL:
+        return
+    more, many, row = best
+    each = compared((row.efficiency or 0.0) - 1)
+    lead = f"Each of {more} GPUs gives {each} than each of {gpus}"
+    if name(few) != name(many):
+        yield f"{lead}: on {gpus} it is {name(few)}, on {more} {name(many)}."
+    else:
+        yield f"{lead}{waits(few, many)}."
 
 
 def _unequal(found: Sweep) -> Iterator[str]:
-    batches = [row.found.recommended.global_batch for row in found.fitting if row.found.recommended is not None]
+    batches = [winner.global_batch for _, winner, _ in _winners(found)]
     if len(set(batches)) > 1:
         sizes = f"from {min(batches)} to {max(batches)} sequences"
         yield f"The global batch is not the same, {sizes}: give --global-batch-size to keep it."

@@ -24,11 +24,6 @@ def as_gib(num_bytes: int, digits: int = 1) -> str:
     return f"{gib(num_bytes):,.{digits}f}" if num_bytes else "-"
 
 
-def as_seconds(seconds: float) -> str:
-    """Three figures at most, never an exponent: ``0.0123``, ``1.23``, ``123``."""
-    return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
-
-
 def as_rate(per_second: float) -> str:
     """Tokens a second: ``12,345``, or ``0.37`` where there are few."""
     return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"

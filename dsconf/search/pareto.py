@@ -13,10 +13,11 @@ LESS = 0.9
 def pareto(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
     """Of the DeepSpeed candidates that fit, those that none with as little memory on each GPU outruns, fastest first.
 
-    Memory is ``process_bytes`` of the fullest rank. Of two with the same figures the first counts. States in bf16,
-    which train differently, count only where nothing fits without them.
+    Memory is ``process_bytes`` of the fullest rank. Of two with the same figures the first counts. A tight fit counts
+    only where nothing has headroom, and states in bf16, which train differently, where nothing fits without them.
     """
-    fitting = [c for c in candidates if c.fits != "no" and c.settings.engine == "deepspeed"]
+    ours = [candidate for candidate in candidates if candidate.settings.engine == "deepspeed"]
+    fitting = [c for c in ours if c.fits == "yes"] or [c for c in ours if c.fits == "tight"]
     alike = [c for c in fitting if not c.settings.bf16_optimizer_states] or fitting
     front: list[Candidate] = []
     for candidate in sorted(alike, key=lambda c: (c.estimate.process_bytes, -c.tokens_per_second)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dsconf.cluster.spec import Cluster
 from dsconf.search.buckets import LEAN
 from dsconf.search.candidates import Candidate
 
@@ -12,6 +13,9 @@ VERDICTS = ("yes", "tight", "no")
 EQUAL = 0.03
 """Speeds this close are called equal: the same candidate run twice differed by up to 4 %, and the predicted seconds of
 195 are off by 4 % in the median (``h200-step-times-*grid.jsonl``)."""
+WORTH_A_HOST = 0.1
+"""More tokens a second for which offload is taken unasked to a host nobody described: its cores and bandwidth are
+assumed, too, and decide that speed."""
 
 
 def ranked(candidates: Iterable[Candidate]) -> tuple[Candidate, ...]:
@@ -38,7 +42,22 @@ def _order(candidate: Candidate) -> tuple[Any, ...]:
 
 def _reserve(candidate: Candidate) -> tuple[bool, bool]:
     """What is held back for where nothing else fits: less precise states, and host memory nobody said is there."""
-    return candidate.settings.bf16_optimizer_states, _unstated(candidate)
+    return candidate.settings.bf16_optimizer_states, needs_unstated_host(candidate)
+
+
+def held_for_its_host(candidate: Candidate) -> bool:
+    """Whether it needs more host memory than a node has for certain, where nobody said how much that is."""
+    likely = likely_host_bytes(candidate.job.cluster)
+    return needs_unstated_host(candidate) and candidate.estimate.host_bytes_per_node > likely
+
+
+def likely_host_bytes(cluster: Cluster) -> int:
+    """Memory that a node is taken to have where nobody said: that of its GPUs together.
+
+    NVIDIA recommends more for training, at least 1.5 times as much (NVIDIA-Certified Systems Configuration Guide,
+    https://docs.nvidia.com/certification-programs/nvidia-certified-configuration-guide).
+    """
+    return cluster.gpus_per_node * cluster.gpu.memory_bytes
 
 
 def _plainness(candidate: Candidate) -> tuple[int, ...]:
@@ -55,23 +74,44 @@ def _plainness(candidate: Candidate) -> tuple[int, ...]:
 
 def choose(candidates: Sequence[Candidate]) -> Candidate | None:
     """The plainest of the ``ranked`` DeepSpeed candidates that are as fast as the best that fits, give or take
-    ``EQUAL``; None when none fits. Torch DDP is there to compare with and is never chosen."""
-    ours = [candidate for candidate in candidates if candidate.settings.engine == "deepspeed"]
-    best = ours[0]
+    ``EQUAL``; None when none fits. Torch DDP is there to compare with and is never chosen.
+
+    Offload to a host that nobody described is taken where nothing else fits, or where it is much faster and the host
+    likely has the memory.
+    """
+    best = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
     if best.fits == "no":
         return None
-    equal = (
-        candidate
-        for candidate in ours
-        if candidate.fits == best.fits
-        and _reserve(candidate) == _reserve(best)
-        and candidate.tokens_per_second >= (1 - EQUAL) * best.tokens_per_second
-    )
-    return min(equal, key=_plainness)
+    pool = rivals(best, candidates)
+    if not needs_unstated_host(best):
+        likely = [c for c in _same(best, candidates) if not held_for_its_host(c)]
+        pool = likely if _fastest(likely) > (1 + WORTH_A_HOST) * _fastest(pool) else pool
+    least = (1 - EQUAL) * _fastest(pool)
+    return min((candidate for candidate in pool if candidate.tokens_per_second >= least), key=_plainness)
 
 
-def _unstated(candidate: Candidate) -> bool:
-    """Whether it needs host memory that nobody said is there."""
+def rivals(winner: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The candidates, ``winner`` among them, between which speed alone decides."""
+    same = _same(winner, candidates)
+    within = [candidate for candidate in same if not needs_unstated_host(candidate)]
+    if not within:
+        return same
+    return [c for c in same if not held_for_its_host(c)] if needs_unstated_host(winner) else within
+
+
+def _same(winner: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The DeepSpeed candidates that fit as ``winner`` does and train with the same states."""
+    states = winner.settings.bf16_optimizer_states
+    ours = (candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
+    return [c for c in ours if c.fits == winner.fits and c.settings.bf16_optimizer_states == states]
+
+
+def _fastest(candidates: Sequence[Candidate]) -> float:
+    return max(candidate.tokens_per_second for candidate in candidates)
+
+
+def needs_unstated_host(candidate: Candidate) -> bool:
+    """Whether it offloads to a host whose memory nobody stated."""
     return candidate.offloads > 0 and candidate.job.cluster.host_memory_bytes is None
 
 

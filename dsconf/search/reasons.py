@@ -7,10 +7,19 @@ from typing import TYPE_CHECKING
 
 from dsconf.search.headroom import STEP as LENGTH_STEP
 from dsconf.search.in_the_script import in_the_script
-from dsconf.search.rank import combination, name
-from dsconf.units import format_bytes
+from dsconf.search.rank import (
+    EQUAL,
+    combination,
+    held_for_its_host,
+    likely_host_bytes,
+    name,
+    needs_unstated_host,
+    rivals,
+)
+from dsconf.units import format_bytes, format_seconds
 
 if TYPE_CHECKING:
+    from dsconf.cluster.spec import Cluster
     from dsconf.search.candidates import Candidate
     from dsconf.search.headroom import Headroom
     from dsconf.search.limits import Limit
@@ -35,6 +44,7 @@ WHERE = {
 
 
 SAME = "the same tokens/s"
+HEADROOM = " with headroom"
 
 
 def why(winner: Candidate, candidates: Sequence[Candidate], slowest: Sequence[Limit] = ()) -> Iterator[str]:
@@ -44,7 +54,8 @@ def why(winner: Candidate, candidates: Sequence[Candidate], slowest: Sequence[Li
     yield _slowest(winner, slowest)
     following = runner_up(winner, candidates)
     if following is not None:
-        yield f"Next best: {name(following)}, {loss(following, winner)}{_lost(following, winner)}."
+        tight = " (tight)" if following.fits == "tight" and winner.fits == "yes" else ""
+        yield f"Next best: {name(following)}{tight}, {loss(following, winner)}{_lost(following, winner)}."
 
 
 def notes(
@@ -56,6 +67,8 @@ def notes(
 ) -> Iterator[str]:
     """What a person must know or do before training with the winner; ``whole`` is the same without ``zero.Init``."""
     yield from _host(winner)
+    yield from _states(winner)
+    yield from _positions(winner)
     yield from _loading(winner)
     yield from _room(winner, room)
     yield from in_the_script(winner, target, whole)
@@ -66,9 +79,13 @@ def notes(
 
 
 def runner_up(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
-    """The best of the other candidates that fits and differs from the winner in more than its batch."""
+    """The best of the other candidates that fit, are not faster and differ from the winner in more than their batch.
+
+    One that is faster comes after the winner for another reason than its speed, which ``why`` says first of all.
+    """
     others = (other for other in candidates if other.fits != "no" and other.settings.engine == "deepspeed")
-    return next((other for other in others if combination(other) != combination(winner)), None)
+    slower = (other for other in others if other.tokens_per_second <= winner.tokens_per_second)
+    return next((other for other in slower if combination(other) != combination(winner)), None)
 
 
 def loss(candidate: Candidate, winner: Candidate) -> str:
@@ -111,40 +128,72 @@ def missing(
 
 
 def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
-    fitting = sum(candidate.fits == "yes" for candidate in candidates)
-    if winner.fits == "tight":
-        return f"{name(winner)}: nothing fits with headroom, and this is the fastest of what fits tightly."
-    lead = _reserved(winner, candidates)
-    fastest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
+    alike, held = rivals(winner, candidates), held_back(winner, candidates)
+    within = held is not None and not winner.offloads
+    fastest = max(alike, key=lambda candidate: candidate.tokens_per_second)
+    gain = loss(fastest, winner)
+    among = ("" if winner.fits == "yes" else " that fit tightly") + (" without offload" if within else "")
     if fastest.tokens_per_second > winner.tokens_per_second:
-        gain = loss(fastest, winner)
         also = f"; {name(fastest)} would give {gain}, too few to tell" if gain != SAME else ""
-        return f"{name(winner)}: {lead}the plainest of the fastest{also}."
-    held = next((c for c in candidates if _held_back(c, winner)), None)
-    if held is not None:
-        needs = f"needs {format_bytes(held.estimate.host_bytes_per_node)} of host memory in each node"
-        gain = f"{name(held)} would give {loss(held, winner)} and {needs}: give --host-memory to have it considered"
-        return f"{name(winner)}: {lead}the fastest without offload; {gain}."
-    return f"{name(winner)}: {lead}the fastest of the {fitting} candidates that fit with headroom."
+        place = f"the plainest of the fastest{among}{also}"
+    elif within:
+        place = f"the fastest{among}"
+    elif winner.fits == "tight":
+        place = "the fastest of what fits tightly"
+    else:
+        place = _among(len(alike), winner, candidates)
+    lead = _reserved(winner, candidates)
+    place = place.partition(HEADROOM)[0] if lead else place
+    return f"{name(winner)}: {lead}{place}" + ("." if held is None else f"; {_offer(held, winner)}.")
 
 
-def _held_back(candidate: Candidate, winner: Candidate) -> bool:
-    """Whether ``candidate`` is faster and comes after ``winner`` for the host memory alone that nobody stated."""
-    return (
-        candidate.fits == "yes"
-        and winner.offloads == 0 < candidate.offloads
-        and candidate.job.cluster.host_memory_bytes is None
+def _among(number: int, winner: Candidate, candidates: Sequence[Candidate]) -> str:
+    """What the winner is the fastest of; states in bf16, which train differently, are said to be left out."""
+    low = (c for c in candidates if c.fits == "yes" and c.settings.bf16_optimizer_states)
+    faster = any(candidate.tokens_per_second > winner.tokens_per_second for candidate in low)
+    kept = " and optimizer states in fp32" if faster and not winner.settings.bf16_optimizer_states else ""
+    if number == 1:
+        return f"the only DeepSpeed candidate that fits{HEADROOM}{kept}"
+    return f"the fastest of the {number} DeepSpeed candidates that fit{HEADROOM}{kept}"
+
+
+def held_back(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
+    """The fastest that comes after ``winner`` for the host alone that nobody described, where it is clearly faster."""
+    offloading = (
+        candidate
+        for candidate in candidates
+        if candidate.fits == winner.fits
+        and (held_for_its_host(candidate) if winner.offloads else needs_unstated_host(candidate))
         and candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
-        and candidate.tokens_per_second > winner.tokens_per_second
+        and candidate.tokens_per_second > (1 + EQUAL) * winner.tokens_per_second
     )
+    return max(offloading, key=lambda candidate: candidate.tokens_per_second, default=None)
+
+
+def _offer(held: Candidate, winner: Candidate) -> str:
+    needs = f"needs {format_bytes(held.estimate.host_bytes_per_node)} of host memory in each node"
+    return f"{name(held)} would give {loss(held, winner)} and {needs}: give --host-memory to have it considered"
+
+
+def held_back_sentence(winner: Candidate, candidates: Sequence[Candidate]) -> str | None:
+    """What a host with enough memory would make of it, where nobody said how much there is."""
+    held = held_back(winner, candidates)
+    return None if held is None else f"{_offer(held, winner)}."
 
 
 def _reserved(winner: Candidate, candidates: Sequence[Candidate]) -> str:
     """What the winner has that is taken only where nothing else fits."""
+    if winner.fits == "tight":
+        return "nothing fits with headroom; this is "
     if winner.settings.bf16_optimizer_states and not all(c.settings.bf16_optimizer_states for c in candidates):
-        return "nothing fits with optimizer states in fp32, and this is "
-    unasked = winner.offloads and winner.job.cluster.host_memory_bytes is None
-    return "nothing fits without offload, and this is " if unasked else ""
+        return "nothing with optimizer states in fp32 fits with headroom; this is "
+    if not needs_unstated_host(winner):
+        return ""
+    ours = [c for c in candidates if c.fits == "yes" and c.settings.engine == "deepspeed" and not c.offloads]
+    if any(not candidate.settings.bf16_optimizer_states for candidate in ours):
+        return ""
+    precise = " with optimizer states in fp32" if ours else ""
+    return f"nothing{precise} fits with headroom without offload; this is "
 
 
 def _fullest(winner: Candidate) -> str:
@@ -172,9 +221,8 @@ def _slowest(winner: Candidate, slowest: Sequence[Limit]) -> str:
     share = seconds / winner.step.seconds
     waits = [limit for limit in slowest if limit.resource in WHERE.get(part, {}) and limit.gain >= 0.01]
     where = f" ({WHERE[part][waits[0].resource]})" if waits else ""
-    return f"Speed is limited by {part_name(part)}{where}: {share:.0%} of a {winner.step.seconds:.3g} s step.".replace(
-        "%", " %"
-    )
+    of_it = f"{share:.0%}".replace("%", " %")
+    return f"Speed is limited by {part_name(part)}{where}: {of_it} of a {format_seconds(winner.step.seconds)} s step."
 
 
 def grown(candidate: Candidate, winner: Candidate) -> str | None:
@@ -190,10 +238,20 @@ def grown(candidate: Candidate, winner: Candidate) -> str | None:
 
 def _lost(following: Candidate, winner: Candidate) -> str:
     """To what the runner-up loses its speed, and what it holds less or more."""
-    part = grown(following, winner) if following.tokens_per_second < winner.tokens_per_second else None
+    part = grown(following, winner) if loss(following, winner) != SAME else None
     lost = f", most of it lost to {part_name(part)}" if part else ""
     held = following.estimate.process_bytes - winner.estimate.process_bytes
     return f"{lost}; {format_bytes(abs(held))} {'more' if held > 0 else 'less'} on each GPU" if held else lost
+
+
+def _positions(winner: Candidate) -> Iterator[str]:
+    """Samples longer than the model was made for, where its positions are computed and so no error."""
+    positions = winner.job.model.positions
+    if winner.workload.seq_len > positions and not winner.job.model.alibi:
+        yield (
+            f"The model was made for {positions} positions, and --seq-len {winner.workload.seq_len} goes beyond: scale "
+            "its rotary embedding (rope_scaling, or a larger rope_theta), or it learns the new positions from nothing."
+        )
 
 
 def _room(winner: Candidate, room: Headroom) -> Iterator[str]:
@@ -217,13 +275,28 @@ def _room(winner: Candidate, room: Headroom) -> Iterator[str]:
         yield f"{lead}; with these settings up to {room.longest_seq_len} tokens fit."
 
 
+def _states(winner: Candidate) -> Iterator[str]:
+    if winner.settings.bf16_optimizer_states:
+        yield (
+            "Optimizer states in bf16 round each update to 8 significant bits: compare the loss with that of fp32 "
+            "states before a long run."
+        )
+
+
+def _gpus_hold(cluster: Cluster) -> str:
+    held = format_bytes(likely_host_bytes(cluster))
+    return f"its GPU holds {held}" if cluster.gpus_per_node == 1 else f"its GPUs hold {held}"
+
+
 def _host(winner: Candidate) -> Iterator[str]:
     if not winner.offloads:
         return
     needed = format_bytes(winner.estimate.host_bytes_per_node)
     limit = winner.job.cluster.host_memory_bytes
     if limit is None:
-        yield f"Needs {needed} of host memory in each node: give --host-memory to check."
+        cluster = winner.job.cluster
+        likely = "" if held_for_its_host(winner) else f", taken to be there as {_gpus_hold(cluster)}"
+        yield f"Needs {needed} of host memory in each node{likely}: give --host-memory to check."
     else:
         yield f"Needs {needed} of the {format_bytes(limit)} of host memory in each node."
     if winner.estimate.nvme_bytes_per_node:
@@ -243,11 +316,12 @@ def _loading(winner: Candidate) -> Iterator[str]:
 
 def _plain_ddp(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:
     plain = next((c for c in candidates if c.settings.engine == "ddp" and c.fits == "yes"), None)
-    if plain is None or plain.tokens_per_second < 0.99 * winner.tokens_per_second:
+    if plain is None or plain.tokens_per_second < (1 - EQUAL) * winner.tokens_per_second:
         return
     ways = "plain torch DDP" if winner.job.cluster.world_size > 1 else "plain torch"
     gain = f"{name(plain)}: {loss(plain, winner)}"
-    yield f"The model is small enough for {ways} ({gain}): DeepSpeed buys nothing here but memory."
+    buys = "nothing" if plain.tokens_per_second >= winner.tokens_per_second else "no speed worth having"
+    yield f"The model is small enough for {ways} ({gain}): DeepSpeed buys {buys} here but memory."
 
 
 def _crossed(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[str]:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dsconf.search.candidates import Candidate
 from dsconf.search.question import Question, best_like
-from dsconf.search.rank import EQUAL
+from dsconf.search.rank import EQUAL, name
 from dsconf.search.reasons import compared, grown, part_name
 
 POOR = 0.8
@@ -46,28 +46,46 @@ def scaling_notes(winner: Candidate, found: Sequence[Scale]) -> Iterator[str]:
     """Where more GPUs bring nothing, or each of them less: said with what their step waits for."""
     now = winner.job.cluster.world_size
     fewer = [scale for scale in found if scale.gpus < now]
-    equal = [scale for scale in fewer if scale.gain >= -EQUAL]
-    if equal:
-        few = equal[0]
-        yield f"{_gpus(few.gpus)} {compared(few.gain)} than {now}{_waits(winner, few.candidate)}."
-    elif fewer and 1 / fewer[0].efficiency(winner) < POOR:
-        few = fewer[0]
-        lost = compared(1 / few.efficiency(winner) - 1)
-        beside = "one alone" if few.gpus == 1 else f"each of {few.gpus}"
-        yield f"Each of the {now} GPUs gives {lost} than {beside} would{_waits(winner, few.candidate)}."
-    # One node more of many adds little by itself: less than a third of the GPUs' own share brings nothing.
-    more = (scale for scale in found if scale.gpus > now)
-    useless = next((scale for scale in more if scale.gain <= min(EQUAL, (scale.gpus / now - 1) / 3)), None)
+    equal = next((scale for scale in fewer if scale.gain >= -EQUAL), None)
+    alone = next((scale for scale in fewer if alike(scale.candidate, winner)), None)
+    if equal is not None:
+        yield f"{_gpus(equal.gpus)} {compared(equal.gain)} than {now}{_because(winner, equal.candidate)}."
+    elif alone is not None and 1 / alone.efficiency(winner) < POOR:
+        lost = compared(1 / alone.efficiency(winner) - 1)
+        beside = "one alone" if alone.gpus == 1 else f"each of {alone.gpus}"
+        yield f"Each of the {now} GPUs gives {lost} than {beside} would{waits(winner, alone.candidate)}."
+    more = (scale for scale in found if scale.gpus > now and alike(scale.candidate, winner))
+    useless = next((scale for scale in more if brings_nothing(scale.gain, scale.gpus / now)), None)
     if useless is not None:
-        waits = _waits(useless.candidate, winner)
-        yield f"More GPUs do not help: {useless.gpus} give {compared(useless.gain)}{waits}."
+        because = waits(useless.candidate, winner)
+        yield f"More GPUs do not help: {useless.gpus} give {compared(useless.gain)}{because}."
+
+
+def brings_nothing(gain: float, times: float) -> bool:
+    """Whether ``times`` as many GPUs are not worth having for ``gain`` more tokens a second.
+
+    One node more of many adds little by itself: less than a third of the GPUs' own share brings nothing.
+    """
+    return gain <= min(EQUAL, (times - 1) / 3)
+
+
+def alike(one: Candidate, other: Candidate) -> bool:
+    """Whether both keep their states alike, so that the number of GPUs is what makes the difference."""
+    same = one.settings.bf16_optimizer_states == other.settings.bf16_optimizer_states
+    return same and (one.offloads > 0) == (other.offloads > 0)
+
+
+def _because(many: Candidate, few: Candidate) -> str:
+    """Why fewer GPUs are as fast: what more of them wait for, or that they are used in another way."""
+    return waits(many, few) if alike(many, few) else f", with {name(few)}"
 
 
 def _gpus(number: int) -> str:
     return "A single GPU gives" if number == 1 else f"{number} GPUs give"
 
 
-def _waits(many: Candidate, few: Candidate) -> str:
+def waits(many: Candidate, few: Candidate) -> str:
+    """``: communication takes 45 % of the step on 64``: what costs ``many`` more for each token, or nothing."""
     part = grown(many, few)
     if part is None:
         return ""

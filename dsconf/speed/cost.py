@@ -15,10 +15,15 @@ class Cost(NamedTuple):
     price: float | None
 
     def sentence(self) -> str:
-        """For a person: ``51.4 days, 9.87k GPU-hours, cost 24.7k``."""
-        from dsconf.units import format_count
+        """For a person: ``51.4 days (1,234 hours), 9.87k GPU-hours, cost 24.7k``."""
+        from dsconf.units import format_count, format_seconds
 
-        time = f"{self.hours:.1f} hours" if self.hours < 48 else f"{self.hours / 24:.1f} days"
+        if self.hours >= 48:
+            time = f"{self.hours / 24:,.1f} days ({self.hours:,.0f} hours)"
+        elif self.hours >= 1:
+            time = f"{self.hours:.1f} hours"
+        else:
+            time = f"{format_seconds(60 * self.hours)} minutes"
         money = "" if self.price is None else f", cost {format_count(self.price)}"
         return f"{time}, {format_count(self.gpu_hours)} GPU-hours{money}"
 

@@ -136,8 +136,8 @@ def test_the_recommended_candidate_has_the_first_row(found: Recommendation) -> N
 
 
 def test_the_front_shows_where_the_recommended_config_stands() -> None:
-    """GPT-2 on one card: stage 3 is 2 % faster and so on the front, the plainer stage 0 beside it."""
-    found = recommend(model="gpt2", gpus=1, gpu="h100-80gb")
+    """Stage 1 is 3 % faster with a little less memory, and so on the front; the plainer stage 0 stands beside it."""
+    found = recommend(params="125M", gpus=2, gpu="a100-40gb")
     assert not any(point is found.recommended for point in found.pareto)
     lines = recommendation_text(found, "the shape", [], "ds_config.json").splitlines()
     start = next(at for at, line in enumerate(lines) if line.startswith("Speed against memory, the Pareto front ("))

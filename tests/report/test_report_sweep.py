@@ -8,6 +8,7 @@ from search_fakes import FAKES
 
 from dsconf.report.as_json import document
 from dsconf.report.sweep import conclusions, sweep_json, sweep_text
+from dsconf.search.rank import name
 from dsconf.search.sweep import Sweep, sweep
 
 WORDS = {"params": "13B", "gpu_memory": "40GiB", "offload": "none", "tools": FAKES}
@@ -50,13 +51,39 @@ def test_without_tokens_there_are_no_costs() -> None:
 def test_numbers_that_bring_nothing_and_batches_that_differ_are_said() -> None:
     words = {"params": "125M", "gpu": "rtx-4090", "seq_len": 128}
     told = list(conclusions(sweep([8, 16], **words, global_batch_size=16, gpus_per_node=16)))
-    assert any(line.startswith("16 GPUs do not help: ") and line.endswith(" than 8.") for line in told)
+    assert any(
+        line.startswith("16 GPUs do not help: ") and " than 8: launching kernels takes " in line for line in told
+    )
     assert not any("global batch" in line for line in told)
     told = list(conclusions(sweep([8, 16], **words)))
     assert any(line.startswith("The global batch is not the same, from ") for line in told)
     assert list(conclusions(sweep([1], params="70B", gpu_memory="16GiB", offload="none", tools=FAKES))) == [
         "Nothing fits on any of them."
     ]
+
+
+def test_what_a_gpu_gives_among_more_is_compared_between_rows_that_train_alike() -> None:
+    """70B on L40S: 8 to 32 offload to the host, 64 need not; more than 100 % has its reason."""
+    rows = sweep([8, 32, 64], params="70B", gpu="l40s")
+    told = list(conclusions(rows))
+    eight, *_, most = (row.found.recommended for row in rows.rows)
+    assert eight is not None
+    assert most is not None
+    assert eight.offloads > 0 == most.offloads
+    above = next(line for line in told if line.startswith("Each of 64 GPUs gives "))
+    assert above.endswith(f": on 8 it is {name(eight)}, on 64 {name(most)}.")
+    assert not any("do not help" in line for line in told)
+
+
+def test_a_gpu_that_gives_much_less_among_more_is_said_with_what_it_waits_for() -> None:
+    words = {"params": "1.3B", "gpu": "a10", "global_batch_size": 64, "seq_len": 512}
+    rows = sweep([8, 64], **words)
+    eight, most = rows.rows
+    each = most.tokens_per_second / 64 / (eight.tokens_per_second / 8)
+    assert each < 0.8
+    line = next(line for line in conclusions(rows) if line.startswith("Each of 64 GPUs gives "))
+    assert line.startswith(f"Each of 64 GPUs gives {100 * (1 - each):.0f} % fewer tokens/s than each of 8: ")
+    assert line.endswith("of the step on 64.")
 
 
 def test_json_has_a_row_for_each_number_with_the_keys_of_a_single_answer() -> None:

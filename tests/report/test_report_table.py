@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dsconf.report.table import as_gib, as_rate, as_seconds, table
-from dsconf.units import GIB
+from dsconf.report.table import as_gib, as_rate, table
+from dsconf.units import GIB, format_seconds
 
 
 def test_a_table_lines_up_and_keeps_cells_as_they_are() -> None:
@@ -24,7 +24,7 @@ def test_gib(num_bytes: int, printed: str) -> None:
     ("seconds", "printed"), [(0.012345, "0.0123"), (1.2345, "1.23"), (99.94, "99.9"), (1234.5, "1,234")]
 )
 def test_seconds(seconds: float, printed: str) -> None:
-    assert as_seconds(seconds) == printed
+    assert format_seconds(seconds) == printed
 
 
 @pytest.mark.parametrize(("rate", "printed"), [(12345.6, "12,346"), (10.4, "10"), (9.94, "9.9"), (0.371, "0.37")])

@@ -31,8 +31,14 @@ def test_what_is_slower_and_larger_is_not_on_the_front() -> None:
 
 
 def test_what_does_not_fit_and_torch_ddp_are_left_out() -> None:
-    points = [point(90, 200, fits="no"), point(80, 150, fits="tight"), point(50, 140, engine="ddp"), point(70, 100)]
-    assert figures(pareto(points)) == [(80, 150), (70, 100)]
+    points = [point(90, 200, fits="no"), point(80, 150, engine="ddp"), point(70, 100)]
+    assert figures(pareto(points)) == [(70, 100)]
+
+
+def test_a_tight_fit_counts_only_where_nothing_has_headroom() -> None:
+    tight = point(80, 150, fits="tight")
+    assert figures(pareto([tight, point(70, 100)])) == [(70, 100)]
+    assert figures(pareto([tight, point(90, 200, fits="no")])) == [(80, 150)]
     assert pareto([point(1, 1, fits="no")]) == ()
 
 

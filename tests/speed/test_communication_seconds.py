@@ -277,4 +277,5 @@ def test_cost_of_a_run():
     assert cost == (1.0, 8.0, 20.0)
     assert cost.sentence() == "1.0 hours, 8 GPU-hours, cost 20"
     assert run_cost(3.6e9, 1e6, 8).price is None
-    assert run_cost(1e12, 1e6, 8).sentence() == "11.6 days, 2.22k GPU-hours"
+    assert run_cost(1e12, 1e6, 8).sentence() == "11.6 days (278 hours), 2.22k GPU-hours"
+    assert run_cost(1.2e8, 1e6, 8).sentence() == "2 minutes, 0.267 GPU-hours"
