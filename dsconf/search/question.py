@@ -46,12 +46,13 @@ def space_of(question: Question) -> list[Combination]:
 
 
 def best_like(winner: Candidate, question: Question) -> Candidate | None:
-    """What would be recommended, or None when nothing fits: every stage, offload, checkpointing and micro-batch, each
-    with the finer settings of ``winner`` where it can have them, else with the first that the space lists."""
+    """What would be recommended, or None when nothing fits: the whole space, but each strategy with the states,
+    secondary partition and ranks to a sequence of ``winner`` alone, or where it cannot have them the plainest."""
     kept: dict[tuple[Any, ...], Combination] = {}
     for combination in space_of(question):
-        key = (*_strategy(combination.settings), combination.workloads[0].checkpointing)
-        if key not in kept or _finer(combination.settings) == _finer(winner.settings):
+        workload = combination.workloads[0]
+        key = (_without_kept(combination.settings), workload.checkpointing, workload.loss_shards)
+        if key not in kept or _kept(combination.settings) == _kept(winner.settings):
             kept[key] = combination
     found = examine(question.model, question.cluster, kept.values(), question.tools).candidates
     return choose(ranked(found)) if found else None
@@ -61,18 +62,12 @@ def _strategy(settings: Settings) -> tuple[Any, ...]:
     return settings.stage, settings.offload_optimizer, settings.offload_param
 
 
-def _finer(settings: Settings) -> Settings:
-    """``settings`` without its strategy and its batch."""
-    return replace(
-        settings,
-        stage=0,
-        offload_optimizer="none",
-        offload_param="none",
-        nvme_path=None,
-        micro_batch=None,
-        accumulation=None,
-        train_batch=None,
-    )
+def _kept(settings: Settings) -> tuple[Any, ...]:
+    return settings.bf16_optimizer_states, settings.hpz_partition_size, settings.sequence_parallel
+
+
+def _without_kept(settings: Settings) -> Settings:
+    return replace(settings, bf16_master=False, bf16_optimizer_states=False, hpz_partition_size=1, sequence_parallel=1)
 
 
 def fits_somehow(question: Question) -> bool:

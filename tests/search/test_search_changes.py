@@ -189,7 +189,7 @@ def test_states_in_bf16_are_named_where_they_are_faster_and_taken_only_where_not
     alone = dsconf.recommend(gpus=12, **words)
     assert alone.recommended is not None
     assert alone.recommended.settings.bf16_optimizer_states
-    assert "nothing fits with optimizer states in fp32, and this is " in alone.why[0]
+    assert "nothing with optimizer states in fp32 fits with headroom; this is " in alone.why[0]
     assert not any(one.kind == "bf16_states" for one in alone.changes)
 
 
