@@ -71,3 +71,12 @@ def test_the_settings_are_those_that_estimate_needs(tmp_path: Path) -> None:
         command = ["estimate", *words, "--config", str(file), "--format", "json"]
         found = json.loads(CliRunner().invoke(group, command).stdout)
         assert found["process_bytes"] == row["estimate"]["process_bytes"]
+
+
+def test_a_slower_network_slows_stages_on_several_nodes_and_is_named() -> None:
+    words = ("--params", "1B", "--gpus", "16", "--gpu", "h100-80gb")
+    near, far = rows(*words), rows(*words, "--network", "10Gbit/s")
+    assert all(slow["tokens_per_second"] < fast["tokens_per_second"] for fast, slow in zip(near, far, strict=True))
+    told = [CliRunner().invoke(group, ["stages", *words, *more]).stdout for more in ((), ("--network", "10Gbit/s"))]
+    assert "in 2 nodes, network 400 Gbit/s a GPU (assumed, --network)\n" in told[0]
+    assert "in 2 nodes, network 10 Gbit/s a GPU\n" in told[1]
