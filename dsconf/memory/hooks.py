@@ -368,6 +368,22 @@ def _offset(registered: tuple[int, int]) -> int:
     return registered[1]
 
 
+@lru_cache(maxsize=64)
+def _different(model: Model, world_size: int) -> frozenset[int]:
+    """Ranks whose slices are all the different ones that there are: of equal slices the first and the last.
+
+    Slices that lie inside one parameter hold as much of it, so its outermost two stand for all, and the last rank for
+    those that hold padding alone. However many GPUs there are, a few ranks for each parameter are enough.
+    """
+    known = hooks(model)
+    part = partition(known.total, world_size)
+    found = {0, world_size - 1}
+    for numel, offset in known.registered:
+        first, last = offset // part, (offset + max(numel, 1) - 1) // part
+        found.update(rank for rank in (first, first + 1, last - 1, last) if first <= rank <= last)
+    return frozenset(found)
+
+
 @lru_cache(maxsize=512)
 def rivals(model: Model, world_size: int, in_hooks: bool, buffered: bool = True) -> tuple[int, ...]:
     """Ranks of which one is the fullest at stages 1 and 2: every one of few, of many those that none exceeds.
@@ -381,9 +397,8 @@ def rivals(model: Model, world_size: int, in_hooks: bool, buffered: bool = True)
     """
     if world_size <= FEW:
         return tuple(range(world_size))
-    ranks = range(world_size)
     best: list[tuple[int, Slice]] = []
-    for rank in reversed(ranks) if in_hooks else ranks:
+    for rank in sorted(_different(model, world_size), reverse=in_hooks):
         one = owned(model, world_size, rank)
         if not buffered:
             one = one._replace(whole=0)

@@ -63,6 +63,20 @@ def test_a_slice_is_what_its_elements_say(model: Model, world_size: int) -> None
         assert max(wholes[rank] for rank in rivals(model, world_size, in_hooks)) == max(wholes)
 
 
+@given(models(), st.integers(5, 600), st.booleans(), st.booleans())
+def test_of_many_ranks_few_are_looked_at_and_none_is_missed(
+    model: Model, world_size: int, in_hooks: bool, buffered: bool
+) -> None:
+    """The same ranks, in the same order, as where the slice of every one is compared."""
+    best: list[tuple[int, int, int]] = []
+    for rank in reversed(range(world_size)) if in_hooks else range(world_size):
+        one = owned(model, world_size, rank)
+        whole = one.whole if buffered else 0
+        if not any(other >= whole and largest >= one.largest for _, other, largest in best):
+            best.append((rank, whole, one.largest))
+    assert rivals(model, world_size, in_hooks, buffered) == tuple(dict.fromkeys((0, *(rank for rank, _, _ in best))))
+
+
 def test_the_tiny_model_by_hand() -> None:
     """40 + 3 x 144 + 4 + 40 = 516 elements on 4 ranks: padded to 520, 130 each.
 
