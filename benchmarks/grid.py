@@ -97,7 +97,7 @@ def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict
         "model": dict(candidate.job.model.hf_config),
         "gpu": candidate.job.cluster.gpu.name,
         "gpus_per_node": 1,
-        "cpu_cores": candidate.job.cluster.cpu_cores,
+        "cpu_cores": candidate.job.cluster.cores,
         "world_size": 1,
         "micro_batch_size": work.micro_batch,
         "seq_len": work.seq_len,

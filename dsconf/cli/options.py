@@ -94,7 +94,11 @@ rate_options = combine(
         metavar="RATE",
         help="What one GPU sends to other nodes, one direction [default: 400Gbit/s, or 50GB/s].",
     ),
-    click.option("--cpu-cores", type=WHOLE, help="CPU cores of one node [default: 64]."),
+    click.option(
+        "--cpu-cores",
+        type=WHOLE,
+        help="CPU cores that the job has in one node [default: 64, of a part of its GPUs their share].",
+    ),
     click.option(
         "--host-bandwidth",
         metavar="RATE",

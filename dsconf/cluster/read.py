@@ -123,7 +123,6 @@ def read_cluster(
     refuse_too_many(world_size)
     if nvme is not None and not nvme.strip():
         raise InputError(f"--nvme: {nvme!r} is not a path; give a folder on a fast local disk of each node")
-    stated = _rates(network, cpu_cores, host_bandwidth)
     return Cluster(
         gpu=_gpu(gpu, gpu_memory),
         world_size=world_size,
@@ -131,8 +130,7 @@ def read_cluster(
         host_memory_bytes=None if host_memory is None else _bytes(host_memory, "--host-memory"),
         nvme_path=nvme,
         node_gpus=node_gpus,
-        stated=frozenset(stated),
-        **stated,
+        **_rates(network, cpu_cores, host_bandwidth),
     )
 
 

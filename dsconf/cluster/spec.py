@@ -9,6 +9,13 @@ MOST_HOST_BYTES = 4 * 2**40
 """The most memory that a node is taken to have where nobody said: the 32 slots of a DGX B200 hold 2 TB as it is sold
 and 4 TB at most (https://docs.nvidia.com/dgx/dgxb200-user-guide/introduction-to-dgxb200.html)."""
 
+NETWORK = 50e9
+"""Bytes a second of one GPU to another node where nobody says: 400 Gbit/s InfiniBand for each, as a DGX H100 has."""
+CORES = 64
+"""CPU cores of a node with all its GPUs, where nobody says."""
+HOST_RATE = 300e9
+"""Bytes a second of a node's memory where nobody says: eight channels of DDR5-4800 have 307 GB/s."""
+
 
 @dataclass(frozen=True)
 class Gpu:
@@ -52,24 +59,39 @@ class Cluster:
     GB/s."""
     nvme_write_bandwidth: float = 3.5e9
     """Bytes a second to it, of the same drive, whose datasheets say 3.5 to 5 GB/s."""
-    node_bandwidth: float = 50e9
-    """Bytes a second one GPU sends to another node, one direction (400 Gbit/s InfiniBand a GPU)."""
-    cpu_cores: int = 64
-    """Of one node."""
-    host_memory_bandwidth: float = 300e9
-    """Bytes a second that a node's cores read and write of its memory."""
+    node_bandwidth: float | None = None
+    """Bytes a second one GPU sends to another node, one direction; None when nobody said."""
+    cpu_cores: int | None = None
+    """Of one node, for this job; None when nobody said."""
+    host_memory_bandwidth: float | None = None
+    """Bytes a second that a node's cores read and write of its memory; None when nobody said."""
     nvlink_switches: bool = True
     """Whether NCCL may add up inside the NVSwitches of a node; False where NCCL_NVLS_ENABLE is 0."""
     node_gpus: int | None = None
     """GPUs that a node has, whether the job uses them or not; None: as many as the job uses of it."""
-    stated: frozenset[str] = frozenset()
-    """Those of ``node_bandwidth``, ``cpu_cores`` and ``host_memory_bandwidth`` that somebody said; others are assumed.
-    """
 
     @property
     def nodes(self) -> int:
         """Number of nodes, the last one possibly not full."""
         return -(-self.world_size // self.gpus_per_node)
+
+    @property
+    def network_rate(self) -> float:
+        """``node_bandwidth``, or what is assumed."""
+        return NETWORK if self.node_bandwidth is None else self.node_bandwidth
+
+    @property
+    def cores(self) -> int:
+        """``cpu_cores``, or of those that a full node is assumed to have the share of the GPUs that the job uses."""
+        if self.cpu_cores is not None:
+            return self.cpu_cores
+        used = min(self.gpus_per_node, self.world_size)
+        return max(1, CORES * used // (self.node_gpus or self.gpus_per_node))
+
+    @property
+    def host_rate(self) -> float:
+        """``host_memory_bandwidth``, or what is assumed."""
+        return HOST_RATE if self.host_memory_bandwidth is None else self.host_memory_bandwidth
 
     @property
     def host_limit_bytes(self) -> int:

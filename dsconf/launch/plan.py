@@ -72,10 +72,10 @@ def launch_of(job: Job, target: str, title: str, host_bytes: int = 0, loss_shard
         nodes=cluster.nodes,
         per_node=per_node,
         last_node=cluster.world_size - (cluster.nodes - 1) * per_node,
-        cores=max(1, cluster.cpu_cores * per_node // of_node),
+        cores=cluster.cores,
         whole_nodes=per_node == of_node,
         lora_rank=job.model.lora_rank or 0,
         host_bytes=host_bytes,
         loss_shards=loss_shards,
-        cores_stated="cpu_cores" in cluster.stated,
+        cores_stated=cluster.cpu_cores is not None,
     )

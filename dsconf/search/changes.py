@@ -190,7 +190,7 @@ def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterat
     cluster = winner.job.cluster
     rates: dict[str, tuple[float, ...]] = {
         "link_in_node": (cluster.gpu.link_bandwidth,),
-        "network_between_nodes": (cluster.node_bandwidth,),
+        "network_between_nodes": (cluster.network_rate,),
         "link_to_host": (cluster.gpu.host_bandwidth,),
         "nvme": (cluster.nvme_read_bandwidth, cluster.nvme_write_bandwidth),
     }

@@ -55,7 +55,7 @@ def _link(cluster: Cluster) -> Cluster:
 
 
 def _network(cluster: Cluster) -> Cluster:
-    return replace(cluster, node_bandwidth=2 * cluster.node_bandwidth)
+    return replace(cluster, node_bandwidth=2 * cluster.network_rate)
 
 
 def _host_link(cluster: Cluster) -> Cluster:
@@ -63,7 +63,7 @@ def _host_link(cluster: Cluster) -> Cluster:
 
 
 def _host(cluster: Cluster) -> Cluster:
-    return replace(cluster, cpu_cores=2 * cluster.cpu_cores, host_memory_bandwidth=2 * cluster.host_memory_bandwidth)
+    return replace(cluster, cpu_cores=2 * cluster.cores, host_memory_bandwidth=2 * cluster.host_rate)
 
 
 def _drive(cluster: Cluster) -> Cluster:

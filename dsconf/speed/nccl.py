@@ -61,7 +61,7 @@ def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
     """
     link = cluster.gpu.link_bandwidth
     if (ranks or cluster.world_size) > cluster.gpus_per_node:
-        link = min(link, cluster.gpus_per_node * cluster.node_bandwidth)
+        link = min(link, cluster.gpus_per_node * cluster.network_rate)
     return rates.LINK_FRACTION * link
 
 
@@ -137,6 +137,6 @@ def all_to_all(cluster: Cluster, num_bytes: float, messages: float, ranks: int) 
     nodes = ceil(ranks / cluster.gpus_per_node)
     near = ceil(ranks / nodes)
     inside = (near - 1) / ranks * num_bytes / (rates.LINK_FRACTION * cluster.gpu.link_bandwidth)
-    outside = (ranks - near) / ranks * num_bytes / (rates.LINK_FRACTION * cluster.node_bandwidth)
+    outside = (ranks - near) / ranks * num_bytes / (rates.LINK_FRACTION * cluster.network_rate)
     hop = (NODE_HOP if nodes > 1 else NVLINK_HOP if linked(cluster) else PCIE_HOP)[1]
     return max(inside, outside) + messages * (SIMPLE_START + hop)

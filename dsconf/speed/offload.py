@@ -17,8 +17,8 @@ def host_link(cluster: Cluster) -> float:
 
 def cpu_bandwidth(cluster: Cluster) -> float:
     """Bytes a second that one rank's share of a node's cores, and of its memory bandwidth, moves in the step."""
-    cores = cluster.cpu_cores / cluster.gpus_per_node
-    return min(cores * rates.CPU_BYTES_PER_CORE, cluster.host_memory_bandwidth / cluster.gpus_per_node)
+    cores = cluster.cores / cluster.gpus_per_node
+    return min(cores * rates.CPU_BYTES_PER_CORE, cluster.host_rate / cluster.gpus_per_node)
 
 
 def _shard(job: Job) -> float:

@@ -1,5 +1,7 @@
 """What a person says about the cluster becomes a Cluster, or one clear line."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,14 +86,21 @@ def test_more_gpus_than_anybody_has_are_refused_at_once() -> None:
 def test_network_and_hosts_are_assumed_unless_stated() -> None:
     """400 Gbit/s are 50 GB/s, 100 Gbit/s 12.5."""
     assumed = read_cluster(16, "h100")
-    assert (assumed.node_bandwidth, assumed.cpu_cores, assumed.host_memory_bandwidth) == (50e9, 64, 300e9)
-    assert assumed.stated == frozenset()
+    assert (assumed.network_rate, assumed.cores, assumed.host_rate) == (50e9, 64, 300e9)
+    assert (assumed.node_bandwidth, assumed.cpu_cores, assumed.host_memory_bandwidth) == (None, None, None)
     stated = read_cluster(16, "h100", network="100Gbps", cpu_cores="96", host_bandwidth="500GB/s")
-    assert (stated.node_bandwidth, stated.cpu_cores, stated.host_memory_bandwidth) == (12.5e9, 96, 500e9)
-    assert stated.stated == {"node_bandwidth", "cpu_cores", "host_memory_bandwidth"}
+    assert (stated.network_rate, stated.cores, stated.host_rate) == (12.5e9, 96, 500e9)
     assert figures_text(stated, networked=False, offloads=False) == (
         ", network 100 Gbit/s a GPU, 96 CPU cores a node, 500 GB/s of host memory bandwidth a node"
     )
+
+
+def test_of_a_node_that_the_job_does_not_fill_it_has_its_share_of_the_cores() -> None:
+    """One GPU of eight has 8 of 64 cores, a GPU alone in its node all of them; what is stated is for the job."""
+    assert [read_cluster(gpus, "h100").cores for gpus in (1, 2, 8, 16)] == [8, 16, 64, 64]
+    assert read_cluster(1, "h100", gpus_per_node=1).cores == 64
+    assert read_cluster(1, "h100", cpu_cores=16).cores == 16
+    assert replace(read_cluster(8, "h100"), world_size=1, gpus_per_node=1).cores == 8
 
 
 def test_what_is_assumed_is_said_where_it_matters() -> None:

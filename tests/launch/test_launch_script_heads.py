@@ -127,7 +127,7 @@ def test_a_share_of_a_node_is_not_the_whole_of_it() -> None:
     assert f"#SBATCH --mem={-(-1.25 * loading // 2**30):.0f}G\n" in share
     assert "An assumption: put the cores of your share of a node." in share
     stated = folder_files(recommend(**words, gpus=2, cpu_cores=96), "folder", slurm=True)["slurm.sh"]
-    assert "\n#SBATCH --gpus-per-node=2\n#SBATCH --cpus-per-task=24\n" in stated
+    assert "\n#SBATCH --gpus-per-node=2\n#SBATCH --cpus-per-task=96\n" in stated
     whole = folder_files(recommend(**words, gpus=8), "folder", slurm=True)["slurm.sh"]
     assert "#SBATCH --exclusive\n#SBATCH --mem=0\n" in whole
     assert "#SBATCH --cpus-per-task=64\n" in whole
