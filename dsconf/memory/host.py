@@ -9,7 +9,8 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dsconf.job import Job
-from dsconf.memory.hooks import hooks, owned
+from dsconf.memory.hooks import hooks
+from dsconf.memory.slices import owned
 from dsconf.memory.states import Terms, widths, wrapper
 from dsconf.memory.subgroups import all_params, on_gpu, shards
 from dsconf.model.spec import Model

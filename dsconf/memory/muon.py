@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
-from dsconf.memory.hooks import Slice, owned, pieces
+from dsconf.memory.slices import Slice, owned, pieces
 from dsconf.model.spec import Model, Param
 
 CACHED_BYTES = 256 * 2**20

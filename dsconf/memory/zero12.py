@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dsconf.config.settings import Settings
 from dsconf.memory.activations import Activations
-from dsconf.memory.hooks import Flush, flushes, in_order, partition, rivals
+from dsconf.memory.hooks import Flush, flushes, in_order, partition
 from dsconf.memory.moments import (
     Alive,
     Bytes,
@@ -29,6 +29,7 @@ from dsconf.memory.moments import (
 )
 from dsconf.memory.muon import Part, iteration, parts
 from dsconf.memory.optimizers import temporaries
+from dsconf.memory.slices import rivals
 from dsconf.memory.states import bucket_widths, compact, reduces_in_hooks
 from dsconf.model.spec import Model
 

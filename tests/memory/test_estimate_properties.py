@@ -13,8 +13,9 @@ from small_models import job, tiny
 import dsconf
 from dsconf.job import Job
 from dsconf.memory.estimate import estimate
-from dsconf.memory.hooks import hooks, owned
+from dsconf.memory.hooks import hooks
 from dsconf.memory.host import host_terms
+from dsconf.memory.slices import owned
 from dsconf.memory.states import resident, widths
 from dsconf.memory.terms import TERMS
 from dsconf.model.lora import with_lora

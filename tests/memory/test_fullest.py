@@ -13,8 +13,8 @@ from test_estimate_properties import settings, shapes
 
 from dsconf.memory import moments, zero12
 from dsconf.memory.estimate import estimate
-from dsconf.memory.hooks import rivals
 from dsconf.memory.moments import Alive, Step, prepare
+from dsconf.memory.slices import rivals
 from dsconf.memory.states import reduces_in_hooks
 from dsconf.model.read import read_model
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from model_cases import GQA
 from small_models import models, tiny
 
-from dsconf.memory.hooks import Flush, flushes, hooks, in_order, owned, partition, rivals
+from dsconf.memory.hooks import Flush, flushes, hooks, in_order, partition
+from dsconf.memory.slices import owned, rivals
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 

@@ -15,9 +15,10 @@ from small_models import job, models
 
 from dsconf.config.settings import Settings
 from dsconf.memory.estimate import estimate
-from dsconf.memory.hooks import hooks, owned
+from dsconf.memory.hooks import hooks
 from dsconf.memory.host import PROCESS_BYTES, host_terms, pinned
 from dsconf.memory.init import init_peak
+from dsconf.memory.slices import owned
 from dsconf.memory.states import resident, widths, wrapper
 from dsconf.memory.subgroups import Shards, on_gpu, shards
 from dsconf.memory.timeline import timeline
