@@ -16,7 +16,8 @@ _ASSUMED = "assumed"
 
 
 LARGEST = 2**17
-"""GPUs of one job: each rank's slice of the model is looked at, which takes seconds from here on."""
+"""GPUs of one job: a gradient larger than its bucket is followed through the slices of its ranks, which takes longer
+with more of them."""
 
 
 def _positive(value: int | str, option: str) -> int:
