@@ -333,8 +333,15 @@ def test_a_sample_as_long_as_the_model_has_positions_is_not_called_too_long() ->
     assert told.endswith("with these settings all of the model's 1024 positions fit.")
     assert found.headroom is not None
     assert found.headroom.longest_seq_len == found.headroom.positions == 1024
-    short = dsconf.recommend(params="13B", gpus=8, gpu="h100-80gb", stage=1, micro_batch_size=1)
-    assert any("a longer one does not fit" in note or "tokens fit" in note for note in short.notes)
+    words = {"model": "gpt2", "gpu": "h100-80gb", "seq_len": 896, "micro_batch_size": 16, "stage": 0}
+    words |= {"offload": "none", "activation_checkpointing": False, "optimizer_states": "fp32"}
+    room = dsconf.recommend(**words).recommended
+    assert room is not None
+    full = dsconf.recommend(**words, gpu_memory=room.estimate.process_bytes)
+    assert full.headroom is not None
+    assert full.headroom.longest_seq_len == 896
+    (told,) = (note for note in full.notes if note.startswith("--seq-len 896 "))
+    assert told.endswith(": a longer one does not fit with these settings.")
 
 
 def test_a_host_that_nobody_sells_is_not_taken_to_be_there() -> None:
