@@ -127,6 +127,7 @@ def _plain(candidate: Candidate) -> dict[str, Any]:
 def preload(cases: list[dict[str, Any]]) -> None:
     """Imports in the parent what every run needs; no CUDA context may be there before a fork."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
+    os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as every launch line has it
     import deepspeed  # noqa: F401
     import peft  # noqa: F401
     import torch
