@@ -31,6 +31,7 @@ from tabulate import tabulate
 
 from dsconf.cluster.read import read_cluster
 from dsconf.config.render import render
+from dsconf.model.attention import runs_eager
 from dsconf.model.read import read_model
 from dsconf.search.candidates import Candidate, evaluate, real_tools, with_batch
 from dsconf.search.rank import choose, name, ranked
@@ -103,7 +104,7 @@ def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict
         "seq_len": work.seq_len,
         "gradient_accumulation_steps": work.accumulation,
         "gradient_checkpointing": work.checkpointing,
-        "attention": work.attention,
+        "attention": "eager" if runs_eager(candidate.job.model.family, work.attention) else work.attention,
         "lora_rank": arguments.lora_rank,
         "engine": engine,
         "ds_config": config,

@@ -38,13 +38,16 @@ from dsconf.speed.step_time import StepTime, step_time
 MEASURED = Path(__file__).parents[1] / "tests" / "measured"
 FILES = (
     *sorted(MEASURED.glob("h200-step-times*.jsonl")),
+    MEASURED / "h100-step-times-grid.jsonl",
     MEASURED / "h200-real-ranks.jsonl",
     MEASURED / "published-throughput.jsonl",
 )
 BOUNDS = {"own": 15.0, "published": 25.0}
 """Percent of the median that --strict holds cases to that were measured here, and by others."""
 OWN = "own H200"
+OWN_H100 = "own H100"
 OWN_RANKS = "own H200, real ranks"
+SETS = {OWN: "own", OWN_H100: "own, H100", OWN_RANKS: "own, real ranks"}
 OWN_CORES = 16
 
 
@@ -117,14 +120,14 @@ def result_of(row: Row) -> Result:
     """``row``, predicted and measured."""
     job = job_of(row)
     together = row.get("rehearsed") is False and row["world_size"] > 1
-    source = row.get("source", OWN_RANKS if together else OWN)
+    own = OWN_RANKS if together else OWN_H100 if row.get("gpu", "").startswith("H100") else OWN
+    source = row.get("source", own)
     return Result(row["name"], source, row.get("held_out", False), job, measured(row), predicted(row, job))
 
 
 def _set(result: Result) -> str:
-    if result.source in (OWN, OWN_RANKS):
-        return "own" if result.source == OWN else "own, real ranks"
-    return "published, held out" if result.held_out else "published, looked at"
+    published = "published, held out" if result.held_out else "published, looked at"
+    return SETS.get(result.source, published)
 
 
 def _nodes(job: Job) -> str:
@@ -197,8 +200,8 @@ SUMMARY_HEADERS = ("absolute error in %", "cases", "median", "95th", "worst", "s
 def medians(results: list[Result]) -> dict[str, float]:
     """Median absolute error in percent of own cases and of published ones, as far as there are any."""
     sets = {
-        "own": [r for r in results if r.source in (OWN, OWN_RANKS)],
-        "published": [r for r in results if r.source not in (OWN, OWN_RANKS)],
+        "own": [r for r in results if r.source in SETS],
+        "published": [r for r in results if r.source not in SETS],
     }
     return {name: median(abs(r.error) for r in found) for name, found in sets.items() if found}
 

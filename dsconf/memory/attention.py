@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from dsconf.memory.recorder import Recorder
 from dsconf.memory.ulysses import shared_attention
+from dsconf.model.attention import runs_eager
 
 
 class Heads(NamedTuple):
@@ -92,11 +93,6 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     value = _by_head(r, x.value, "values")
     out = op("attention product", [weights, value], size, saves=[weights, value])
     return op("attention output copy", [out], size)
-
-
-def runs_eager(family: str, attention: str) -> bool:
-    """Whether scores are made one by one: asked for, or the family's only way beside FlashAttention's package."""
-    return attention == "eager" or (attention == "sdpa" and family in ("bloom", "gptj", "gpt_neo"))
 
 
 def _size(r: Recorder) -> int:

@@ -11,10 +11,12 @@ from typing import NamedTuple
 
 from dsconf.cluster.spec import Gpu
 from dsconf.job import Job
+from dsconf.model.attention import always_masked
 from dsconf.model.spec import Model, Param
 from dsconf.speed import kernels, rates
-from dsconf.speed.elementwise import add, ends_cost, layer_cost, loss_cost
+from dsconf.speed.elementwise import Cost, add, ends_cost, layer_cost, loss_cost
 from dsconf.speed.python_time import launches, modules
+from dsconf.speed.scores import Scores, scores_of
 
 DEQUANTIZE_BYTES = {"4bit": 2.5, "8bit": 3.0}
 """Bytes moved an element when a stored weight becomes a 16-bit one: read 0.5 or 1, write 2."""
@@ -207,20 +209,16 @@ def _fraction(written_by: str) -> float:
     return rates.TRAFFIC_FRACTION if written_by == "eager" else rates.FUSED_TRAFFIC_FRACTION
 
 
-def writes_scores(model: Model, attention: str) -> bool:
-    """Whether attention scores go through memory: eager attention, ALiBi's bias, a soft-cap inside the softmax."""
-    return attention == "eager" or model.alibi or bool(model.attention_softcap)
-
-
 def _attention(
-    model: Model, gpu: Gpu, precision: str, attention: str
+    model: Model, gpu: Gpu, precision: str, attention: str, scores: Scores | None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Factor and ramp of forward and of backward; the kernels are asked at one length, being quadratics."""
-    if writes_scores(model, attention):
-        both = kernels.eager_attention(gpu, precision, 1, 1, model.heads, model.head_dim)
+    if scores is not None:
+        both = kernels.eager_attention(gpu, precision, 1, 1, model.heads, model.head_dim, scores)
         return (both[0], 0.0), (both[1], 0.0)
-    both = kernels.attention(gpu, precision, 1, 1, model.heads, model.head_dim, attention)
-    ramps = rates.ATTENTION_FORWARD_RAMP, rates.ATTENTION_BACKWARD_RAMP
+    kernel = "masked" if attention == "sdpa" and always_masked(model) else attention
+    both = kernels.attention(gpu, precision, 1, 1, model.heads, model.head_dim, kernel)
+    ramps = kernels.attention_ramps(kernel)
     return (both[0] / (1 + ramps[0]), ramps[0]), (both[1] / (1 + ramps[1]), ramps[1])
 
 
@@ -235,9 +233,12 @@ def layer_block(
     cast = _cast(precision, found)
     compiled = written_by == "compiled"
     saved = 0 if compiled else cost.forward_operations + len(found) + 1
+    scores = scores_of(model, attention, precision)
+    if scores is not None:
+        cost = add(cost, Cost(0, 0, scores.forward_operations - 1, scores.backward_operations - 2))
     return Block(
         _products(gpu, precision, found),
-        _attention(model, gpu, precision, attention),
+        _attention(model, gpu, precision, attention, scores),
         (token * cost.forward, token * cost.backward),
         (kernels.traffic(gpu, stored + cast[0]), kernels.traffic(gpu, stored + cast[1])),
         (0.0, 0.0),

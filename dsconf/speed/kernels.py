@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from dsconf.cluster.spec import Gpu
 from dsconf.speed import cards, rates
+from dsconf.speed.scores import Scores
 
 
 def matrix_rate(gpu: Gpu, precision: str) -> float:
@@ -69,7 +70,13 @@ def attention_fractions(gpu: Gpu, kernel: str, head_dim: int) -> tuple[float, fl
     written with the A100's instructions: on an H100 it reaches 335 TFLOP/s forward (0.34 of the peak, 0.32 here) and
     322 backward (0.33, 0.28 here), where cuDNN reaches 539 and 516 (https://arxiv.org/abs/2407.08608, figures 5, 6).
     Clock and power that let a card near its peak in products let it in attention.
+
+    ``masked`` is what SDPA takes where it is handed a mask: it computes every score, of which the causal kernels skip
+    half, so that the fraction of the useful FLOPs is half of what it reaches. Hopper and later cards have cuDNN's
+    kernel for it, older ones the memory-efficient one.
     """
+    if kernel == "masked":
+        return _masked_fractions(gpu, head_dim)
     old = kernel == "flash1"
     forward = rates.FLASH_1_FORWARD if old else rates.ATTENTION_FORWARD
     backward = rates.FLASH_1_BACKWARD if old else rates.ATTENTION_BACKWARD
@@ -79,10 +86,18 @@ def attention_fractions(gpu: Gpu, kernel: str, head_dim: int) -> tuple[float, fl
     return factor * _at_head_size(forward, head_dim), factor * _at_head_size(backward, head_dim)
 
 
+def _masked_fractions(gpu: Gpu, head_dim: int) -> tuple[float, float]:
+    own = cards.instruction_width(gpu.name) > 1
+    forward = rates.MASKED_FORWARD if own else rates.EFFICIENT_FORWARD
+    backward = rates.MASKED_BACKWARD if own else rates.EFFICIENT_BACKWARD
+    factor = cards.sustained(gpu.name, "H200 SXM") / 2
+    return factor * _at_head_size(forward, head_dim), factor * _at_head_size(backward, head_dim)
+
+
 def attention(
     gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int, kernel: str = "sdpa"
 ) -> tuple[float, float]:
-    """Seconds of one layer's causal flash attention, forward and backward.
+    """Seconds of one layer's causal attention by a fused kernel, forward and backward.
 
     Forward is 2 · seq_len² · head_dim FLOPs a head (two products, half of each masked); backward is five products,
     2.5 times as many (https://arxiv.org/abs/2307.08691, section 4.1).
@@ -90,21 +105,30 @@ def attention(
     flops = 2.0 * sequences * heads * seq_len**2 * head_dim
     peak = matrix_rate(gpu, precision)
     forward, backward = attention_fractions(gpu, kernel, head_dim)
+    forward_ramp, backward_ramp = attention_ramps(kernel)
     return (
-        flops / (peak * forward) * (1 + rates.ATTENTION_FORWARD_RAMP / seq_len),
-        2.5 * flops / (peak * backward) * (1 + rates.ATTENTION_BACKWARD_RAMP / seq_len),
+        flops / (peak * forward) * (1 + forward_ramp / seq_len),
+        2.5 * flops / (peak * backward) * (1 + backward_ramp / seq_len),
     )
 
 
+def attention_ramps(kernel: str) -> tuple[float, float]:
+    """Sequence length at which ``kernel`` runs at half of its fraction, forward and backward."""
+    if kernel == "masked":
+        return rates.MASKED_FORWARD_RAMP, rates.MASKED_BACKWARD_RAMP
+    return rates.ATTENTION_FORWARD_RAMP, rates.ATTENTION_BACKWARD_RAMP
+
+
 def eager_attention(
-    gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int
+    gpu: Gpu, precision: str, sequences: int, seq_len: int, heads: int, head_dim: int, scores: Scores
 ) -> tuple[float, float]:
     """Seconds of one layer's attention that writes its scores to memory, forward and backward.
 
-    Both products over all seq_len² scores, and for each score the bytes of: the product's result, scaling, mask,
-    fp32 softmax, cast, read by the second product (24); in backward 34 (``eager_attention_forward``, transformers).
+    Both products over all seq_len² scores, twice as many in backward, and what ``scores`` moves for each.
     """
-    scores = float(sequences) * heads * seq_len**2
+    number = float(sequences) * heads * seq_len**2
     flops, ramp = matmul_rate(gpu, precision)
-    product = 4 * scores * (head_dim + ramp) / flops
-    return product + traffic(gpu, 24 * scores), 2 * product + traffic(gpu, 34 * scores)
+    wide = rates.FP32_MATMUL_FRACTION * gpu.fp32_flops
+    each = (1 - scores.in_fp32) * (head_dim + ramp) / flops + scores.in_fp32 * head_dim / wide
+    product = 4 * number * each
+    return product + traffic(gpu, scores.forward * number), 2 * product + traffic(gpu, scores.backward * number)

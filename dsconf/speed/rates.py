@@ -29,6 +29,26 @@ ATTENTION_FORWARD = (0.45, 0.64)
 ATTENTION_BACKWARD = (0.42, 0.55)
 """The same in backward."""
 
+MASKED_FORWARD = (0.25, 0.36)
+"""Of the peak matrix rate over long sequences at head sizes of 64 and of 128, by cuDNN's kernel with a mask, all scores
+counted: 249 and 356 TFLOP/s at 8192 tokens on an H100 SXM (``h100-attention.jsonl``)."""
+
+MASKED_BACKWARD = (0.26, 0.29)
+"""The same in backward: 261 and 292 TFLOP/s."""
+
+MASKED_FORWARD_RAMP = 200
+"""Sequence length at which a kernel with a mask runs at half of its fraction: 298 TFLOP/s at 1024 (128 to a head)."""
+
+MASKED_BACKWARD_RAMP = 300
+"""The same in backward: 202 and 236 TFLOP/s at 1024 and 2048 (64 to a head)."""
+
+EFFICIENT_FORWARD = (0.18, 0.26)
+"""The same by torch's memory-efficient kernel, written with the A100's instructions, of the H100's peak with those
+(495 TFLOP/s): 87 and 129 TFLOP/s."""
+
+EFFICIENT_BACKWARD = (0.19, 0.24)
+"""The same in backward: 93 and 121 TFLOP/s."""
+
 FLASH_1_FORWARD = (0.40, 0.40)
 """Of the A100's peak, by FlashAttention of the first generation: the middle of the 30 to 50 % that its author gives
 for forward (https://arxiv.org/abs/2307.08691, section 1). Only published tables of 2023 need it."""

@@ -10,6 +10,7 @@ from dsconf.cluster.catalogue import find_gpu
 from dsconf.model.read import read_model
 from dsconf.speed import compute, kernels, rates
 from dsconf.speed.optimizer import ADAM_BYTES
+from dsconf.speed.scores import FORMULA
 
 FILE = Path(__file__).parents[1] / "measured" / "h200-kernels.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -101,3 +102,45 @@ def test_kernels_of_head_and_loss(index):
     predicted = compute.ends_block(read_model(model=LLAMA_1B), H200, "bf16").passes(8, 2048)[index]
     assert predicted.matmul == pytest.approx(ends["gemm"], rel=0.15)
     assert predicted.elementwise + predicted.loss == pytest.approx(ends["other"], rel=0.20)
+
+
+H100 = find_gpu("h100-80gb")
+H100_ROWS = [
+    json.loads(line) for line in FILE.with_name("h100-attention.jsonl").read_text(encoding="utf-8").splitlines()
+]
+
+
+def timed(name, least):
+    """Attention of that kind on an H100, calls of at least ``least`` seconds."""
+    kept = [row for row in H100_ROWS if row["name"] == name and row["forward_seconds"] > least]
+    return pytest.mark.parametrize("row", kept, ids=lambda row: f"{row['batch']}x{row['seq_len']}x{row['head_dim']}")
+
+
+@timed("auto bool", 3e-4)
+def test_attention_with_a_mask(row):
+    """Heads of 256 elements are slower than those of 128, which the straight line does not know."""
+    shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.attention(H100, "bf16", *shape, "masked")
+    near = 0.45 if row["head_dim"] == 256 else 0.25
+    assert forward == pytest.approx(row["forward_seconds"], rel=near)
+    assert backward == pytest.approx(row["backward_seconds"], rel=near)
+
+
+@timed("efficient bool", 1e-3)
+def test_attention_with_a_mask_on_cards_without_their_own_kernel(row):
+    if row["head_dim"] == 256:
+        pytest.skip("the H100 runs this kernel only when told to")
+    factor = 989.4e12 / 2 / find_gpu("a100-80gb").bf16_flops * 0.799 / 0.848
+    shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.attention(find_gpu("a100-80gb"), "bf16", *shape, "masked")
+    assert forward / factor == pytest.approx(row["forward_seconds"], rel=0.35)
+    assert backward / factor == pytest.approx(row["backward_seconds"], rel=0.35)
+
+
+@timed("math falcon7b", 1e-3)
+def test_attention_by_the_formula(row):
+    """An H100's eager kernels reach more of its bandwidth than an H200's, whose fraction is taken for all cards."""
+    shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.eager_attention(H100, "bf16", *shape, FORMULA)
+    assert row["forward_seconds"] < forward < 1.3 * row["forward_seconds"]
+    assert row["backward_seconds"] < backward < 1.3 * row["backward_seconds"]

@@ -5,15 +5,17 @@ from functools import lru_cache
 from timeit import repeat
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from dsconf.cluster.catalogue import all_gpus, find_gpu
 from dsconf.cluster.read import read_cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
+from dsconf.model.attention import always_masked
 from dsconf.model.read import read_model
 from dsconf.speed import cards, compute, kernels, nccl
+from dsconf.speed.scores import scores_of
 from dsconf.speed.step_time import _longest, step_time
 from dsconf.workload import Workload
 
@@ -215,6 +217,8 @@ def test_fused_kernels_are_never_slower_and_compiled_ones_never_slower_than_fuse
 
 @given(jobs())
 def test_newer_attention_kernels_are_never_slower(job):
+    model, precision = job.model, job.settings.precision
+    assume(scores_of(model, "sdpa", precision) is None and not always_masked(model))
     first, second, own = (
         seconds(replace(job, workload=replace(job.workload, attention=kernel)))
         for kernel in ("flash1", "flash", "sdpa")
