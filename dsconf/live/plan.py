@@ -12,6 +12,7 @@ from dsconf.job import Job
 from dsconf.live import prepare, scale
 from dsconf.live.crew import allocator_setting
 from dsconf.live.order import Order, Probe
+from dsconf.model.attention import runs_eager
 from dsconf.model.lengths import sequence_length
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
@@ -99,6 +100,12 @@ def settled(wish: Wish) -> Wish:
     return wish._replace(micro_batch=micro, accumulation=accumulation)
 
 
+def _attention(wish: Wish) -> str:
+    """The kernel that is asked of transformers, which refuses SDPA for families that have none."""
+    alone = wish.model is not None and runs_eager(wish.model.family, wish.attention)
+    return "eager" if alone else wish.attention
+
+
 def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:
     world_size = min(wish.world_size, CPU_RANKS)
     small, scaled = _fit(wish) if not wish.module else (wish, [])
@@ -166,7 +173,7 @@ def _plan(
         micro_batch=micro,
         accumulation=accumulation,
         checkpointing=wish.checkpointing,
-        attention=wish.attention,
+        attention=_attention(wish),
         allocator="expandable" if "expandable_segments:True" in allocator_setting() else "default",
         load_dtype=wish.load_dtype or trained_in,
         zero_init=settings.stage == 3 and (not wish.quantize if wish.zero_init is None else wish.zero_init),
