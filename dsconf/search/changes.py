@@ -47,12 +47,17 @@ def improvements(
 ) -> Iterator[Change]:
     """What other numbers of GPUs, more accumulation, other switches, more memory and faster links would do."""
     yield from (_scaled(scale, winner) for scale in found if scale.gpus > winner.job.cluster.world_size)
-    yield from _without_offload(winner, question)
+    yield from _without_offload(winner, candidates, question)
     yield from _accumulated(winner, question)
     yield from _checkpointing(winner, candidates, question.tools)
     yield from _bf16_states(winner, candidates)
     yield from _more_memory(winner, candidates)
     yield from _faster(winner, slowest, question.tools)
+
+
+def _alike(candidate: Candidate, winner: Candidate) -> bool:
+    same = candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
+    return same and candidate.settings.engine == "deepspeed"
 
 
 def _change(kind: str, text: str, candidate: Candidate, winner: Candidate, short_bytes: int = 0) -> Change:
@@ -71,8 +76,14 @@ def _scaled(scale: Scale, winner: Candidate) -> Change:
     return _change("gpus", text, scale.candidate, winner)
 
 
-def _without_offload(winner: Candidate, question: Question) -> Iterator[Change]:
+def _without_offload(winner: Candidate, candidates: Sequence[Candidate], question: Question) -> Iterator[Change]:
+    """The best without offload that fits as well, or how many GPUs it would take."""
     if not winner.offloads:
+        return
+    here = next((c for c in candidates if c.fits == winner.fits and not c.offloads and _alike(c, winner)), None)
+    if here is not None:
+        text = f"Without offload: {compared(here.tokens_per_second / winner.tokens_per_second - 1)} ({name(here)})."
+        yield _change("offload", text, here, winner)
         return
     precise = question.wish.low_states or False
     wish = question.wish._replace(offload="none", global_batch=None, low_states=precise)

@@ -12,6 +12,7 @@ from search_fakes import FAKES, fake_cluster, fake_model
 import dsconf
 from dsconf.config.render import render
 from dsconf.errors import InputError
+from dsconf.search.candidates import Candidate
 from dsconf.search.changes import Change, _more_memory, _scaled
 from dsconf.search.question import Question
 from dsconf.search.rank import combination, name
@@ -234,3 +235,22 @@ def test_more_gpus_with_less_precise_states_say_that_they_train_differently() ->
     assert _scaled(Scale(16, low, 1.2), winner).text.endswith(f"; {rounds}.")
     assert rounds not in _scaled(Scale(16, winner, 1.2), winner).text
     assert rounds not in _scaled(Scale(16, low, 1.2), low).text, "the winner rounds them, too"
+
+
+def test_what_fits_without_offload_already_is_compared_and_no_gpus_are_asked_for() -> None:
+    """70B on 32 L40S: offload is taken for its speed alone."""
+    found = dsconf.recommend(params="70B", gpus=32, gpu="l40s")
+    winner = found.recommended
+    assert winner is not None
+    assert winner.offloads
+    less = change(found, "offload")
+    assert less.gpus == 32
+    best = max(c.tokens_per_second for c in found.candidates if c.fits == "yes" and not c.offloads and plain(c))
+    assert less.tokens_per_second == best
+    assert less.text.startswith(
+        f"Without offload: {100 * (1 - best / winner.tokens_per_second):.0f} % fewer tokens/s ("
+    )
+
+
+def plain(candidate: Candidate) -> bool:
+    return candidate.settings.engine == "deepspeed" and not candidate.settings.bf16_optimizer_states
