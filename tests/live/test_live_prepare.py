@@ -182,3 +182,21 @@ def test_the_allocator_is_the_launch_lines_unless_the_person_says(
     job = plan(ONE_GPU, config()).job
     assert job is not None
     assert job.workload.allocator == allocator
+
+
+@pytest.mark.parametrize(
+    ("model", "asked", "attention"),
+    [
+        ({"model_type": "bloom", "hidden_size": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256}, "sdpa", "eager"),
+        (
+            {"model_type": "gptj", "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "rotary_dim": 16},
+            "sdpa",
+            "eager",
+        ),
+        (TINY, "sdpa", "sdpa"),
+        (TINY, "eager", "eager"),
+    ],
+)
+def test_a_family_without_sdpa_is_not_asked_for_it(model: object, asked: str, attention: str) -> None:
+    """transformers raises ValueError where it is."""
+    assert plan(ONE_GPU, config(), model, world_size=1, attention=asked).order.attention == attention
