@@ -79,10 +79,14 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     query, key = x.query, x.key
     if r.shape.low == 2:
         query, key = op("attention query fp32", [query], full), op("attention keys fp32", [key], full)
+    first = scores
+    if r.shape.autocast:  # which takes the product, its inputs and its scale back to 16 bit
+        query, key = op("attention query cast", [query], size), op("attention keys cast", [key], size)
+        full, first = size, elements * r.shape.low
     if r.shape.batch > 1:
         query, key = op("attention query copy", [query], full), op("attention keys copy", [key], full)
-    raw = op("attention scores", [query, key], scores, saves=[query, key])
-    raw = op("attention scale" if r.model.family == "gptj" else "attention window", [raw], scores)
+    raw = op("attention scores", [query, key], first, saves=[query, key])
+    raw = op("attention scale" if r.model.family == "gptj" else "attention window", [raw], first)
     raw = op("attention mask", [raw], scores, passes=True)
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
     if r.shape.low == 2:
@@ -138,6 +142,8 @@ def _fused(r: Recorder, x: Heads) -> int:
         workspace += 2 * size  # dk and dv of every head, summed over groups afterwards (mha_bwd)
     workspace += x.backward_copies
     inputs = [x.query, x.key, x.value]
+    if x.mask == "float" and shape.autocast:
+        inputs.append(r.tape.op("attention mask cast", [], 2 * _scores(r)))  # each layer has a copy of its own
     out = r.tape.op("attention kernel", inputs, size, saves=inputs, extra=extra, backward_workspace=workspace)
     r.tape.save_output(out)
     if x.head_major and flash:

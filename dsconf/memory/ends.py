@@ -149,7 +149,9 @@ def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
         return rotary, kinds * square * shape.width
     if model.alibi:
         mask = square * model.heads * shape.width
-        return (rotary + mask, 0) if shape.attention != "eager" else (rotary, mask)
+        # Under autocast the kernels keep their own 16-bit copies, not this one.
+        kept = shape.attention != "eager" and not shape.autocast
+        return (rotary + mask, 0) if kept else (rotary, mask)
     # The mask is expanded to the batch's rows, a view.
     needed = model.family == "falcon" or (windows and shape.seq >= model.sliding_window)
     return rotary, shape.seq**2 if needed else 0

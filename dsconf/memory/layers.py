@@ -116,7 +116,8 @@ def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int
     """Query, key and value as views of one projection's output."""
     dim = r.model.head_dim
     sizes = (heads * dim, kv_heads * dim, kv_heads * dim)
-    q, k, v = (r.low(r.tape.part(name, fused, r.size(fused, size))) for name, size in zip("qkv", sizes, strict=True))
+    parts = (r.tape.part(name, fused, r.size(fused, size)) for name, size in zip("qkv", sizes, strict=True))
+    q, k, v = (r.like(fused, part) for part in parts)
     return q, k, v
 
 
@@ -197,12 +198,13 @@ def _falcon_attention(r: Recorder, x: int) -> int:
         q, k, v = _split(r, fused, heads, heads)
     else:
         size, some = r.size(fused, heads * model.head_dim), r.size(fused, model.kv_heads * model.head_dim)
-        q = r.low(r.tape.part("q", fused, size))
-        k, v = r.low(r.tape.op("keys", [fused], some)), r.low(r.tape.op("values", [fused], some))
+        q = r.tape.part("q", fused, size)
+        k, v = r.tape.op("keys", [fused], some), r.tape.op("values", [fused], some)
         if new and 1 < model.kv_heads < heads:
-            q = r.low(r.tape.op("queries of a group", [q], size))
+            q = r.tape.op("queries of a group", [q], size)
         if new and model.kv_heads < heads:
-            k, v = r.low(r.tape.op("repeat keys", [k], size)), r.low(r.tape.op("repeat values", [v], size))
+            k, v = r.tape.op("repeat keys", [k], size), r.tape.op("repeat values", [v], size)
+        q, k, v = (r.like(fused, part) for part in (q, k, v))
     if model.rotary_dim:
         q, k = r.rotary(q, "q", heads), r.rotary(k, "k", kv_heads)
     kind = Heads(q, k, v, kv_heads, mask=_mask(r), repeats=False, softmax_fp32=False, returned=True)

@@ -91,6 +91,10 @@ class Recorder:
         self.low_tensors.add(x)
         return x
 
+    def like(self, x: int, y: int) -> int:
+        """``y``, marked as ``low`` where ``x`` is."""
+        return self.low(y) if x in self.low_tensors else y
+
     def size(self, x: int, features: int) -> int:
         """Bytes of ``features`` elements a token in the type of ``x``."""
         return self.shape.tokens * features * (self.shape.low if x in self.low_tensors else self.shape.width)
@@ -138,7 +142,15 @@ class Recorder:
             )
         )
         if separate:
-            y = self.low(self.tape.op(f"{name} bias", [y], size, params=own[1:], column_sum=column_sum, passes=True))
+            # The sum of a 16-bit product and a bias that autocast leaves in fp32 is in fp32.
+            y = self.tape.op(
+                f"{name} bias",
+                [y],
+                rows * outputs * self.shape.width,
+                params=own[1:],
+                column_sum=column_sum,
+                passes=True,
+            )
         if not adapted:
             return y
         if self.shape.autocast and given in self.low_tensors:
