@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from math import lcm
+
 from dsconf.errors import InputError
 
 MOST_TOKENS = 2**18
@@ -29,6 +32,16 @@ def batches(
     return [(micro, per_rank // micro) for micro in _divisors(per_rank)]
 
 
+def check_split(global_batch: int, sizes: Sequence[int]) -> None:
+    """Nothing, where ``global_batch`` can be split evenly over each number of GPUs in ``sizes``.
+
+    Raises:
+        InputError: it cannot; the message names the nearest that can.
+    """
+    if any(global_batch % size for size in sizes):
+        raise InputError(_no_multiple(global_batch, lcm(*sizes), f"each of {', '.join(map(str, sizes))} GPUs"))
+
+
 def _powers(seq_len: int) -> list[int]:
     most = max(1, MOST_TOKENS // seq_len)
     return [2**exponent for exponent in range(most.bit_length())]
@@ -41,10 +54,13 @@ def _divisors(number: int) -> list[int]:
 
 def _check_split(global_batch: int, world_size: int, micro_batch: int | None) -> None:
     unit = world_size * (micro_batch or 1)
-    if global_batch % unit == 0:
-        return
+    if global_batch % unit:
+        times = f" × micro-batch {micro_batch}" if micro_batch else ""
+        gpus = f"{world_size} GPU{'s' if world_size > 1 else ''}"
+        raise InputError(_no_multiple(global_batch, unit, f"{gpus}{times}"))
+
+
+def _no_multiple(global_batch: int, unit: int, what: str) -> str:
     below, above = global_batch // unit * unit, -(-global_batch // unit) * unit
     nearest = f"{below} and {above}" if below else f"{above}"
-    times = f" × micro-batch {micro_batch}" if micro_batch else ""
-    gpus = f"{world_size} GPU{'s' if world_size > 1 else ''}"
-    raise InputError(f"--global-batch-size {global_batch} is no multiple of {gpus}{times}; nearest: {nearest}")
+    return f"--global-batch-size {global_batch} is no multiple of {what}; nearest: {nearest}"

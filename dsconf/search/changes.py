@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from dsconf.cluster.spec import MOST_HOST_BYTES
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
 from dsconf.search.limits import Limit, gain, with_nvlink
-from dsconf.search.question import Question, more_gpus, rounding
+from dsconf.search.question import Question, best_like, more_gpus, rounding
 from dsconf.search.rank import EQUAL, combination, name
-from dsconf.search.reasons import compared, missing
+from dsconf.search.reasons import compared, missing, told
 from dsconf.search.scaling import Scale
-from dsconf.units import format_bytes
+from dsconf.units import format_bytes, format_rate
 
 ACCUMULATION = 8
 WORTH = 0.05
@@ -72,7 +73,7 @@ def _scaled(scale: Scale, winner: Candidate) -> Change:
     worth = scale.efficiency(winner)
     each = f"; {compared(worth - 1)} from each" if abs(worth - 1) > EQUAL else ""
     rounds = rounding(scale.candidate, winner.settings.bf16_optimizer_states)
-    text = f"{scale.gpus} GPUs in place of {now}: {compared(scale.gain)} ({name(scale.candidate)}){each}{rounds}."
+    text = f"{scale.gpus} GPUs in place of {now}: {compared(scale.gain)} ({told(scale.candidate)}){each}{rounds}."
     return _change("gpus", text, scale.candidate, winner)
 
 
@@ -80,19 +81,21 @@ def _without_offload(winner: Candidate, candidates: Sequence[Candidate], questio
     """The best without offload that fits as well, or how many GPUs it would take."""
     if not winner.offloads:
         return
-    here = next((c for c in candidates if c.fits == winner.fits and not c.offloads and _alike(c, winner)), None)
+    wish = question.wish._replace(offload="none", low_states=question.wish.low_states or False)
+    if question.wish.offload is None:
+        here = next((c for c in candidates if c.fits == winner.fits and not c.offloads and _alike(c, winner)), None)
+    else:
+        here = best_like(winner, question._replace(wish=wish))
     if here is not None:
-        text = f"Without offload: {compared(here.tokens_per_second / winner.tokens_per_second - 1)} ({name(here)})."
+        text = f"Without offload: {compared(here.tokens_per_second / winner.tokens_per_second - 1)} ({told(here)})."
         yield _change("offload", text, here, winner)
         return
-    precise = question.wish.low_states or False
-    wish = question.wish._replace(offload="none", global_batch=None, low_states=precise)
-    larger = more_gpus(question._replace(wish=wish))
+    larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
     if larger is not None:
         gpus = larger.job.cluster.world_size
         # Of whole nodes the fewest were looked for; within a node only twice as many, and twice as many again.
         where = f"from {gpus} GPUs on" if gpus > question.node_size else f"on {gpus} GPUs"
-        yield _change("offload", f"Without offload it fits {where} ({name(larger)}).", larger, winner)
+        yield _change("offload", f"Without offload it fits {where} ({told(larger)}).", larger, winner)
 
 
 def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
@@ -102,11 +105,18 @@ def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
     workload = replace(winner.workload, accumulation=winner.workload.accumulation * ACCUMULATION)
     cluster = winner.job.cluster
     job = Job(winner.job.model, cluster, with_batch(winner.settings, workload, cluster), workload)
-    more = evaluate(job, question.tools)
+    same = evaluate(job, question.tools)
+    more, how = same, f"accumulation {ACCUMULATION}"
+    if same.fits != winner.fits:
+        wish = question.wish._replace(global_batch=same.global_batch, micro_batch=None)
+        found = best_like(winner, question._replace(wish=wish))
+        if found is None:
+            return
+        more, how = found, f"{told(found)}, accumulation {found.workload.accumulation}"
     gained = more.tokens_per_second / winner.tokens_per_second - 1
-    if more.fits != "no" and gained >= 0.01:
-        batch = f"--global-batch-size {more.global_batch} (accumulation {ACCUMULATION})"
-        yield _change("accumulation", f"{batch} would give {compared(gained)}.", more, winner)
+    if gained >= 0.01:
+        text = f"--global-batch-size {more.global_batch} ({how}) would give {compared(gained)}."
+        yield _change("accumulation", text, more, winner)
 
 
 def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: Tools) -> Iterator[Change]:
@@ -118,7 +128,8 @@ def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: To
     gained = compared(other.tokens_per_second / winner.tokens_per_second - 1)
     alike = other.settings.without_batch == winner.settings.without_batch
     micro_batch = f"micro-batch {other.workload.micro_batch}"
-    named = micro_batch if alike else name(other)
+    tight = ", tight" if other.fits == "tight" else ""
+    named = f"{micro_batch}{tight}" if alike else told(other)
     if not recomputes:
         effect = _recomputing(winner, evaluate(switched, tools))
         text = f"Activation checkpointing would {effect} and give {gained} at its best ({named})."
@@ -172,7 +183,14 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
     on_gpu = [c for c in faster if 0 < c.gpu_short_bytes <= most and not c.host_short_bytes]
     # Where nobody stated the host's memory, its limit is what no node exceeds: there is no more to buy.
     stated = winner.job.cluster.host_memory_bytes is not None
-    on_host = [c for c in faster if stated and c.host_short_bytes and not c.gpu_short_bytes]
+    on_host = [
+        candidate
+        for candidate in faster
+        if stated
+        and candidate.host_short_bytes
+        and not candidate.gpu_short_bytes
+        and candidate.estimate.host_bytes_per_node <= MOST_HOST_BYTES
+    ]
     if on_gpu:
         near = min(on_gpu, key=lambda candidate: candidate.gpu_short_bytes)
         yield _fitted("gpu_memory", "on each GPU", near, near.gpu_short_bytes, winner)
@@ -188,11 +206,11 @@ def _fitted(kind: str, where: str, near: Candidate, short: int, winner: Candidat
 
 
 SENTENCES = {
-    "link_in_node": "Links in a node twice as fast ({:.0f} GB/s a GPU)",
-    "network_between_nodes": "A network between nodes twice as fast ({:.0f} GB/s a GPU)",
-    "link_to_host": "A link to the host twice as fast ({:.0f} GB/s a GPU)",
+    "link_in_node": "Links in a node twice as fast ({} a GPU)",
+    "network_between_nodes": "A network between nodes twice as fast ({} a GPU)",
+    "link_to_host": "A link to the host twice as fast ({} a GPU)",
     "host_cpu": "Twice the host's cores and memory bandwidth",
-    "nvme": "An NVMe disk twice as fast (reads {:.0f} GB/s, writes {:.0f} GB/s)",
+    "nvme": "An NVMe disk twice as fast (reads {}, writes {})",
 }
 """What a person can buy; a card that computes faster is another card."""
 
@@ -207,13 +225,14 @@ def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterat
     }
     for resource, gained in slowest:
         if resource in SENTENCES and gained >= WORTH:
-            text = SENTENCES[resource].format(*(2 * rate / 1e9 for rate in rates.get(resource, ())))
+            unit = "bit" if resource == "network_between_nodes" else "B"
+            text = SENTENCES[resource].format(*(format_rate(2 * rate, unit) for rate in rates.get(resource, ())))
             yield _sped_up(resource, f"{text} would give {compared(gained)}.", gained, winner)
     linked = with_nvlink(cluster) if cluster.gpus_per_node > 1 else None
     if linked is not None:
         gained = gain(winner, linked, tools)
         if gained >= WORTH:
-            text = f"NVLink ({linked.gpu.link_bandwidth / 1e9:.0f} GB/s a GPU) would give {compared(gained)}."
+            text = f"NVLink ({format_rate(linked.gpu.link_bandwidth)} a GPU) would give {compared(gained)}."
             yield _sped_up("nvlink", text, gained, winner)
 
 

@@ -31,14 +31,16 @@ class Headroom(NamedTuple):
 
 
 def headroom(winner: Candidate, tools: Tools) -> Headroom:
-    """Room around ``winner``; the longest sample is looked for up to the model's positions."""
+    """Room around ``winner``; the longest sample is looked for up to the model's positions, where it has any and the
+    sample asked for is within them."""
     found, job = winner.estimate, winner.job
     peak = max(found.peak_bytes, found.init_peak_bytes)
+    bounded = job.workload.seq_len <= job.model.positions and not job.model.alibi
     return Headroom(
         free_bytes=job.cluster.gpu.memory_bytes - found.process_bytes,
         fragmentation_bytes=found.reserved_bytes - peak,
         outside_bytes=found.process_bytes - found.reserved_bytes,
-        longest_seq_len=longest_sequence(winner, tools, below=max(job.model.positions, job.workload.seq_len) + 1),
+        longest_seq_len=longest_sequence(winner, tools, below=job.model.positions + 1 if bounded else LONGEST),
         positions=job.model.positions,
     )
 

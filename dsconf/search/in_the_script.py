@@ -39,8 +39,13 @@ def _adapters(winner: Candidate) -> Iterator[str]:
     loaded = ""
     if quantize:
         dtype = DTYPES.get(winner.settings.precision, "torch.float32")
-        stored = f", bnb_4bit_quant_storage={dtype}" if quantize == "4bit" else ""
-        loaded = f"load the model with BitsAndBytesConfig(load_in_{quantize}=True{stored}) and "
+        words = (
+            f', bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype={dtype}, '
+            f"bnb_4bit_quant_storage={dtype}"
+            if quantize == "4bit"
+            else ""
+        )
+        loaded = f"load the model with dtype={dtype} and BitsAndBytesConfig(load_in_{quantize}=True{words}) and "
     yield (
         f"{kind} of rank {rank}: the training script must {loaded}wrap it with peft's "
         f'LoraConfig(r={rank}, target_modules="all-linear").'

@@ -46,28 +46,17 @@ def space_of(question: Question) -> list[Combination]:
 
 
 def best_like(winner: Candidate, question: Question) -> Candidate | None:
-    """What would be recommended, or None when nothing fits: the whole space, but each strategy with the states,
-    secondary partition and ranks to a sequence of ``winner`` alone, or where it cannot have them the plainest."""
-    kept: dict[tuple[Any, ...], Combination] = {}
-    for combination in space_of(question):
-        workload = combination.workloads[0]
-        key = (_without_kept(combination.settings), workload.checkpointing, workload.loss_shards)
-        if key not in kept or _kept(combination.settings) == _kept(winner.settings):
-            kept[key] = combination
-    found = examine(question.model, question.cluster, kept.values(), question.tools).candidates
+    """What would be recommended, or None when nothing fits. Where ``winner`` has states in fp32, so has this: others
+    train differently."""
+    precise = not winner.settings.bf16_optimizer_states
+    wish = question.wish._replace(low_states=False) if precise else question.wish
+    space = space_of(question._replace(wish=wish))
+    found = examine(question.model, question.cluster, space, question.tools).candidates
     return choose(ranked(found)) if found else None
 
 
 def _strategy(settings: Settings) -> tuple[Any, ...]:
     return settings.stage, settings.offload_optimizer, settings.offload_param
-
-
-def _kept(settings: Settings) -> tuple[Any, ...]:
-    return settings.bf16_optimizer_states, settings.hpz_partition_size, settings.sequence_parallel
-
-
-def _without_kept(settings: Settings) -> Settings:
-    return replace(settings, bf16_master=False, bf16_optimizer_states=False, hpz_partition_size=1, sequence_parallel=1)
 
 
 def fits_somehow(question: Question) -> bool:

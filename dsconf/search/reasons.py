@@ -69,6 +69,7 @@ def notes(
     yield from _host(winner)
     yield from _states(winner)
     yield from _positions(winner)
+    yield from _precision(winner)
     yield from _loading(winner)
     yield from _room(winner, room)
     yield from in_the_script(winner, target, whole)
@@ -78,13 +79,27 @@ def notes(
     yield from _crossed(winner, candidates)
 
 
+def marked(candidate: Candidate) -> str:
+    """Its name, and whether it is tight."""
+    return f"{name(candidate)}{', tight' if candidate.fits == 'tight' else ''}"
+
+
+def told(candidate: Candidate) -> str:
+    """What a person must know before taking it: its name, whether it is tight, and what it needs of each host."""
+    needed = f", {format_bytes(candidate.estimate.host_bytes_per_node)} of host memory in each node"
+    return f"{marked(candidate)}{needed if candidate.offloads else ''}"
+
+
 def runner_up(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
     """The best of the other candidates that fit, are not faster and differ from the winner in more than their batch.
 
-    One that is faster comes after the winner for another reason than its speed, which ``why`` says first of all.
+    One that is faster comes after the winner for another reason than its speed, which ``why`` says first of all; one
+    with states in bf16 is another training, where the winner's are in fp32.
     """
     others = (other for other in candidates if other.fits != "no" and other.settings.engine == "deepspeed")
-    slower = (other for other in others if other.tokens_per_second <= winner.tokens_per_second)
+    low = winner.settings.bf16_optimizer_states
+    alike = (other for other in others if other.settings.bf16_optimizer_states <= low)
+    slower = (other for other in alike if other.tokens_per_second <= winner.tokens_per_second)
     return next((other for other in slower if combination(other) != combination(winner)), None)
 
 
@@ -141,20 +156,23 @@ def _first(winner: Candidate, candidates: Sequence[Candidate]) -> str:
     elif winner.fits == "tight":
         place = "the fastest of what fits tightly"
     else:
-        place = _among(len(alike), winner, candidates)
+        place = _among(alike, winner, candidates)
     lead = _reserved(winner, candidates)
     place = place.partition(HEADROOM)[0] if lead else place
     return f"{name(winner)}: {lead}{place}" + ("." if held is None else f"; {_offer(held, winner)}.")
 
 
-def _among(number: int, winner: Candidate, candidates: Sequence[Candidate]) -> str:
-    """What the winner is the fastest of; states in bf16, which train differently, are said to be left out."""
-    low = (c for c in candidates if c.fits == "yes" and c.settings.bf16_optimizer_states)
-    faster = any(candidate.tokens_per_second > winner.tokens_per_second for candidate in low)
-    kept = " and optimizer states in fp32" if faster and not winner.settings.bf16_optimizer_states else ""
-    if number == 1:
-        return f"the only DeepSpeed candidate that fits{HEADROOM}{kept}"
-    return f"the fastest of the {number} DeepSpeed candidates that fit{HEADROOM}{kept}"
+def _among(alike: Sequence[Candidate], winner: Candidate, candidates: Sequence[Candidate]) -> str:
+    """What the winner is the fastest of; what fits as well and is not counted is said to be left out."""
+    fitting = [c for c in candidates if c.fits == "yes" and c.settings.engine == "deepspeed"]
+    low = winner.settings.bf16_optimizer_states
+    others = [candidate for candidate in fitting if candidate.settings.bf16_optimizer_states != low]
+    left_out = len(fitting) - len(others) > len(alike)
+    within = "" if not left_out else " without offload" if not winner.offloads else " in what its host likely has"
+    kept = f" and optimizer states in {'bf16' if low else 'fp32'}" if others else ""
+    if len(alike) == 1:
+        return f"the only DeepSpeed candidate that fits{HEADROOM}{within}{kept}"
+    return f"the fastest of the {len(alike)} DeepSpeed candidates that fit{HEADROOM}{within}{kept}"
 
 
 def held_back(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:
@@ -189,8 +207,9 @@ def _reserved(winner: Candidate, candidates: Sequence[Candidate]) -> str:
         return "nothing with optimizer states in fp32 fits with headroom; this is "
     if not needs_unstated_host(winner):
         return ""
-    ours = [c for c in candidates if c.fits == "yes" and c.settings.engine == "deepspeed" and not c.offloads]
-    if any(not candidate.settings.bf16_optimizer_states for candidate in ours):
+    held = [c for c in candidates if c.settings.engine == "deepspeed" and not c.offloads]
+    ours = [candidate for candidate in held if candidate.fits == "yes"]
+    if not held or any(not candidate.settings.bf16_optimizer_states for candidate in ours):
         return ""
     precise = " with optimizer states in fp32" if ours else ""
     return f"nothing{precise} fits with headroom without offload; this is "
@@ -244,6 +263,15 @@ def _lost(following: Candidate, winner: Candidate) -> str:
     return f"{lost}; {format_bytes(abs(held))} {'more' if held > 0 else 'less'} on each GPU" if held else lost
 
 
+def _precision(winner: Candidate) -> Iterator[str]:
+    gpu, precision = winner.job.cluster.gpu, winner.settings.precision
+    if precision == "fp16" and not gpu.has_bf16:
+        yield (
+            f"Trains in fp16 with a dynamic loss scale, because a {gpu.name} has no bf16: a model that was trained in "
+            "bf16 can overflow in it."
+        )
+
+
 def _positions(winner: Candidate) -> Iterator[str]:
     """Samples longer than the model was made for, where its positions are computed and so no error."""
     positions = winner.job.model.positions
@@ -267,10 +295,11 @@ def _room(winner: Candidate, room: Headroom) -> Iterator[str]:
     else:
         yield f"Takes {takes}; {format_bytes(room.free_bytes)} stay free."
     lead = f"--seq-len {winner.workload.seq_len} is the longest sample this holds for"
-    if room.longest_seq_len + LENGTH_STEP > room.positions:
+    within = winner.workload.seq_len <= room.positions and not winner.job.model.alibi
+    if within and room.longest_seq_len + LENGTH_STEP > room.positions:
         yield f"{lead}; with these settings all of the model's {room.positions} positions fit."
     elif room.longest_seq_len <= winner.workload.seq_len:
-        yield f"{lead}: a longer one does not fit with these settings."
+        yield f"{lead}: {LENGTH_STEP} tokens more do not fit with these settings."
     else:
         yield f"{lead}; with these settings up to {room.longest_seq_len} tokens fit."
 

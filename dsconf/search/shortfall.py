@@ -9,8 +9,8 @@ from dsconf.errors import InputError
 from dsconf.search.candidates import Candidate, examine
 from dsconf.search.headroom import longest_sequence
 from dsconf.search.question import MOST_GPUS, Question, first_that_fits, fits_somehow, more_gpus, rounding
-from dsconf.search.rank import name, offload_name
-from dsconf.search.reasons import largest_term, missing
+from dsconf.search.rank import name
+from dsconf.search.reasons import largest_term, marked, missing, told
 from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
 from dsconf.units import format_bytes
@@ -56,11 +56,11 @@ def _remedies(question: Question) -> Iterator[str]:
     larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
     if larger is not None:
         gpus = larger.job.cluster.world_size
-        yield f"More GPUs: {gpus} would fit it ({name(larger)}){rounding(larger, wish.low_states)}."
+        yield f"More GPUs: {gpus} would fit it ({told(larger)}){rounding(larger, wish.low_states)}."
     adapted = None if question.model.lora_rank else _with_lora(question)
     if adapted is not None:
-        told = f"({name(adapted)}){rounding(adapted, wish.low_states)}"
-        yield f"LoRA: --lora-rank {LORA_RANK} would fit {told}."
+        rounds = rounding(adapted, wish.low_states)
+        yield f"LoRA: --lora-rank {LORA_RANK} would fit ({told(adapted)}){rounds}."
     yield from _shorter(question)
 
 
@@ -89,7 +89,7 @@ def _unrestricted(question: Question) -> Iterator[str]:
             continue
         found = first_that_fits(question._replace(wish=freed))
         if found is not None:
-            yield f"{sentence.format(value)} ({name(found)}{_host_need(found)}){rounding(found, wish.low_states)}."
+            yield f"{sentence.format(value)} ({told(found)}){rounding(found, wish.low_states)}."
 
 
 def _more_host_memory(question: Question) -> Iterator[str]:
@@ -102,13 +102,13 @@ def _more_host_memory(question: Question) -> Iterator[str]:
         least = min(fitting, key=lambda candidate: candidate.estimate.host_bytes_per_node)
         needed = format_bytes(least.estimate.host_bytes_per_node)
         rounds = rounding(least, question.wish.low_states)
-        yield f"Host memory: {needed} in each node would fit it ({name(least)}){rounds}."
+        yield f"Host memory: {needed} in each node would fit it ({marked(least)}){rounds}."
 
 
 def _nvme(question: Question) -> Iterator[str]:
     found = _driven(question)
     if found is not None:
-        yield f"NVMe: {DRIVE} would fit it ({name(found)}), {_disk_need(found)}."
+        yield f"NVMe: {DRIVE} would fit it ({marked(found)}), {_disk_need(found)}."
 
 
 def _driven(question: Question) -> Candidate | None:
@@ -129,20 +129,14 @@ def _disk_need(candidate: Candidate) -> str:
     return f"{disk} on the disk of each node and {host} of host memory"
 
 
-def _host_need(candidate: Candidate) -> str:
-    if offload_name(candidate) == "none":
-        return ""
-    return f", {format_bytes(candidate.estimate.host_bytes_per_node)} of host memory in each node"
-
-
 def _shorter(question: Question) -> Iterator[str]:
     seq_len = question.wish.seq_len // 2
     while seq_len >= SHORTEST:
         found = first_that_fits(question._replace(wish=question.wish._replace(seq_len=seq_len)))
         if found is not None:
             longest = longest_sequence(found, question.tools, below=2 * seq_len)
-            told = f"({name(found)}){rounding(found, question.wish.low_states)}"
-            yield f"Shorter sequences: --seq-len {longest} would fit {told}."
+            rounds = rounding(found, question.wish.low_states)
+            yield f"Shorter sequences: --seq-len {longest} would fit ({told(found)}){rounds}."
             return
         seq_len //= 2
 
@@ -157,31 +151,31 @@ def _two_changes(question: Question) -> Iterator[str]:
     free = free._replace(quantize=wish.quantize)
     if free != wish:
         lifted = question._replace(wish=free)
-        alone = [*_told("All restrictions lifted: it", first_that_fits(lifted), wish)]
+        alone = [*_said("All restrictions lifted: it", first_that_fits(lifted), wish)]
         yield from alone
         if alone:
             return
-        yield from _told("Two changes: no restrictions on {} GPUs", more_gpus(lifted), wish)
-        yield from _told(f"Two changes: {DRIVE} and no restrictions", _driven(lifted), wish)
+        yield from _said("Two changes: no restrictions on {} GPUs", more_gpus(lifted), wish)
+        yield from _said(f"Two changes: {DRIVE} and no restrictions", _driven(lifted), wish)
     seq_len = wish.seq_len // 2
     while seq_len >= SHORTEST:
         shorter, lead = question._replace(wish=wish._replace(seq_len=seq_len)), f"Two changes: --seq-len {seq_len}"
         lifted = question._replace(wish=free._replace(seq_len=seq_len))
         larger = question._replace(wish=shorter.wish._replace(global_batch=None))
-        told = [
-            *_told(f"{lead} and no restrictions", first_that_fits(lifted), wish),
-            *_told(f"{lead} and {DRIVE}", _driven(shorter), wish),
-            *_told(f"{lead} on {{}} GPUs", more_gpus(larger), wish),
+        tried = [
+            *_said(f"{lead} and no restrictions", first_that_fits(lifted), wish),
+            *_said(f"{lead} and {DRIVE}", _driven(shorter), wish),
+            *_said(f"{lead} on {{}} GPUs", more_gpus(larger), wish),
         ]
-        yield from told
-        if told:
+        yield from tried
+        if tried:
             return
         seq_len //= 2
 
 
-def _told(changes: str, found: Candidate | None, wish: Wish) -> Iterator[str]:
+def _said(changes: str, found: Candidate | None, wish: Wish) -> Iterator[str]:
     if found is None:
         return
-    need = f"), {_disk_need(found)}" if found.estimate.nvme_bytes_per_node else f"{_host_need(found)})"
-    lead = f"{changes.format(found.job.cluster.world_size)} would fit"
-    yield f"{lead} ({name(found)}{need}{rounding(found, wish.low_states)}."
+    on_disk = f"{marked(found)}), {_disk_need(found)}"
+    what = on_disk if found.estimate.nvme_bytes_per_node else f"{told(found)})"
+    yield f"{changes.format(found.job.cluster.world_size)} would fit ({what}{rounding(found, wish.low_states)}."

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from dsconf.cluster.read import refuse_too_many
 from dsconf.errors import InputError
+from dsconf.search.batch import check_split
 from dsconf.search.recommend import Recommendation, answer, read_asked, with_cost
 from dsconf.search.words import whole
 
@@ -63,6 +64,8 @@ def sweep(gpus: str | int | Iterable[int], **words: Any) -> Sweep:
     """
     sizes = read_sizes(gpus)
     asked = read_asked(gpus=sizes[0], **words)
+    if asked.question.wish.global_batch is not None:
+        check_split(asked.question.wish.global_batch, sizes)
     rows = []
     for size in sizes:
         found = answer(asked.question.on(size), asked.target, alternatives=False)

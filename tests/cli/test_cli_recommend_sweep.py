@@ -90,7 +90,7 @@ def test_no_only_where_nothing_fits_on_any() -> None:
         (("--gpus", "8,x"), "--gpus: 8,x is not a number of GPUs, nor several such as 8,16,32"),
         (("--gpus", "8,0"), "--gpus: 8,0 is not"),
         (("--gpus", "8,"), "--gpus: 8, is not"),
-        (("--gpus", "8,3", "--global-batch-size", "64"), "--global-batch-size 64 is no multiple of 3 GPUs"),
+        (("--gpus", "8,3", "--global-batch-size", "64"), "no multiple of each of 3, 8 GPUs; nearest: 48 and 72"),
         (("--gpus", "8,16", "--check"), "--check proves one config: give it a single number of --gpus"),
         (("--gpus", "8,16", "--price", "2"), "--price needs --tokens"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from dsconf import recommend
@@ -32,7 +34,12 @@ def test_adapters_and_how_they_are_stored() -> None:
         "LoRA of rank 8: the training script must wrap it with peft's LoraConfig(r=8, target_modules=\"all-l" in plain
     )
     quantized = notes(recommend(**words, quantize="4bit"))
-    assert "BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_storage=torch.bfloat16)" in quantized
+    assert "load the model with dtype=torch.bfloat16 and BitsAndBytesConfig(load_in_4bit=True, " in quantized
+    transformers, torch = pytest.importorskip("transformers"), pytest.importorskip("torch")
+    (made,) = re.findall(r"BitsAndBytesConfig\(.*?\)", quantized)
+    told = eval(made, {"torch": torch, "BitsAndBytesConfig": transformers.BitsAndBytesConfig})
+    assert (told.bnb_4bit_quant_type, told.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert told.bnb_4bit_compute_dtype == told.bnb_4bit_quant_storage == torch.bfloat16
     assert "BitsAndBytesConfig(load_in_8bit=True)" in notes(recommend(**words, quantize="8bit"))
     assert "LoRA" not in notes(recommend(params="1B"))
 

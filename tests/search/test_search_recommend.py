@@ -341,7 +341,7 @@ def test_a_sample_as_long_as_the_model_has_positions_is_not_called_too_long() ->
     assert full.headroom is not None
     assert full.headroom.longest_seq_len == 896
     (told,) = (note for note in full.notes if note.startswith("--seq-len 896 "))
-    assert told.endswith(": a longer one does not fit with these settings.")
+    assert told.endswith(": 128 tokens more do not fit with these settings.")
 
 
 def test_a_host_that_nobody_sells_is_not_taken_to_be_there() -> None:

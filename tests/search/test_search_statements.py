@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dsconf import recommend
+from dsconf import InputError, recommend
 from dsconf.search.candidates import Candidate
 from dsconf.search.rank import EQUAL, WORTH_A_HOST, held_for_its_host, name, needs_unstated_host, rivals
 from dsconf.search.reasons import held_back
@@ -133,3 +133,86 @@ def test_other_numbers_of_gpus_are_what_a_question_of_their_own_says(seed: int) 
 def test_no_figure_is_nothing_and_no_number_wears_an_exponent(seed: int) -> None:
     lines = " ".join((*found(seed).why, *found(seed).notes))
     assert not re.search(r"\de[+-]\d|\b0 B\b|\b0\.0+ (GiB|%)|the 1 ", lines), lines
+
+
+def test_more_gpus_are_not_called_useless_where_another_partition_makes_use_of_them() -> None:
+    """1.5B on L40S over a slow network: 64 do without hpZ, 128 do not."""
+    words = {"params": "1.5B", "gpu": "l40s", "network": "10Gbit/s", "global_batch_size": 256}
+    few, many = recommend(**words, gpus=64), recommend(**words, gpus=128).recommended
+    assert many is not None
+    assert many.settings.hpz_partition_size == 8
+    assert few.recommended is not None
+    assert many.tokens_per_second > 1.1 * few.recommended.tokens_per_second
+    assert not any("do not help" in note for note in few.notes)
+    (told,) = (change for change in few.changes if change.gpus == 128)
+    assert told.tokens_per_second == many.tokens_per_second
+    (network,) = (change for change in few.changes if change.kind == "network_between_nodes")
+    assert network.text.startswith("A network between nodes twice as fast (20 Gbit/s a GPU) would give ")
+
+
+def test_offload_that_was_asked_for_is_not_said_to_be_needed() -> None:
+    words = {"params": "8B", "gpus": 8, "gpu": "h100-80gb", "stage": 2}
+    asked_for, without = recommend(**words, offload="optimizer"), recommend(**words, offload="none").recommended
+    assert "without offload" not in asked_for.why[0]
+    (change,) = (change for change in asked_for.changes if change.kind == "offload")
+    assert without is not None
+    assert (change.gpus, change.tokens_per_second) == (8, without.tokens_per_second)
+
+
+def test_what_is_not_counted_is_said_to_be_left_out() -> None:
+    (first, *_) = recommend(params="8B", gpus=8, gpu="h100-80gb", optimizer="lion").why
+    assert re.search(r": the fastest of the \d+ DeepSpeed candidates that fit with headroom without offload\.$", first)
+    (first, *_) = recommend(params="13B", gpus=8, gpu="l40s", host_memory="1TiB").why
+    assert first.endswith("DeepSpeed candidates that fit with headroom and optimizer states in fp32.")
+
+
+def test_a_sample_beyond_the_positions_is_not_said_to_be_within_them() -> None:
+    found = recommend(model="meta-llama/Llama-3.1-8B", gpus=8, gpu="h200", seq_len=262_144)
+    (line,) = (note for note in found.notes if note.startswith("--seq-len 262144 is the longest sample"))
+    assert "positions" not in line
+    bloom = recommend(model="bigscience/bloom-560m", gpus=1, gpu="h100-80gb", seq_len=4096)
+    assert not any("positions" in note for note in bloom.notes), "ALiBi has no last position"
+
+
+@pytest.mark.parametrize(
+    ("words", "problem"),
+    [
+        ({"params": "7B", "gpu": "v100-32gb"}, "FlashAttention needs an Ampere card or a later one"),
+        ({"params": "7B", "gpu": "h100-80gb", "precision": "fp32"}, "FlashAttention computes in 16 bit"),
+        ({"model": "bigscience/bloom-560m", "gpu": "h100-80gb"}, "Bloom has no FlashAttention in transformers"),
+    ],
+)
+def test_flash_attention_is_refused_where_it_cannot_run(words: dict[str, Any], problem: str) -> None:
+    with pytest.raises(InputError, match=rf"^--attention flash: {problem}; "):
+        recommend(**words, gpus=1, attention="flash")
+
+
+def test_a_tight_fit_and_the_hosts_memory_are_said_of_what_would_fit() -> None:
+    lines = recommend(params="405B", gpus=8, gpu="h100-80gb").why
+    (more,) = (line for line in lines if line.startswith("More GPUs: 16 would fit it ("))
+    assert more.endswith(" of host memory in each node).")
+    lines = recommend(params="3B", gpus=1, gpu="rtx-4090", host_memory="16GiB").why
+    (host,) = (line for line in lines if line.startswith("Host memory: "))
+    needed = re.findall(r"([\d.]+ GiB)", host)[0].replace(" ", "")
+    taken = recommend(params="3B", gpus=1, gpu="rtx-4090", host_memory=needed).recommended
+    assert (", tight)" in host) == (taken is None or taken.fits == "tight")
+
+
+def test_accumulation_that_needs_other_settings_is_offered_with_them() -> None:
+    found = recommend(params="3B", gpus=1, gpu="rtx-4090")
+    (more,) = (change for change in found.changes if change.kind == "accumulation")
+    batch = int(re.findall(r"--global-batch-size (\d+) ", more.text)[0])
+    taken = recommend(params="3B", gpus=1, gpu="rtx-4090", global_batch_size=batch).recommended
+    assert taken is not None
+    assert taken.tokens_per_second >= 0.99 * more.tokens_per_second > 1.5 * winner_rate(found)
+
+
+def winner_rate(found: Recommendation) -> float:
+    assert found.recommended is not None
+    return found.recommended.tokens_per_second
+
+
+def test_a_card_without_bf16_says_what_it_trains_in() -> None:
+    notes = recommend(params="1.3B", gpus=4, gpu="v100-32gb").notes
+    assert any(note.startswith("Trains in fp16 with a dynamic loss scale, because a V100 ") for note in notes)
+    assert not any("fp16" in note for note in recommend(params="1.3B", gpus=4, gpu="h100-80gb").notes)
