@@ -42,6 +42,8 @@ def one_of(option: str, word: str, words: Sequence[str]) -> str:
     Raises:
         InputError: it is not; the message names the option, the words and the nearest of them.
     """
+    if not isinstance(word, str):
+        raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}")
     if word not in words:
         raise InputError(f"{option}: {word!r} is not one of {', '.join(words)}{nearest(word, tuple(words))}")
     return word

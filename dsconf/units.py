@@ -106,6 +106,8 @@ def format_bytes(num_bytes: int) -> str:
 
 def format_seconds(seconds: float) -> str:
     """Three figures at most and never an exponent, without a unit: ``0.0123``, ``1.23``, ``1,234``."""
+    if seconds < 0.001:
+        return f"{seconds:.6f}"
     return f"{seconds:,.0f}" if seconds >= 100 else f"{seconds:.3g}"
 
 

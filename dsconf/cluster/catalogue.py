@@ -79,6 +79,8 @@ def find_gpu(name: str) -> Gpu:
     Raises:
         InputError: nobody is called so, or several are (``a100`` comes with 40 and 80 GB).
     """
+    if not isinstance(name, str):
+        raise InputError(f"--gpu: {name!r} is not the name of a card, such as 'h100-80gb'")
     gpus, by_word = _read()
     word = _plain(name)
     if word in by_word:

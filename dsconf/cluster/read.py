@@ -114,14 +114,15 @@ def read_cluster(
     ``gpu_memory`` and ``host_memory`` (of one node) are bytes, or text such as ``80GiB``. With ``gpu`` named,
     ``gpu_memory`` replaces that card's memory; alone, it stands for the catalogue card nearest in memory; with
     neither, a H100 of 80 GB is assumed. ``network`` is what one GPU sends to other nodes, in one direction
-    (``400Gbit/s``); ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``) are the cores of a node and what they read and
-    write of its memory; None is what ``Cluster`` assumes. ``assumption`` says what was assumed.
+    (``400Gbit/s``); ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``) are the cores that the job has in a node and
+    what they read and write of its memory; None is what ``Cluster`` assumes. ``assumption`` says what was assumed.
 
     Raises:
         InputError: a number that is not positive, a size or a rate that cannot be read, an unknown GPU, an empty path.
     """
     world_size, node_gpus = _positive(gpus, "--gpus"), _positive(gpus_per_node, "--gpus-per-node")
     refuse_too_many(world_size)
+    nvme = None if nvme is None else str(nvme)
     if nvme is not None and not nvme.strip():
         raise InputError(f"--nvme: {nvme!r} is not a path; give a folder on a fast local disk of each node")
     return Cluster(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import unified_diff
 from typing import NamedTuple
 
-from dsconf.config.finding import Edit, Problem, dotted
+from dsconf.config.finding import Edit, dotted
 from dsconf.config.fix_text import rewritten
 from dsconf.config.fix_value import CannotFixError
 from dsconf.config.load import Loaded, LoadError, parse
@@ -105,8 +105,3 @@ def replacement(text: str, edits: tuple[Edit, ...]) -> Replacement | None:
     start = next((place for place in range(shorter) if text[place] != after[place]), shorter)
     same = next((n for n in range(shorter - start) if text[-1 - n] != after[-1 - n]), shorter - start)
     return Replacement(start, len(text) - same, after[start : len(after) - same])
-
-
-def fixable(problem: Problem, text: str) -> bool:
-    """Whether ``repair`` would make the edits of ``problem`` in ``text``."""
-    return bool(problem.fix) and replacement(text, problem.fix) is not None

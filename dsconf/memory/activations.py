@@ -9,10 +9,11 @@ from typing import NamedTuple
 from dsconf.memory.backward import Height, highest
 from dsconf.memory.ends import TIED, record_embedding, record_head, shared_bytes
 from dsconf.memory.growth import Growth, growth
-from dsconf.memory.layers import record_layer, windowed_layers
+from dsconf.memory.layers import record_layer
 from dsconf.memory.recorder import Recorder, Shape
 from dsconf.memory.tape import Heights, Played, Tape
 from dsconf.memory.tiled_loss import added_up, tiled_head, tiled_keeps
+from dsconf.model.attention import windowed_layers
 from dsconf.model.spec import Model
 
 

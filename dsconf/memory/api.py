@@ -11,6 +11,7 @@ from dsconf.errors import InputError, one_of
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.memory.estimate import estimate as estimate_job
+from dsconf.model.attention import refuse_flash
 from dsconf.model.lengths import USUAL, sequence_length
 from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload, read_quantize
 
@@ -203,6 +204,7 @@ def _accepted(job: Job) -> Job:
     problem = sharing_problem(model, job.cluster.world_size, workload.seq_len, ranks, workload.attention)
     if problem is not None:
         raise InputError(f"--sequence-parallel: {problem}")
+    refuse_flash(model, workload.attention, settings.precision, job.cluster.gpu.has_bf16)
     problem = None if workload.loss_shards is None else tiled_loss_problem(model, settings)
     if problem is not None:
         raise InputError(f"--tiled-loss: {problem}")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dsconf.memory.layers import windowed_layers
 from dsconf.memory.recorder import Recorder, Shape
-from dsconf.model.attention import runs_eager
+from dsconf.model.attention import runs_eager, windowed_layers
 from dsconf.model.spec import Model
 
 TIED = "tied "

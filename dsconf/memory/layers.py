@@ -5,7 +5,6 @@ from __future__ import annotations
 from dsconf.memory.attention import Heads, attend, attend_in_fp32
 from dsconf.memory.experts import experts
 from dsconf.memory.recorder import JOINS_ROTATED, Recorder
-from dsconf.model.spec import Model
 
 
 def record_layer(r: Recorder, x: int) -> int:
@@ -20,25 +19,6 @@ def _mask(r: Recorder) -> str:
     if r.model.family == "falcon":
         return "bool"
     return "bool" if r.shape.windowed and r.shape.seq >= r.model.sliding_window > 0 else ""
-
-
-def windowed_layers(model: Model) -> tuple[bool, ...]:
-    """Whether each layer's attention sees a sliding window (``layer_types`` of configuration_<family>.py)."""
-    config, layers = model.hf_config, range(model.layers)
-    if not model.sliding_window:
-        return (False,) * model.layers
-    if config.get("layer_types"):
-        return tuple(kind == "sliding_attention" for kind in config["layer_types"])
-    first = int(config.get("max_window_layers", 28))
-    if model.family == "gemma2":
-        return tuple(i % 2 == 0 for i in layers)
-    if model.family == "gemma3_text":
-        return tuple((i + 1) % int(config.get("sliding_window_pattern", 6)) > 0 for i in layers)
-    if model.family in ("qwen2", "qwen3"):
-        return tuple(i >= first for i in layers)
-    if model.family == "qwen2_moe":
-        return tuple(i % 2 == 0 and i < first for i in layers)
-    return (True,) * model.layers
 
 
 def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:

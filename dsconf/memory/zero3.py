@@ -30,9 +30,6 @@ from dsconf.memory.states import Widths
 from dsconf.memory.subgroups import on_gpu, reductions, shards
 from dsconf.model.spec import Model
 
-NORM_BUFFER = 250_000_000
-"""Elements that the norm casts to fp64 at a time when the optimizer is offloaded (Z3:1960-1967)."""
-
 FORWARD = common("secondary partition")
 BACKWARD = common("gathered weights", "secondary partition")
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
+
+from dsconf.errors import InputError
 
 if TYPE_CHECKING:
     from dsconf.model.spec import Model
@@ -16,19 +19,31 @@ def runs_eager(family: str, attention: str) -> bool:
     return attention == "eager" or (attention == "sdpa" and family in EAGER_ALONE)
 
 
-def flash_problem(family: str, precision: str, has_bf16: bool) -> str | None:
+def flash_problem(model: Model, precision: str, has_bf16: bool) -> str | None:
     """Why FlashAttention's package cannot run, or None; ``has_bf16`` is of the card.
 
     It takes 16 bit alone and cards from Ampere on, which are those with bf16 (github.com/Dao-AILab/flash-attention,
-    README), and transformers has no way to it for Bloom.
+    README), and transformers has no way to it for Bloom and for Falcon with ALiBi (modeling_falcon.py:
+    FalconFlashAttention2.forward).
     """
     if precision == "fp32":
         return "FlashAttention computes in 16 bit; use --attention sdpa"
     if not has_bf16:
         return "FlashAttention needs an Ampere card or a later one; use --attention sdpa"
-    if family == "bloom":
-        return "Bloom has no FlashAttention in transformers; leave --attention out"
+    if model.alibi:
+        return f"{model.family} with ALiBi has no FlashAttention in transformers; leave --attention out"
     return None
+
+
+def refuse_flash(model: Model, attention: str, precision: str, has_bf16: bool) -> None:
+    """Nothing, where the kernel asked for can run.
+
+    Raises:
+        InputError: FlashAttention in fp32, on a card before Ampere, or of a family without it.
+    """
+    problem = flash_problem(model, precision, has_bf16) if attention == "flash" else None
+    if problem is not None:
+        raise InputError(f"--attention flash: {problem}")
 
 
 def shares_one_head(model: Model) -> bool:
@@ -37,6 +52,35 @@ def shares_one_head(model: Model) -> bool:
     return not repeats and model.kv_heads != model.heads
 
 
-def always_masked(model: Model) -> bool:
-    """Whether the kernel is handed a mask in place of the causal flag whatever the sequence length (Falcon)."""
-    return model.family == "falcon"
+def windowed_layers(model: Model) -> tuple[bool, ...]:
+    """Whether each layer's attention sees a sliding window (``layer_types`` of configuration_<family>.py)."""
+    config, layers = model.hf_config, range(model.layers)
+    if not model.sliding_window:
+        return (False,) * model.layers
+    if config.get("layer_types"):
+        return tuple(kind == "sliding_attention" for kind in config["layer_types"])
+    first = int(config.get("max_window_layers", 28))
+    if model.family == "gemma2":
+        return tuple(i % 2 == 0 for i in layers)
+    if model.family == "gemma3_text":
+        return tuple((i + 1) % int(config.get("sliding_window_pattern", 6)) > 0 for i in layers)
+    if model.family in ("qwen2", "qwen3"):
+        return tuple(i >= first for i in layers)
+    if model.family == "qwen2_moe":
+        return tuple(i % 2 == 0 and i < first for i in layers)
+    return (True,) * model.layers
+
+
+@lru_cache(maxsize=256)
+def _windowed_share(model: Model) -> float:
+    return sum(windowed_layers(model)) / model.layers
+
+
+def masked_share(model: Model, attention: str, seq_len: int) -> float:
+    """Part of the layers whose fused kernel is handed a mask in place of the causal flag: all of Falcon's, and those
+    with a sliding window that the sequence fills (transformers/masking_utils.py: _ignore_causal_mask_sdpa)."""
+    if attention != "sdpa":
+        return 0.0
+    if model.family == "falcon":
+        return 1.0
+    return _windowed_share(model) if seq_len >= model.sliding_window > 0 else 0.0

@@ -56,9 +56,9 @@ def cluster_json(cluster: Cluster) -> dict[str, Any]:
         "gpu": cluster.gpu.name,
         "gpu_memory_bytes": cluster.gpu.memory_bytes,
         "host_memory_bytes": cluster.host_memory_bytes,
-        "network_bytes_per_second": round(cluster.network_rate),
+        "network_bytes_per_second": max(1, round(cluster.network_rate)),
         "cpu_cores": cluster.cores,
-        "host_bandwidth_bytes_per_second": round(cluster.host_rate),
+        "host_bandwidth_bytes_per_second": max(1, round(cluster.host_rate)),
     }
 
 

@@ -62,10 +62,10 @@ def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs
 
 
 def _matters(found: Sweep) -> tuple[Cluster, bool, bool]:
-    """A cluster, and whether network and hosts matter on any number of GPUs."""
+    """The cluster of the last row, and whether network and hosts matter on any number of GPUs."""
     networked = any(row.found.cluster.nodes > 1 for row in found.rows)
     offloads = any(row.found.recommended is not None and row.found.recommended.offloads for row in found.rows)
-    return found.rows[0].found.cluster, networked, offloads
+    return found.rows[-1].found.cluster, networked, offloads
 
 
 def _row(row: SweepRow, found: Sweep) -> list[str]:

@@ -18,9 +18,10 @@ from dsconf.job import Job
 from dsconf.memory.api import read_job
 from dsconf.memory.estimate import Estimate, estimate
 from dsconf.memory.verdict import missing_host_bytes, verdict
+from dsconf.model.attention import refuse_flash
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
-from dsconf.search.words import whole
+from dsconf.search.words import read_seq_len, whole
 from dsconf.speed.step_time import step_time
 from dsconf.workload import Workload
 
@@ -101,7 +102,7 @@ class Planner:
         params: str | int | None = None,
         model: str | Path | Mapping[str, Any] | None = None,
         gpus: int = 1,
-        seq_len: int = 2048,
+        seq_len: int | None = None,
         *,
         micro_batch_size: int = 1,
         gradient_accumulation_steps: int = 1,
@@ -114,7 +115,8 @@ class Planner:
         """
         shape, cluster = self._model(params, model), self._cluster(gpus)
         batch = (micro_batch_size, gradient_accumulation_steps)
-        workload = self._workload(seq_len, *batch)
+        workload = self._workload(read_seq_len(seq_len, shape), *batch)
+        refuse_flash(shape, workload.attention, self._settings(self._stages[-1]).precision, cluster.gpu.has_bf16)
         if stage is not None:
             return _planned(*_judged(Job(shape, cluster, self._settings(stage), workload)))
         return self._smallest(Job(shape, cluster, self._settings(self._stages[-1]), workload), batch)
@@ -162,7 +164,7 @@ class Planner:
     def _read_workload(self, seq_len: int, micro_batch: int, accumulation: int) -> Workload:
         return replace(
             self._template(self._stages[-1]).workload,
-            seq_len=whole("--seq-len", seq_len),
+            seq_len=seq_len,
             micro_batch=whole("--micro-batch-size", micro_batch),
             accumulation=whole("--gradient-accumulation-steps", accumulation),
         )
@@ -172,7 +174,7 @@ def plan(
     params: str | int | Iterable[str | int] | None = None,
     model: str | Path | Mapping[str, Any] | Iterable[str | Path | Mapping[str, Any]] | None = None,
     gpus: int | Iterable[int] = 1,
-    seq_len: int | Iterable[int] = 2048,
+    seq_len: int | Iterable[int] | None = None,
     *,
     micro_batch_size: int | Iterable[int] = 1,
     gradient_accumulation_steps: int = 1,

@@ -32,8 +32,11 @@ class Question(NamedTuple):
 
     def on(self, gpus: int) -> Question:
         """The same question with ``gpus`` GPUs in all, of the same kind and as many to a node."""
-        cluster = replace(self.cluster, world_size=gpus, gpus_per_node=min(gpus, self.node_size))
-        return self._replace(cluster=cluster)
+        now, each = self.cluster, min(gpus, self.node_size)
+        # Cores that were stated for more GPUs of a node are shared by fewer as the assumed ones are.
+        fewer = now.cpu_cores is not None and each < now.gpus_per_node
+        cores = max(1, (now.cpu_cores or 0) * each // now.gpus_per_node) if fewer else now.cpu_cores
+        return self._replace(cluster=replace(now, world_size=gpus, gpus_per_node=each, cpu_cores=cores))
 
 
 def space_of(question: Question) -> list[Combination]:

@@ -168,11 +168,11 @@ def _among(alike: Sequence[Candidate], winner: Candidate, candidates: Sequence[C
     low = winner.settings.bf16_optimizer_states
     others = [candidate for candidate in fitting if candidate.settings.bf16_optimizer_states != low]
     left_out = len(fitting) - len(others) > len(alike)
-    within = "" if not left_out else " without offload" if not winner.offloads else " in what its host likely has"
+    within = "" if not left_out else ", without offload" if not winner.offloads else ", in what its host likely has"
     kept = f" and optimizer states in {'bf16' if low else 'fp32'}" if others else ""
     if len(alike) == 1:
-        return f"the only DeepSpeed candidate that fits{HEADROOM}{within}{kept}"
-    return f"the fastest of the {len(alike)} DeepSpeed candidates that fit{HEADROOM}{within}{kept}"
+        return f"the only DeepSpeed candidate that fits{HEADROOM}{kept}{within}"
+    return f"the fastest of the {len(alike)} DeepSpeed candidates that fit{HEADROOM}{kept}{within}"
 
 
 def held_back(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate | None:

@@ -8,7 +8,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.config.resolve import FUSED_OPTIMIZERS
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError
-from dsconf.model.attention import flash_problem
+from dsconf.model.attention import refuse_flash
 from dsconf.model.spec import Model
 from dsconf.search.batch import batches
 from dsconf.search.buckets import buckets
@@ -32,7 +32,7 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
             stage, the optimizer or a missing NVMe path rules out.
     """
     precision = choose_precision(cluster, wish.precision)
-    refuse_attention(model, cluster, wish.attention, precision)
+    refuse_flash(model, wish.attention, precision, cluster.gpu.has_bf16)
     pairs = {1: batches(cluster.world_size, wish.seq_len, wish.global_batch, wish.micro_batch)}
     found = list(kinds(model, cluster, precision, wish))
     if not found:
@@ -71,17 +71,6 @@ def choose_precision(cluster: Cluster, wanted: str | None) -> str:
     if wanted == "bf16" and not cluster.gpu.has_bf16:
         raise InputError(f"--precision bf16: {cluster.gpu.name} has no bf16; use --precision fp16")
     return wanted or ("bf16" if cluster.gpu.has_bf16 else "fp16")
-
-
-def refuse_attention(model: Model, cluster: Cluster, attention: str, precision: str) -> None:
-    """Nothing, where the kernel asked for can run.
-
-    Raises:
-        InputError: FlashAttention in fp32, on a card before Ampere, or of a family without it.
-    """
-    problem = flash_problem(model.family, precision, cluster.gpu.has_bf16) if attention == "flash" else None
-    if problem is not None:
-        raise InputError(f"--attention flash: {problem}")
 
 
 def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:

@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 from dsconf.cluster.read import read_cluster
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
+from dsconf.model.attention import refuse_flash
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.search.batch import batches
 from dsconf.search.candidates import Candidate, Tools, evaluate, real_tools, with_batch
-from dsconf.search.space import choose_precision, plain_settings, refuse_attention
+from dsconf.search.space import choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
 from dsconf.search.words import read_seq_len, read_wish
 from dsconf.workload import Workload, read_quantize
@@ -87,7 +88,7 @@ def stages(
     rates = (network, cpu_cores, host_bandwidth)
     cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, None, *rates)
     wish = wish._replace(precision=choose_precision(cluster, wish.precision))
-    refuse_attention(shape, cluster, wish.attention, wish.precision or "bf16")
+    refuse_flash(shape, wish.attention, wish.precision or "bf16", cluster.gpu.has_bf16)
     micro, accumulation = batches(cluster.world_size, wish.seq_len, wish.global_batch, wish.micro_batch)[0]
     workload = Workload(
         seq_len=wish.seq_len,

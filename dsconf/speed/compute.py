@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from dsconf.cluster.spec import Gpu
 from dsconf.job import Job
-from dsconf.model.attention import always_masked
+from dsconf.model.attention import masked_share
 from dsconf.model.spec import Model, Param
 from dsconf.speed import kernels, rates
 from dsconf.speed.elementwise import Cost, add, ends_cost, layer_cost, loss_cost
@@ -60,12 +60,6 @@ class Pass(NamedTuple):
         """This pass ``count`` times."""
         matmul, attention, elementwise, loss, launch = self
         return Pass(count * matmul, count * attention, count * elementwise, count * loss, count * launch)
-
-    def times_plus(self, count: float, other: Pass) -> Pass:
-        """This pass ``count`` times, and ``other`` once."""
-        a, b, c, d, e = self
-        v, w, x, y, z = other
-        return Pass(count * a + v, count * b + w, count * c + x, count * d + y, count * e + z)
 
 
 NOTHING = Pass()
@@ -210,22 +204,36 @@ def _fraction(written_by: str) -> float:
 
 
 def _attention(
-    model: Model, gpu: Gpu, precision: str, attention: str, scores: Scores | None
+    model: Model, gpu: Gpu, precision: str, attention: str, scores: Scores | None, masked: float
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Factor and ramp of forward and of backward; the kernels are asked at one length, being quadratics."""
+    """Factor and ramp of forward and of backward; the kernels are asked at one length, being quadratics.
+
+    Of the layers ``masked`` have a kernel with a mask; the sum of two quadratics is one.
+    """
     if scores is not None:
         both = kernels.eager_attention(gpu, precision, 1, 1, model.heads, model.head_dim, scores)
         return (both[0], 0.0), (both[1], 0.0)
-    kernel = "masked" if attention == "sdpa" and always_masked(model) else attention
-    both = kernels.attention(gpu, precision, 1, 1, model.heads, model.head_dim, kernel)
-    ramps = kernels.attention_ramps(kernel)
-    return (both[0] / (1 + ramps[0]), ramps[0]), (both[1] / (1 + ramps[1]), ramps[1])
+    found = []
+    for at in (0, 1):
+        factor = ramped = 0.0
+        for kernel, share in ((attention, 1 - masked), ("masked", masked)):
+            ramp = kernels.attention_ramps(kernel)[at]
+            one = kernels.attention(gpu, precision, 1, 1, model.heads, model.head_dim, kernel)[at] / (1 + ramp)
+            factor, ramped = factor + share * one, ramped + share * one * ramp
+        found.append((factor, ramped / factor))
+    return found[0], found[1]
 
 
 def layer_block(
-    model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str = "eager"
+    model: Model,
+    gpu: Gpu,
+    precision: str,
+    attention: str,
+    quantize: str | None,
+    written_by: str = "eager",
+    masked: float = 0.0,
 ) -> Block:
-    """One decoder layer."""
+    """One decoder layer, the average of all where some are ``masked``."""
     found = projections(model)
     cost = layer_cost(model, written_by)
     token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
@@ -238,7 +246,7 @@ def layer_block(
         cost = add(cost, Cost(0, 0, scores.forward_operations - 1, scores.backward_operations - 2))
     return Block(
         _products(gpu, precision, found),
-        _attention(model, gpu, precision, attention, scores),
+        _attention(model, gpu, precision, attention, scores, masked),
         (token * cost.forward, token * cost.backward),
         (kernels.traffic(gpu, stored + cast[0]), kernels.traffic(gpu, stored + cast[1])),
         (0.0, 0.0),
@@ -271,10 +279,10 @@ def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager"
 
 @lru_cache(maxsize=1024)
 def _blocks(
-    model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str
+    model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str, masked: float
 ) -> tuple[Block, Block]:
     """Layer and ends; one look-up, because hashing a card is dear where a step costs microseconds."""
-    layer = layer_block(model, gpu, precision, attention, quantize, written_by)
+    layer = layer_block(model, gpu, precision, attention, quantize, written_by, masked)
     return layer, ends_block(model, gpu, precision, written_by)
 
 
@@ -301,7 +309,8 @@ def micro_batch(job: Job, written_by: str = "eager") -> MicroBatch:
     model, work, gpu = job.model, job.workload, job.cluster.gpu
     sequences = (job.settings.micro_batch or work.micro_batch) / job.settings.sequence_parallel
     precision = job.settings.precision
-    layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by)
+    masked = masked_share(model, work.attention, work.seq_len)
+    layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by, masked)
     forward, backward = layer.passes(sequences, work.seq_len)
     head, tail = ends.passes(sequences, work.seq_len)
     layers, again = forward.times(model.layers), NOTHING

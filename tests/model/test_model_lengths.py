@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -56,3 +57,38 @@ def test_beyond_computed_positions_is_said() -> None:
 def test_quantized_weights_need_adapters(call: Any) -> None:
     with pytest.raises(InputError, match=r"^--quantize 4bit: quantized weights are frozen; say --lora-rank$"):
         call(params="1B", gpus=1, quantize="4bit")
+
+
+def test_a_plan_asks_for_no_more_than_the_positions() -> None:
+    (job,) = dsconf.plan(model="gpt2", gpus=1)
+    assert job.seq_len == 1024
+    with pytest.raises(InputError, match=r"^--seq-len 4096: gpt2 has 1024 positions"):
+        list(dsconf.plan(model="gpt2", gpus=1, seq_len=[512, 4096]))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        {"params": "1B", "precision": "fp32"},
+        {"model": "bigscience/bloom-560m"},
+        {"params": "1B", "gpu": "v100-32gb", "precision": "fp16"},
+    ],
+)
+def test_flash_attention_that_cannot_run_is_refused_by_estimate_and_plan(words: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"^--attention flash: "):
+        dsconf.estimate(**words, gpus=1, attention="flash")
+    shape = {key: words.pop(key) for key in ("params", "model") if key in words}
+    with pytest.raises(InputError, match=r"^--attention flash: "):
+        list(dsconf.plan(**shape, gpus=1, attention="flash", **words))
+
+
+@pytest.mark.parametrize(
+    ("word", "value"), [("gpu", 5), ("precision", 16), ("attention", None), ("target", None), ("offload", 1)]
+)
+def test_a_word_of_another_type_is_a_mistake_that_is_named(word: str, value: Any) -> None:
+    with pytest.raises(InputError, match=f"^--{'for' if word == 'target' else word}: {value!r} is not "):
+        dsconf.recommend(params="1B", gpus=1, **{word: value})
+
+
+def test_a_drive_may_be_a_path() -> None:
+    assert dsconf.recommend(params="1B", gpus=1, nvme=Path("/local")).cluster.nvme_path == "/local"

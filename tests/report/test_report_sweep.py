@@ -12,7 +12,7 @@ from dsconf.search.rank import name
 from dsconf.search.sweep import Sweep, sweep
 
 WORDS = {"params": "13B", "gpu_memory": "40GiB", "offload": "none", "tools": FAKES}
-CONFIGS = {gpus: f"run/{gpus}-gpus/ds_config.json" for gpus in (1, 8, 16, 32)}
+CONFIGS = {gpus: f"run/{gpus}-gpus/ds_config.json" for gpus in (1, 8, 16, 32, 64)}
 
 
 def lines(found: Sweep) -> list[str]:
@@ -99,3 +99,9 @@ def test_json_has_a_row_for_each_number_with_the_keys_of_a_single_answer() -> No
         assert row["launch"][-1].endswith(f"run/{row['gpus']}-gpus/ds_config.json")
     assert (answered["fastest"], answered["cheapest"], answered["files"]) == (16, 16, ["a", "b"])
     assert (answered["tokens"], answered["price"]) == (10**12, 2.5)
+
+
+def test_the_cores_named_are_those_of_the_largest_number() -> None:
+    words = {"params": "13B", "gpu": "rtx-4090", "offload": "optimizer", "host_memory": "2TiB"}
+    (line,) = (line for line in lines(sweep([1, 8, 16], **words)) if line.startswith("GPUs: "))
+    assert "64 CPU cores a node (assumed, --cpu-cores)" in line

@@ -13,9 +13,11 @@ transformers = pytest.importorskip("transformers")
 from test_counted_traffic import Traffic, touched  # noqa: E402
 from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 
+from dsconf.cluster.catalogue import find_gpu  # noqa: E402
+from dsconf.model.attention import masked_share  # noqa: E402
 from dsconf.model.read import read_model  # noqa: E402
-from dsconf.speed import scores as written  # noqa: E402
-from dsconf.speed.scores import Scores, scores_of  # noqa: E402
+from dsconf.speed.compute import layer_block  # noqa: E402
+from dsconf.speed.scores import kind_of, scores_of  # noqa: E402
 
 HEADS, SEQUENCES, LENGTHS = 4, 2, (64, 128, 192)
 SAFE_SOFTMAX = 14
@@ -27,10 +29,10 @@ _FALCON = {**_COMMON, "new_decoder_architecture": False, "hidden_dropout": 0.0, 
 _DROPS = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
 _GPT = {"n_embd": 256, "n_head": HEADS, "vocab_size": 100, "n_positions": 256, **_DROPS}
 _NEO = dict.fromkeys(("resid_dropout", "embed_dropout", "attention_dropout"), 0.0)
-CASES: dict[str, tuple[dict[str, Any], str, Scores]] = {
-    "llama": ({"model_type": "llama", **_LLAMA}, "eager", written.USUAL),
-    "gpt2": ({"model_type": "gpt2", **_GPT}, "eager", written.LOW),
-    "gptj": ({"model_type": "gptj", **_GPT, "rotary_dim": 32}, "sdpa", written.PLAIN_FP32),
+CASES: dict[str, tuple[dict[str, Any], str, str]] = {
+    "llama": ({"model_type": "llama", **_LLAMA}, "eager", "usual"),
+    "gpt2": ({"model_type": "gpt2", **_GPT}, "eager", "low"),
+    "gptj": ({"model_type": "gptj", **_GPT, "rotary_dim": 32}, "sdpa", "wide"),
     "gpt_neo": (
         {
             "model_type": "gpt_neo",
@@ -41,13 +43,13 @@ CASES: dict[str, tuple[dict[str, Any], str, Scores]] = {
             **_NEO,
         },
         "sdpa",
-        written.PLAIN_FP32,
+        "wide",
     ),
-    "bloom": ({"model_type": "bloom", "hidden_size": 256, "n_head": HEADS, "vocab_size": 100}, "sdpa", written.BLOOM),
-    "gemma2": ({"model_type": "gemma2", **_LLAMA}, "eager", written.CAPPED),
-    "falcon": ({"model_type": "falcon", **_FALCON, "multi_query": True, "alibi": False}, "eager", written.LOW),
-    "falcon, ALiBi": ({"model_type": "falcon", **_FALCON, "multi_query": False, "alibi": True}, "eager", written.ALIBI),
-    "falcon, one head": ({"model_type": "falcon", **_FALCON, "multi_query": True}, "sdpa", written.FORMULA),
+    "bloom": ({"model_type": "bloom", "hidden_size": 256, "n_head": HEADS, "vocab_size": 100}, "sdpa", "bloom"),
+    "gemma2": ({"model_type": "gemma2", **_LLAMA}, "eager", "capped"),
+    "falcon": ({"model_type": "falcon", **_FALCON, "multi_query": True, "alibi": False}, "eager", "low"),
+    "falcon, ALiBi": ({"model_type": "falcon", **_FALCON, "multi_query": False, "alibi": True}, "eager", "alibi"),
+    "falcon, one head": ({"model_type": "falcon", **_FALCON, "multi_query": True}, "sdpa", "formula"),
 }
 
 
@@ -77,17 +79,19 @@ def with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
     return {**config, key: layers}
 
 
-def counted(config: dict[str, Any], layers: int, length: int, attention: str) -> tuple[Counted, Counted]:
+def counted(
+    config: dict[str, Any], layers: int, length: int, attention: str, precision: str
+) -> tuple[Counted, Counted]:
     words = with_layers(config, layers)
     eager = attention == "eager" or config["model_type"] in ("gptj", "gpt_neo", "bloom")
     model = transformers.AutoModelForCausalLM.from_config(
         transformers.AutoConfig.for_model(words.pop("model_type"), **words),
-        dtype=torch.bfloat16,
+        dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         attn_implementation="eager" if eager else "sdpa",
     )
     tokens = torch.zeros(SEQUENCES, length, dtype=torch.long)
     with nullcontext() if eager else sdpa_kernel(SDPBackend.MATH):
-        with Counted() as forward:
+        with Counted() as forward, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
             loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
         with Counted() as backward:
             loss.backward()
@@ -101,10 +105,15 @@ def of_a_score(values: list[float]) -> float:
     return (long - 2 * middle + short) / (2 * step**2) / (SEQUENCES * HEADS)
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp32", "autocast"])
 @pytest.mark.parametrize("case", CASES)
-def test_bytes_and_types_of_a_score(case: str) -> None:
-    config, attention, expected = CASES[case]
-    layers = [tuple(counted(config, number, length, attention) for number in (1, 2)) for length in LENGTHS]
+def test_bytes_and_types_of_a_score(case: str, precision: str) -> None:
+    config, attention, kind = CASES[case]
+    model = read_model(model=with_layers(config, 2))
+    expected = scores_of(model, attention, precision)
+    assert kind_of(model, attention, precision) == kind
+    assert expected is not None
+    layers = [tuple(counted(config, number, length, attention, precision) for number in (1, 2)) for length in LENGTHS]
     moved, wide = [], []
     for at in (0, 1):
         moved.append(of_a_score([two[at].num_bytes.total() - one[at].num_bytes.total() for one, two in layers]))
@@ -117,7 +126,6 @@ def test_bytes_and_types_of_a_score(case: str) -> None:
     assert moved[0] == pytest.approx(expected.forward, abs=0.6)
     assert moved[1] == pytest.approx(expected.backward, abs=0.6)
     assert wide == [expected.in_fp32] * 2
-    assert scores_of(read_model(model=with_layers(config, 2)), attention, "bf16") is expected
 
 
 def test_fused_kernels_keep_their_scores_to_themselves() -> None:
@@ -125,5 +133,31 @@ def test_fused_kernels_keep_their_scores_to_themselves() -> None:
         assert scores_of(read_model(model=with_layers(config, 2)), "sdpa", "bf16") is None
         assert scores_of(read_model(model=with_layers(config, 2)), "flash", "bf16") is None
     grouped, alone = ({"model_type": "llama", **_LLAMA, "num_key_value_heads": heads} for heads in (2, 4))
-    assert scores_of(read_model(model=with_layers(grouped, 2)), "sdpa", "fp32") is written.FORMULA
+    assert kind_of(read_model(model=with_layers(grouped, 2)), "sdpa", "fp32") == "formula"
     assert scores_of(read_model(model=with_layers(alone, 2)), "sdpa", "fp32") is None
+
+
+def test_falcon_repeats_its_own_keys_in_the_new_architecture() -> None:
+    new = {**_FALCON, "model_type": "falcon", "new_decoder_architecture": True, "num_kv_heads": 2}
+    assert kind_of(read_model(model=with_layers(new, 2)), "sdpa", "fp32") is None
+
+
+def test_layers_whose_window_is_full_have_a_mask() -> None:
+    """All of Mistral's, half of Gemma 2's, none of a model without a window; FlashAttention needs none."""
+    mistral = read_model(model={"model_type": "mistral", **_LLAMA, "num_hidden_layers": 2, "sliding_window": 4096})
+    gemma = read_model(model={"model_type": "gemma2", **_LLAMA, "num_hidden_layers": 4, "sliding_window": 4096})
+    llama = read_model(model={"model_type": "llama", **_LLAMA, "num_hidden_layers": 2})
+    assert [masked_share(mistral, "sdpa", length) for length in (4095, 4096)] == [0.0, 1.0]
+    assert masked_share(gemma, "sdpa", 8192) == 0.5
+    assert masked_share(llama, "sdpa", 10**6) == masked_share(mistral, "flash", 8192) == 0.0
+
+
+def test_a_mask_costs_what_its_kernel_does() -> None:
+    """Half of the layers with one: the middle of both kernels at each length."""
+    gemma = read_model(model={"model_type": "gemma2", **_LLAMA, "num_hidden_layers": 4, "sliding_window": 4096})
+    none, half, whole = (layer_block(gemma, find_gpu("h100-80gb"), "bf16", "sdpa", None, masked=m) for m in (0, 0.5, 1))
+    for length in (4096, 32768):
+        for at in (0, 1):
+            seconds = [block.passes(1, length)[at].attention for block in (none, half, whole)]
+            assert seconds[1] == pytest.approx((seconds[0] + seconds[2]) / 2)
+            assert seconds[2] > 2 * seconds[0]

@@ -10,7 +10,7 @@ from dsconf.cluster.catalogue import find_gpu
 from dsconf.model.read import read_model
 from dsconf.speed import compute, kernels, rates
 from dsconf.speed.optimizer import ADAM_BYTES
-from dsconf.speed.scores import FORMULA
+from dsconf.speed.scores import scores_of
 
 FILE = Path(__file__).parents[1] / "measured" / "h200-kernels.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -137,10 +137,13 @@ def test_attention_with_a_mask_on_cards_without_their_own_kernel(row):
     assert backward / factor == pytest.approx(row["backward_seconds"], rel=0.35)
 
 
+FALCON = read_model(model="tiiuae/falcon-7b")
+
+
 @timed("math falcon7b", 1e-3)
 def test_attention_by_the_formula(row):
     """An H100's eager kernels reach more of its bandwidth than an H200's, whose fraction is taken for all cards."""
     shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
-    forward, backward = kernels.eager_attention(H100, "bf16", *shape, FORMULA)
+    forward, backward = kernels.eager_attention(H100, "bf16", *shape, scores_of(FALCON, "sdpa", "bf16"))
     assert row["forward_seconds"] < forward < 1.3 * row["forward_seconds"]
     assert row["backward_seconds"] < backward < 1.3 * row["backward_seconds"]
