@@ -19,7 +19,7 @@ from dsconf.model.read import read_model  # noqa: E402
 from dsconf.speed.compute import layer_block  # noqa: E402
 from dsconf.speed.scores import kind_of, scores_of  # noqa: E402
 
-HEADS, SEQUENCES, LENGTHS = 4, 2, (64, 128, 192)
+HEADS, SEQUENCES, LENGTHS = 4, 2, (16, 32, 48)
 SAFE_SOFTMAX = 14
 """Bytes inside ``_safe_softmax`` beside its softmax: which scores are -inf (4 read, 1 written), which rows have nothing
 else (1), and zeros in their place (4 read, 4 written); the operation is counted as one, outside of which is 8."""
