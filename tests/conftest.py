@@ -13,6 +13,7 @@ settings.register_profile("dsconf", deadline=None, derandomize=bool(os.environ.g
 settings.load_profile("dsconf")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip the tests marked ``cuda`` where there is no CUDA device; torch is imported only if there are any.
 
