@@ -9,7 +9,7 @@ from dsconf.cluster.figures import figures_text
 from dsconf.cluster.spec import Cluster
 from dsconf.report.table import as_gib, as_rate, table
 from dsconf.search.pareto import spread
-from dsconf.search.rank import best_of_each, has_small_buckets, needs_unstated_host, offload_name, stage_name
+from dsconf.search.rank import best_of_each, needs_unstated_host, offload_name, strategy_name
 from dsconf.search.reasons import short
 from dsconf.units import format_bytes, format_count, format_seconds
 
@@ -140,7 +140,7 @@ def _examined(found: Recommendation) -> str:
 def _row(candidate: Candidate, found: Recommendation) -> list[str]:
     workload, fitting = candidate.workload, candidate.fits != "no"
     return [
-        stage_name(candidate) + (", small buckets" if has_small_buckets(candidate) else ""),
+        strategy_name(candidate),
         offload_name(candidate),
         "yes" if workload.checkpointing else "no",
         f"{workload.micro_batch} × {workload.accumulation}",

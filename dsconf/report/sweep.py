@@ -11,7 +11,7 @@ from dsconf.cluster.read import assumption
 from dsconf.cluster.spec import Cluster
 from dsconf.report.as_json import candidate_json, cluster_json, model_json
 from dsconf.report.table import as_gib, as_rate, table
-from dsconf.search.rank import EQUAL, has_small_buckets, name, offload_name, stage_name
+from dsconf.search.rank import EQUAL, name, offload_name, strategy_name
 from dsconf.search.reasons import compared, held_back_sentence
 from dsconf.search.scaling import POOR, alike, brings_nothing, waits
 from dsconf.search.sweep import Sweep, SweepRow
@@ -75,7 +75,7 @@ def _row(row: SweepRow, found: Sweep) -> list[str]:
     workload = winner.workload
     cells = [
         f"{row.gpus}",
-        stage_name(winner) + (", small buckets" if has_small_buckets(winner) else ""),
+        strategy_name(winner),
         offload_name(winner),
         "yes" if workload.checkpointing else "no",
         f"{workload.micro_batch} × {workload.accumulation}",

@@ -11,7 +11,7 @@ from dsconf.job import Job
 from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
 from dsconf.search.limits import Limit, gain, with_nvlink
 from dsconf.search.question import Question, best_like, more_gpus, rounding
-from dsconf.search.rank import EQUAL, combination, name
+from dsconf.search.rank import EQUAL, combination, name, same_states
 from dsconf.search.reasons import compared, missing, told
 from dsconf.search.scaling import Scale
 from dsconf.units import format_bytes, format_rate
@@ -56,11 +56,6 @@ def improvements(
     yield from _faster(winner, slowest, question.tools)
 
 
-def _alike(candidate: Candidate, winner: Candidate) -> bool:
-    same = candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
-    return same and candidate.settings.engine == "deepspeed"
-
-
 def _change(kind: str, text: str, candidate: Candidate, winner: Candidate, short_bytes: int = 0) -> Change:
     rate = candidate.tokens_per_second
     gained = rate / winner.tokens_per_second - 1
@@ -83,7 +78,8 @@ def _without_offload(winner: Candidate, candidates: Sequence[Candidate], questio
         return
     wish = question.wish._replace(offload="none", low_states=question.wish.low_states or False)
     if question.wish.offload is None:
-        here = next((c for c in candidates if c.fits == winner.fits and not c.offloads and _alike(c, winner)), None)
+        ours = (c for c in candidates if c.settings.engine == "deepspeed" and same_states(c, winner))
+        here = next((c for c in ours if c.fits == winner.fits and not c.offloads), None)
     else:
         here = best_like(winner, question._replace(wish=wish))
     if here is not None:
@@ -176,7 +172,7 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
         candidate
         for candidate in candidates
         if candidate.settings.engine == "deepspeed"
-        and candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
+        and same_states(candidate, winner)
         and candidate.tokens_per_second >= (1 + WORTH) * winner.tokens_per_second
     ]
     most = int(LARGER * winner.job.cluster.gpu.memory_bytes)

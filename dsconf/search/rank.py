@@ -101,9 +101,13 @@ def rivals(winner: Candidate, candidates: Sequence[Candidate]) -> list[Candidate
 
 def _same(winner: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
     """The DeepSpeed candidates that fit as ``winner`` does and train with the same states."""
-    states = winner.settings.bf16_optimizer_states
     ours = (candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
-    return [c for c in ours if c.fits == winner.fits and c.settings.bf16_optimizer_states == states]
+    return [candidate for candidate in ours if candidate.fits == winner.fits and same_states(candidate, winner)]
+
+
+def same_states(one: Candidate, other: Candidate) -> bool:
+    """Whether both keep master weights and moments in the same type: if not, they train differently."""
+    return one.settings.bf16_optimizer_states == other.settings.bf16_optimizer_states
 
 
 def _fastest(candidates: Sequence[Candidate]) -> float:
@@ -162,6 +166,11 @@ def has_small_buckets(candidate: Candidate) -> bool:
     # With adapters alone the gradients may fill no bucket; what stage 3 gathers is the whole model.
     size = settings.prefetch_bucket_size if settings.stage == 3 else settings.reduce_bucket_size
     return settings.stage > 0 and size == LEAN
+
+
+def strategy_name(candidate: Candidate) -> str:
+    """``stage_name``, and whether its buckets are small: what a row of a table begins with."""
+    return f"{stage_name(candidate)}{', small buckets' if has_small_buckets(candidate) else ''}"
 
 
 def name(candidate: Candidate) -> str:

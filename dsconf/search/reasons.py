@@ -15,6 +15,7 @@ from dsconf.search.rank import (
     name,
     needs_unstated_host,
     rivals,
+    same_states,
 )
 from dsconf.units import format_bytes, format_seconds
 
@@ -182,7 +183,7 @@ def held_back(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate |
         for candidate in candidates
         if candidate.fits == winner.fits
         and (held_for_its_host(candidate) if winner.offloads else needs_unstated_host(candidate))
-        and candidate.settings.bf16_optimizer_states == winner.settings.bf16_optimizer_states
+        and same_states(candidate, winner)
         and candidate.tokens_per_second > (1 + EQUAL) * winner.tokens_per_second
     )
     return max(offloading, key=lambda candidate: candidate.tokens_per_second, default=None)

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from dsconf.search.candidates import Candidate
 from dsconf.search.question import Question, best_like
-from dsconf.search.rank import EQUAL, name
+from dsconf.search.rank import EQUAL, name, same_states
 from dsconf.search.reasons import compared, grown, part_name
 
 POOR = 0.8
@@ -71,8 +71,7 @@ def brings_nothing(gain: float, times: float) -> bool:
 
 def alike(one: Candidate, other: Candidate) -> bool:
     """Whether both keep their states alike, so that the number of GPUs is what makes the difference."""
-    same = one.settings.bf16_optimizer_states == other.settings.bf16_optimizer_states
-    return same and (one.offloads > 0) == (other.offloads > 0)
+    return same_states(one, other) and (one.offloads > 0) == (other.offloads > 0)
 
 
 def _because(many: Candidate, few: Candidate) -> str:
