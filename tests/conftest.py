@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+# benchmarks/ and tools/ are not installed; at the end of the path, so that the installed dsconf stays the one tested.
+sys.path.append(str(Path(__file__).parents[1]))
 
 # Nothing may ask a hub for a model, and a slow machine is no reason for a property to fail.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

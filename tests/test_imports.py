@@ -21,26 +21,11 @@ MAX_FUNCTION_LINES = 60
 HEAVY = ("torch", "deepspeed", "transformers", "accelerate", "peft", "bitsandbytes", "numpy")
 LIGHT = ("click", "hjson", "jinja2", "jsonschema", "tabulate")
 
-# The modules of dsconf/live/ that run inside a launched rank; the parent that launches it needs none of them.
-WORKER_SIDE = {
-    "build",
-    "data",
-    "failure",
-    "gauge",
-    "group",
-    "guard",
-    "own",
-    "quantized",
-    "ranks",
-    "steps",
-    "tracker",
-    "worker",
-}
-
-# What traces a live torch.nn.Module: whoever has one has torch. The torch side is loaded by the others alone, in the
-# functions that trace, so that planning without a module needs no torch.
-TORCH_SIDE = {"tracer", "trace_hooks", "cuda_kernels"}
-TRACING = TORCH_SIDE | {"traced", "blocks", "batch"}
+# What runs inside a launched rank; the parent that launches it needs none of it.
+RANK = PACKAGE / "live" / "rank"
+# What traces a live torch.nn.Module: whoever has one has torch. The others load it where they trace and nowhere else,
+# so that planning without a module needs no torch.
+TRACE = PACKAGE / "memory" / "trace"
 
 BASE = {"errors", "units", "resources", "workload"}
 SHAPES = BASE | {"model", "cluster"}
@@ -73,14 +58,6 @@ def _name(path: Path) -> str:
 
 def _part(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-
-
-def _in_worker(path: Path) -> bool:
-    return _part(path) == "live" and (path.stem in WORKER_SIDE or path.parent.name == "backends")
-
-
-def _is_tracing(path: Path, files: set[str]) -> bool:
-    return _part(path) == "memory" and path.stem in files
 
 
 def _modules(tree: ast.AST) -> Iterator[tuple[str, ast.AST]]:
@@ -139,17 +116,12 @@ def test_no_allowed_import_leads_back() -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
 def test_only_a_launched_rank_imports_an_engine(path: Path) -> None:
-    if _in_worker(path):
+    if RANK in path.parents:
         return
     names = {name for name, _ in _modules(ast.parse(path.read_text()))}
-    allowed = {"torch"} if _is_tracing(path, TRACING) else set()
+    allowed = {"torch"} if TRACE in path.parents else set()
     assert {name.split(".")[0] for name in names} & set(HEAVY) <= allowed
-    assert names & {f"dsconf.live.{module}" for module in WORKER_SIDE} == set()
-
-
-def test_the_worker_side_is_what_it_is_said_to_be() -> None:
-    found = {path.stem for path in FILES if _in_worker(path)}
-    assert found == WORKER_SIDE | {"__init__", "with_accelerate", "with_ddp", "with_deepspeed"}
+    assert not {name for name in names if name.startswith("dsconf.live.rank")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)
@@ -157,13 +129,12 @@ def test_libraries_are_imported_where_they_are_used(path: Path) -> None:
     """Importing a module costs its libraries; click alone is needed by every command."""
     tree = ast.parse(path.read_text())
     running = _top_level(tree)
-    top = {name.split(".")[0] for name, node in _modules(tree) if node in running}
-    torch_side = _in_worker(path) or _is_tracing(path, TORCH_SIDE)
+    loaded = {name for name, node in _modules(tree) if node in running}
+    torch_side = RANK in path.parents or TRACE in path.parents
     allowed = {"click"} if _part(path) == "cli" else {"torch"} if torch_side else set()
-    assert top - set(sys.stdlib_module_names) - {"dsconf"} <= allowed
-    if not _is_tracing(path, TORCH_SIDE):
-        loaded = {name for name, node in _modules(tree) if node in running}
-        assert loaded & {f"dsconf.memory.{module}" for module in TORCH_SIDE} == set()
+    assert {name.split(".")[0] for name in loaded} - set(sys.stdlib_module_names) - {"dsconf"} <= allowed
+    if TRACE not in path.parents:
+        assert not {name for name in loaded if name.startswith("dsconf.memory.trace")}
 
 
 @pytest.mark.parametrize("path", FILES, ids=_name)

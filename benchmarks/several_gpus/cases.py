@@ -6,18 +6,18 @@ import json
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from benchmarks import speed
 from benchmarks.several_gpus.machine import HostMemory, Row
+from benchmarks.speed import accuracy as speed
 from dsconf.config.render import render
 from dsconf.config.settings import Settings
-from dsconf.live.launcher import Failure, Runner
 from dsconf.live.plan import Wish, settled
 from dsconf.live.predict import of_estimate
+from dsconf.live.processes.launcher import Failure, Runner
 from dsconf.live.record import record_of
 from dsconf.live.result import CheckResult, RankFigures
 from dsconf.live.run import launch
 from dsconf.memory.estimate import estimate
-from dsconf.memory.verdict import nccl_bytes
+from dsconf.memory.timeline.reserved import nccl_bytes
 from dsconf.model.read import read_model
 from dsconf.speed.step_time import step_time
 from dsconf.units import MIB

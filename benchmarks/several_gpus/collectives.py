@@ -8,8 +8,8 @@ from statistics import median
 from typing import Any
 
 from benchmarks.several_gpus.machine import Row
-from benchmarks.speed import cluster_of
-from dsconf.live.launcher import Runner
+from benchmarks.speed.accuracy import cluster_of
+from dsconf.live.processes.launcher import Runner
 from dsconf.live.task import call
 from dsconf.speed import nccl
 

@@ -68,7 +68,7 @@ def _kind(machine: Row) -> tuple[Any, ...]:
 
 
 def in_a_row(machine: Row) -> Row:
-    """What ``benchmarks.speed`` must know of the machine; of a card not in the catalogue, that nearest in memory."""
+    """The machine as ``benchmarks.speed.accuracy`` reads it; a card not in the catalogue as the nearest in memory."""
     if not machine["gpus"]:
         return {"cpu_cores": machine["cpu_cores"]}
     card = machine["gpus"][0]

@@ -8,11 +8,11 @@ from typing import Any
 
 from tabulate import tabulate
 
-from benchmarks import speed
 from benchmarks.several_gpus import store
 from benchmarks.several_gpus.cases import predicted
 from benchmarks.several_gpus.machine import Row
 from benchmarks.several_gpus.store import Records
+from benchmarks.speed import accuracy as speed
 from dsconf.memory.allocator import CONTEXT_BYTES
 from dsconf.units import MIB, format_bytes
 

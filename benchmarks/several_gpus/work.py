@@ -18,9 +18,9 @@ from benchmarks.several_gpus.machine import Row, in_a_row
 from benchmarks.several_gpus.store import Records
 from dsconf.errors import DsconfError
 from dsconf.live.bench import bench
-from dsconf.live.crew import StopSignals
-from dsconf.live.launcher import Runner, SubprocessRunner
 from dsconf.live.plan import CPU_RANKS
+from dsconf.live.processes.crew import StopSignals
+from dsconf.live.processes.launcher import Runner, SubprocessRunner
 from dsconf.live.run import silent
 
 BENCH_MODEL = "Qwen/Qwen2.5-0.5B"

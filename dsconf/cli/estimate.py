@@ -72,6 +72,6 @@ def command(explain: str | None, rank: str, output_format: str, **words: Any) ->
 
 
 def _verdict(found: Any, gpu: Any) -> str:
-    from dsconf.memory.verdict import verdict
+    from dsconf.memory.fit import verdict
 
     return verdict(found, gpu)

@@ -25,7 +25,7 @@ from dsconf.search.words import OPTIMIZER_STATES, TARGETS
 
 if TYPE_CHECKING:
     from dsconf.live.result import CheckResult
-    from dsconf.search.recommend import Recommendation
+    from dsconf.search.answer import Recommendation
 
 
 @click.command("recommend")

@@ -12,7 +12,7 @@ from dsconf.cli.options import combine
 from dsconf.errors import InputError
 
 if TYPE_CHECKING:
-    from dsconf.search.recommend import Recommendation
+    from dsconf.search.answer import Recommendation
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -60,7 +60,7 @@ class Writing(NamedTuple):
         Raises:
             InputError: --slurm without a folder, comments for a loader that takes none, a name no script can hold.
         """
-        from dsconf.search.launch import refuse_comments
+        from dsconf.search.folder import refuse_comments
 
         if self.slurm and self.output is None:
             raise InputError("--slurm writes slurm.sh into a folder: name it with -o DIR")
@@ -71,7 +71,7 @@ class Writing(NamedTuple):
 
     def config(self, folder: Path) -> Path:
         """Where the config of ``folder`` is."""
-        from dsconf.search.launch import config_name
+        from dsconf.search.folder import config_name
 
         return folder / config_name(self.comments)
 
@@ -82,7 +82,7 @@ class Writing(NamedTuple):
             InputError: no folder or no permission to write in it, or a folder that has the name of a file.
         """
         from dsconf.report.files import check_writable, refuse_folder
-        from dsconf.search.launch import folder_names
+        from dsconf.search.folder import folder_names
 
         for folder in folders:
             check_writable(folder)
@@ -109,7 +109,7 @@ class Writing(NamedTuple):
 
     def _texts(self, folder: Path, found: Recommendation) -> dict[Path, str]:
         """Without -o the config alone."""
-        from dsconf.search.launch import config_file, folder_files
+        from dsconf.search.folder import config_file, folder_files
 
         if self.output is None:
             return {self.config(folder): config_file(found, comments=self.comments)}
@@ -117,7 +117,7 @@ class Writing(NamedTuple):
         return {folder / name: text for name, text in files.items()}
 
     def _tell_left(self, written: Mapping[Path, Iterable[Path]]) -> None:
-        from dsconf.search.launch import every_name
+        from dsconf.search.folder import every_name
 
         left = [
             str(folder / name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from dsconf.live.launcher import Failure
+from dsconf.live.processes.launcher import Failure
 from dsconf.units import format_bytes
 
 if TYPE_CHECKING:

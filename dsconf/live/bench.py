@@ -12,10 +12,10 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from dsconf.errors import InputError, UnavailableError, one_of
-from dsconf.live.crew import StopSignals
-from dsconf.live.launcher import Failure, Runner, SubprocessRunner
-from dsconf.live.order import LAUNCHERS
 from dsconf.live.plan import CPU_RANKS, Wish
+from dsconf.live.processes.crew import StopSignals
+from dsconf.live.processes.launcher import Failure, Runner, SubprocessRunner
+from dsconf.live.processes.order import LAUNCHERS
 from dsconf.live.result import CheckResult
 from dsconf.live.run import launch, silent
 from dsconf.workload import ATTENTION_KERNELS

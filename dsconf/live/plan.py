@@ -10,8 +10,8 @@ from dsconf.cluster.spec import Cluster
 from dsconf.errors import InputError, UnavailableError
 from dsconf.job import Job
 from dsconf.live import prepare, scale
-from dsconf.live.crew import allocator_setting
-from dsconf.live.order import Order, Probe
+from dsconf.live.processes.crew import allocator_setting
+from dsconf.live.processes.order import Order, Probe
 from dsconf.model.attention import runs_eager
 from dsconf.model.lengths import sequence_length
 from dsconf.model.spec import Model

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dsconf.live.launcher import Failure
 from dsconf.live.prepare import BATCH_KEYS
+from dsconf.live.processes.launcher import Failure
 
 if TYPE_CHECKING:
     from dsconf.config.finding import Finding

@@ -1,4 +1,4 @@
-"""Appends a measurement to a results file, in the form that ``benchmarks.accuracy`` reads."""
+"""Appends a measurement to a results file, in the form that ``benchmarks.memory.accuracy`` reads."""
 
 from __future__ import annotations
 

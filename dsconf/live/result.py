@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from dsconf.live.launcher import Failure
-from dsconf.live.order import Order
+from dsconf.live.processes.launcher import Failure
+from dsconf.live.processes.order import Order
 
 MEASUREMENT_VERSION = 1
 """Raised whenever the measuring changes, so that records of different kinds are not mixed."""

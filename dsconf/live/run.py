@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from dsconf.errors import UnavailableError
 from dsconf.live import advice, result
-from dsconf.live.checkpoint import room_note
-from dsconf.live.launcher import Outcome, Runner
-from dsconf.live.order import Order, Probe
 from dsconf.live.plan import Plan, Wish, make_plan
 from dsconf.live.predict import comparable, predict
+from dsconf.live.processes.launcher import Outcome, Runner
+from dsconf.live.processes.order import Order, Probe
 from dsconf.live.result import CheckResult, Figures
+from dsconf.units import format_bytes
 
 
 def launch(
@@ -96,3 +99,26 @@ def _last(outcome: Outcome, name: str) -> dict[str, Any]:
     """The event ``name`` with the largest host peak over the ranks; empty where there is none."""
     found = [event for events in outcome.events for event in events if event["event"] == name]
     return max(found, key=lambda event: int(event.get("host_peak_bytes", 0)), default={})
+
+
+BYTES_PER_PARAMETER = 16
+"""At most: Adam's two moments and the fp32 weights, and DeepSpeed's module file once more in the type trained in."""
+
+
+def room_note(plan: Plan) -> str | None:
+    """What the checkpoint of ``plan`` takes at most, and where; None where none is saved.
+
+    Raises:
+        UnavailableError: there is less room than that.
+    """
+    order = plan.order
+    if not order.save_after or plan.job is None:
+        return None
+    folder = Path(order.checkpoint).parent
+    needed, free = BYTES_PER_PARAMETER * plan.job.model.num_params, shutil.disk_usage(folder).free
+    if needed > free:
+        raise UnavailableError(
+            f"--resume: a checkpoint takes up to {format_bytes(needed)}, and {folder} has {format_bytes(free)} left; "
+            "set TMPDIR to a folder on a larger disk"
+        )
+    return f"a checkpoint of at most {format_bytes(needed)} will be written to {folder} and deleted again"

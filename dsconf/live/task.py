@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from dsconf.live.launcher import Failure, Runner
-from dsconf.live.order import Order, Probe
+from dsconf.live.processes.launcher import Failure, Runner
+from dsconf.live.processes.order import Order, Probe
 
 
 class Answers(NamedTuple):

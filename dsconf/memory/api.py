@@ -144,7 +144,7 @@ def read_job(
 
 
 def _traced(module: Any, batch: Any, micro_batch: int | None, seq_len: int, precision: str | None) -> Model:
-    from dsconf.memory.traced import read_module
+    from dsconf.memory.trace.module import read_module
 
     return read_module(module, batch, micro_batch_size=micro_batch, seq_len=seq_len, precision=precision or "bf16")
 
@@ -155,7 +155,7 @@ def _sizes(model: Model, micro_batch: int | None, seq_len: int | None, traced: b
         _positive("--seq-len", seq_len)
     if not traced:
         return micro_batch or 1, sequence_length(seq_len, model)
-    from dsconf.memory.traced import batch_sizes
+    from dsconf.memory.trace.module import batch_sizes
 
     return batch_sizes(model, micro_batch, seq_len or USUAL)
 

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 from dsconf.errors import InputError
 from dsconf.job import Job
-from dsconf.memory import zero12
-from dsconf.memory.moments import Alive, Step, prepare
-from dsconf.memory.standing import standing
-from dsconf.memory.states import Terms
+from dsconf.memory.allocator import CONTEXT_BYTES, CUBLAS_WORKSPACE
 from dsconf.memory.terms import TERMS
-from dsconf.memory.timeline import moments, named
-from dsconf.memory.verdict import reserved
+from dsconf.memory.timeline import stage_0, stage_1_and_2, stage_3
+from dsconf.memory.timeline.common import Alive, Bytes, Frame, Kind, Step, prepare
+from dsconf.memory.timeline.host import host_terms, loading_bytes_per_node, nvme_bytes
+from dsconf.memory.timeline.initialization import init_peak
+from dsconf.memory.timeline.reserved import nccl_bytes, reserved
+from dsconf.memory.timeline.resident import Resident, Terms, resident
 
 
 class Term(NamedTuple):
@@ -122,9 +123,9 @@ def _fullest(step: Step) -> tuple[int, int]:
     """The highest peak of all ranks, beside what stays, and the first rank that has it."""
     if step.wrapper != "zero12":
         return _highest(step, 0), 0
-    if zero12.alike(step.settings):
-        return zero12.fullest(step)
-    found = [(_highest(step, rank), rank) for rank in zero12.full_ranks(step.frame)]
+    if stage_1_and_2.alike(step.settings):
+        return stage_1_and_2.fullest(step)
+    found = [(_highest(step, rank), rank) for rank in stage_1_and_2.full_ranks(step.frame)]
     return max(found, key=lambda one: one[0] + standing(step, one[1]).stays_bytes)
 
 
@@ -149,3 +150,90 @@ def _terms(sizes: Terms, known: dict[str, tuple[str, str]]) -> tuple[Term, ...]:
 def _known(wrapper: str) -> dict[str, tuple[str, str]]:
     """Formula and place of every term under one wrapper."""
     return {name: (one.formula, one.place(wrapper)) for name, one in TERMS.items()}
+
+
+class Standing(NamedTuple):
+    """Bytes of one rank and of its node."""
+
+    stays: Terms
+    """On the card from step to step, from the second on."""
+    stays_bytes: int
+    at_start: int
+    """The highest point of initialisation."""
+    outside: int
+    """On the card outside torch's allocator: the context, and NCCL."""
+    host: Terms
+    """Of one process."""
+    host_per_node: int
+    nvme_per_node: int
+    loading_per_node: int
+    """Host memory while the model is loaded."""
+
+
+def standing(step: Step, rank: int) -> Standing:
+    """What ``rank`` holds in the job of ``step``; it is the same for any batch and sequence length."""
+    # Earlier micro-batches leave nothing on the host but at stage 2 (memory/timeline/host.py).
+    return _standing(step.frame, rank, step.accumulating and step.settings.stage == 2)
+
+
+@lru_cache(maxsize=4096)
+def _standing(frame: Frame, rank: int, accumulating: bool) -> Standing:
+    job, cluster = frame.job, frame.job.cluster
+    if accumulating:
+        job = replace(job, workload=replace(job.workload, accumulation=2))
+    between = resident(job, rank)
+    stays, host = staying(between), host_terms(job, rank)
+    per_node = min(cluster.gpus_per_node, cluster.world_size)
+    return Standing(
+        stays,
+        sum([size for _, size in stays]),
+        init_peak(job, rank, between),
+        CONTEXT_BYTES + nccl_bytes(cluster, job.settings),
+        host,
+        per_node * sum([size for _, size in host]),
+        per_node * nvme_bytes(job),
+        loading_bytes_per_node(job),
+    )
+
+
+def staying(between: Resident) -> Terms:
+    """What is alive at every moment: ``between`` two steps, and the workspaces of matrix products."""
+    return (*between.terms, ("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE))
+
+
+class Sketch(NamedTuple):
+    """A moment: the terms that are alive beside those that stay."""
+
+    phase: str
+    name: str
+    terms: Terms
+
+    @property
+    def num_bytes(self) -> int:
+        """Sum of the terms."""
+        return sum(size for _, size in self.terms)
+
+
+def timeline(job: Job, rank: int) -> tuple[Terms, list[Sketch]]:
+    """The terms that stay on ``rank``, and every moment worth looking at.
+
+    Stage by stage: forward and loss, start of backward, each full bucket, its end, gradient norm, optimizer step.
+    """
+    found = [Sketch(kind.phase, kind.name, named(kind, sizes)) for kind, sizes in moments(prepare(job), rank)]
+    return staying(resident(job, rank)), found
+
+
+def named(kind: Kind, sizes: Bytes) -> Terms:
+    """The terms of one moment that are there."""
+    found: dict[str, int] = {}
+    for name, size in zip(kind.terms, sizes, strict=True):
+        if size:
+            found[name] = found.get(name, 0) + size
+    return tuple(found.items())
+
+
+def moments(step: Step, rank: int) -> list[Alive]:
+    """The moments of ``rank``; only slices of a flat buffer make ranks differ."""
+    if step.wrapper == "zero12":
+        return stage_1_and_2.moments(step, rank)
+    return stage_3.moments(step) if step.wrapper == "zero3" else stage_0.moments(step)

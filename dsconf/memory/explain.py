@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from dsconf.job import Job
-from dsconf.memory.activations import recorded
 from dsconf.memory.allocator import CUBLAS_WORKSPACE
 from dsconf.memory.estimate import Term
-from dsconf.memory.hooks import hooks
-from dsconf.memory.moments import prepare, shape
-from dsconf.memory.states import compact, widths, wrapper
+from dsconf.memory.layers.activations import recorded
+from dsconf.memory.timeline.common import prepare, shape
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.wrapper import compact, widths, wrapper
 from dsconf.units import format_bytes
 
 

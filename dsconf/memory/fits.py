@@ -125,7 +125,7 @@ def _copied_weights(case: Case, job: Job) -> int:
 
 def _with_copy(job: Job, found: Estimate, copied: int) -> tuple[Estimate, str]:
     """``found`` where the step, whose activations are gone, also holds ``copied`` bytes; and the phase of its peak."""
-    from dsconf.memory.verdict import reserved
+    from dsconf.memory.timeline.reserved import reserved
 
     in_step = found.between_steps_bytes + copied
     if not copied or in_step <= found.peak_bytes:
@@ -137,7 +137,7 @@ def _with_copy(job: Job, found: Estimate, copied: int) -> tuple[Estimate, str]:
 
 
 def _on_gpu(job: Job, found: Estimate, named: bool, copied: int) -> Problem:
-    from dsconf.memory.verdict import missing_bytes, verdict
+    from dsconf.memory.fit import missing_bytes, verdict
 
     gpu = job.cluster.gpu
     found, phase = _with_copy(job, found, copied)
@@ -177,7 +177,7 @@ def _on_host(job: Job, found: Estimate) -> Iterator[Problem]:
 def _least_to_load(job: Job, found: Estimate) -> int:
     """Bytes of a node without zero.Init: weights that are converted while they are loaded belong to each process
     alone; else a mapped safetensors file may be one copy for all of them."""
-    from dsconf.memory.loading import loaded_by_each
+    from dsconf.memory.timeline.host import loaded_by_each
 
     load = job.workload.load_dtype
     if load is not None and load != job.settings.precision:
@@ -194,8 +194,8 @@ def _quantized(job: Job) -> Iterator[Problem]:
         message = "weights of 8 bits cannot be sharded by stage 3"
         yield Problem("DS904", "error", (), message, "quantize to 4 bits, or use stage 2")
         return
-    from dsconf.memory.quantized import frozen
-    from dsconf.memory.states import widths
+    from dsconf.memory.zero.quantized import frozen
+    from dsconf.memory.zero.wrapper import widths
 
     held = frozen(job.model, job.workload.quantize, widths(job.settings).model)
     message = (

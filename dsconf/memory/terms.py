@@ -21,7 +21,7 @@ AUTOGRAD = "torch autograd"
 class Known(NamedTuple):
     """A term's formula in words, and the place of its allocation under each optimizer wrapper.
 
-    ``places`` maps a wrapper (memory/states.py: wrapper) to the place; ``""`` is for the others.
+    ``places`` maps a wrapper (memory/timeline/resident.py: wrapper) to the place; ``""`` is for the others.
     """
 
     formula: str

@@ -11,9 +11,9 @@ from dsconf.memory.estimate import Estimate
 from dsconf.model.spec import Model
 
 if TYPE_CHECKING:
+    from dsconf.search.answer import Recommendation
     from dsconf.search.candidates import Candidate
-    from dsconf.search.recommend import Recommendation
-    from dsconf.search.scaling import Scale
+    from dsconf.search.explain.scaling import Scale
 
 
 def document(answer: dict[str, Any]) -> str:
@@ -141,8 +141,8 @@ def _point_json(candidate: Candidate) -> dict[str, Any]:
 
 def candidate_json(candidate: Candidate, found: Recommendation, why: str | None = None) -> dict[str, Any]:
     """One candidate. ``config`` is null for plain DDP, which has none."""
+    from dsconf.search.explain.reasons import short
     from dsconf.search.rank import name
-    from dsconf.search.reasons import short
 
     workload = candidate.workload
     return {

@@ -9,9 +9,9 @@ from dsconf.errors import InputError, nearest
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, Term, estimate
 from dsconf.memory.explain import explain
-from dsconf.memory.host import PROCESS_BYTES
-from dsconf.memory.subgroups import on_gpu, shards
-from dsconf.memory.verdict import nccl_bytes
+from dsconf.memory.timeline.host import PROCESS_BYTES
+from dsconf.memory.timeline.reserved import nccl_bytes
+from dsconf.memory.zero.subgroups import on_gpu, shards
 from dsconf.report.table import as_gib, table
 from dsconf.units import format_bytes
 
@@ -50,7 +50,7 @@ _PINNED = {
     "zero12": ("master weights", "parameter bounce buffer", "gradients", "gradient staging buffer"),
     "zero3": ("gradients", "16-bit gradients"),
 }
-"""Terms that pin_memory page-locks under each wrapper (memory/host.py)."""
+"""Terms that pin_memory page-locks under each wrapper (memory/timeline/host.py)."""
 _PLACES = {
     "zero12": "runtime/zero/stage_1_and_2.py:563-575, 646-661",
     "zero3": "runtime/zero/stage3.py:791, 888, 1157, 1337",

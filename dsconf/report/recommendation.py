@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from dsconf.cluster.figures import figures_text
 from dsconf.cluster.spec import Cluster
 from dsconf.report.table import as_gib, as_rate, table
-from dsconf.search.pareto import spread
-from dsconf.search.rank import best_of_each, needs_unstated_host, offload_name, strategy_name
-from dsconf.search.reasons import short
+from dsconf.search.explain.reasons import short
+from dsconf.search.rank import best_of_each, needs_unstated_host, offload_name, spread, strategy_name
 from dsconf.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
     from dsconf.live.result import CheckResult
+    from dsconf.search.answer import Recommendation
     from dsconf.search.candidates import Candidate
-    from dsconf.search.recommend import Recommendation
 
 HEADERS = (
     "strategy",

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dsconf.config.finding import FileReport
-from dsconf.config.fix import Repair, repair
 from dsconf.config.load import LoadError, name_of, read_text
+from dsconf.config.repair.fix import Repair, repair
 from dsconf.config.validate import Asked, check_text, unreadable
 from dsconf.errors import InputError
 from dsconf.report.files import write_whole

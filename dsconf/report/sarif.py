@@ -10,8 +10,8 @@ from typing import Any
 from urllib.parse import quote
 
 from dsconf.config.finding import FileReport, Finding, Report
-from dsconf.config.fix import replacement
 from dsconf.config.positions import Lines
+from dsconf.config.repair.fix import replacement
 from dsconf.report.rules import RulePage, rule_page
 
 SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

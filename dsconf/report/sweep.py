@@ -11,9 +11,9 @@ from dsconf.cluster.read import assumption
 from dsconf.cluster.spec import Cluster
 from dsconf.report.as_json import candidate_json, cluster_json, model_json
 from dsconf.report.table import as_gib, as_rate, table
+from dsconf.search.explain.reasons import compared, held_back_sentence
+from dsconf.search.explain.scaling import POOR, alike, brings_nothing, waits
 from dsconf.search.rank import EQUAL, name, offload_name, strategy_name
-from dsconf.search.reasons import compared, held_back_sentence
-from dsconf.search.scaling import POOR, alike, brings_nothing, waits
 from dsconf.search.sweep import Sweep, SweepRow
 from dsconf.units import format_count, format_seconds
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
-from dsconf.memory.verdict import missing_host_bytes
+from dsconf.memory.fit import missing_host_bytes
 from dsconf.model.spec import Model
 from dsconf.search.space import Combination
 from dsconf.workload import Workload
@@ -77,7 +77,7 @@ class Examined(NamedTuple):
 def real_tools() -> Tools:
     """The memory model and the speed model of this package."""
     from dsconf.memory.estimate import estimate
-    from dsconf.memory.verdict import missing_bytes, verdict
+    from dsconf.memory.fit import missing_bytes, verdict
     from dsconf.speed.step_time import step_time
 
     return Tools(

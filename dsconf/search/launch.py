@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
-from dsconf.errors import InputError
 from dsconf.search.candidates import Candidate
 
 if TYPE_CHECKING:
     from dsconf.launch.plan import Launch
-    from dsconf.search.recommend import Recommendation
 
 
 def launch_lines(candidate: Candidate, target: str, config: str = "ds_config.json") -> tuple[str, ...]:
     """The shell lines for ``target`` (``deepspeed``, ``hf`` or ``accelerate``), to be run on every node."""
     from dsconf.launch.command import launch_lines as lines
 
-    return lines(_launch(candidate, target), config)
+    return lines(launch_of_winner(candidate, target), config)
 
 
-def _launch(candidate: Candidate, target: str) -> Launch:
+def launch_of_winner(candidate: Candidate, target: str) -> Launch:
+    """What starts ``candidate``, as the templates of scripts take it."""
     from dsconf.launch.plan import launch_of
-    from dsconf.memory.moments import shape
+    from dsconf.memory.timeline.common import shape
     from dsconf.search.rank import name
 
     rank, quantize = candidate.job.model.lora_rank, candidate.workload.quantize
@@ -31,68 +29,3 @@ def _launch(candidate: Candidate, target: str) -> Launch:
     host_bytes = max(found.host_bytes_per_node, found.loading_host_bytes_per_node)
     title = f"{candidate.job.model.name}: {adapters}{name(candidate)}"
     return launch_of(candidate.job, target, title, host_bytes, shape(candidate.job).loss_shards)
-
-
-def config_name(comments: bool) -> str:
-    """The name of the config in a written folder: HJSON, where it has comments."""
-    return "ds_config.hjson" if comments else "ds_config.json"
-
-
-def folder_names(target: str, *, slurm: bool, comments: bool) -> tuple[str, ...]:
-    """The files that ``folder_files`` always has, whatever is recommended."""
-    from dsconf.launch.folder import usual_names
-
-    return (config_name(comments), *usual_names(target, slurm))
-
-
-def every_name() -> tuple[str, ...]:
-    """Every name that a written folder may have, whatever it is for."""
-    from dsconf.launch.folder import EVERY
-
-    return (config_name(False), config_name(True), *EVERY)
-
-
-def config_file(found: Recommendation, *, comments: bool) -> str:
-    """The text of the recommended config: strict JSON, or HJSON with a comment on each value.
-
-    Raises:
-        InputError: comments for a loader that reads strict JSON alone.
-        DoesNotFitError: nothing is recommended.
-    """
-    if not comments:
-        return found.config_text
-    from dsconf.config.commented import commented
-
-    refuse_comments(found.target)
-    config, winner = json.loads(found.config_text), found.recommended
-    assert winner is not None
-    reasons = (*found.why, *found.notes)
-    return commented(config, winner.settings, found.model, found.cluster, winner.workload, reasons)
-
-
-def refuse_comments(target: str) -> None:
-    """Comments are for DeepSpeed's own reading.
-
-    Raises:
-        InputError: the HF Trainer and Accelerate read strict JSON (accelerate/utils/deepspeed.py: HfDeepSpeedConfig).
-    """
-    if target != "deepspeed":
-        reader = "the Hugging Face Trainer" if target == "hf" else "Accelerate"
-        raise InputError(f"--comments: {reader} reads strict JSON, without comments; use --for deepspeed")
-
-
-def folder_files(found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False) -> dict[str, str]:
-    """File name → text of a folder that can be launched, the config first. ``folder`` is its path for the launcher.
-
-    Raises:
-        InputError: what ``config_file`` raises.
-        DoesNotFitError: nothing is recommended.
-    """
-    from dsconf.launch.folder import launch_files
-
-    name = config_name(comments)
-    files = {name: config_file(found, comments=comments)}
-    assert found.recommended is not None
-    hours = found.cost.hours if found.cost is not None else None
-    launch = _launch(found.recommended, found.target)
-    return files | launch_files(launch, folder, name, slurm=slurm, hours=hours)

@@ -17,7 +17,7 @@ from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory.api import read_job
 from dsconf.memory.estimate import Estimate, estimate
-from dsconf.memory.verdict import missing_host_bytes, verdict
+from dsconf.memory.fit import missing_host_bytes, verdict
 from dsconf.model.attention import refuse_flash
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model

@@ -9,97 +9,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.cluster.read import assumption, read_cluster
-from dsconf.cluster.spec import Cluster
-from dsconf.errors import DoesNotFitError, DsconfError, InputError
+from dsconf.errors import InputError
 from dsconf.model.read import read_model
-from dsconf.model.spec import Model
+from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_tools
-from dsconf.search.changes import Change, improvements
-from dsconf.search.headroom import Headroom, headroom
-from dsconf.search.limits import Limit, limits
-from dsconf.search.pareto import pareto
+from dsconf.search.explain.changes import improvements
+from dsconf.search.explain.headroom import headroom
+from dsconf.search.explain.limits import limits
+from dsconf.search.explain.nothing_fits import shortfall
+from dsconf.search.explain.reasons import notes, why
+from dsconf.search.explain.scaling import scales, scaling_notes
 from dsconf.search.question import Question
-from dsconf.search.rank import choose, ranked
-from dsconf.search.reasons import notes, why
-from dsconf.search.scaling import Scale, scales, scaling_notes
-from dsconf.search.shortfall import shortfall
+from dsconf.search.rank import choose, pareto, ranked
 from dsconf.search.space import combinations
 from dsconf.search.words import read_seq_len, read_target, read_wish
 from dsconf.workload import read_quantize
 
 if TYPE_CHECKING:
-    from dsconf.speed.cost import Cost
-
-
-class Recommendation(NamedTuple):
-    """The answer and everything it rests on. ``recommended`` is None when nothing fits."""
-
-    model: Model
-    cluster: Cluster
-    target: str
-    recommended: Candidate | None
-    candidates: tuple[Candidate, ...]
-    """All that were examined, best first; torch DDP is among them for comparison and is never recommended."""
-    ruled_out: int
-    """Larger micro-batches not examined because the same settings already fail at a smaller one."""
-    why: tuple[str, ...]
-    notes: tuple[str, ...]
-    assumption: str | None
-    pareto: tuple[Candidate, ...] = ()
-    """Those that nothing beats in both speed and memory of a GPU, fastest first."""
-    headroom: Headroom | None = None
-    limits: tuple[Limit, ...] = ()
-    """What a resource twice as fast would gain, the most first."""
-    scales: tuple[Scale, ...] = ()
-    """The best on other numbers of GPUs, fewest first."""
-    changes: tuple[Change, ...] = ()
-    """What one change would do, as ``why`` says it."""
-    tokens: int | None = None
-    cost: Cost | None = None
-    """Hours and money for ``tokens`` tokens with what is recommended."""
-
-    @property
-    def examined(self) -> int:
-        """Number of candidates whose memory was estimated."""
-        return len(self.candidates)
-
-    @property
-    def launch(self) -> tuple[str, ...]:
-        """The shell lines that start training with ./ds_config.json."""
-        return self.launch_with("ds_config.json")
-
-    def launch_with(self, config: str) -> tuple[str, ...]:
-        """The shell lines that start training with the file ``config``."""
-        from dsconf.search.launch import launch_lines
-
-        return launch_lines(self.recommended, self.target, config) if self.recommended else ()
-
-    @property
-    def config_text(self) -> str:
-        """The recommended ds_config.json, checked against DeepSpeed's schema.
-
-        Raises:
-            DoesNotFitError: nothing is recommended.
-        """
-        from dsconf.config.render import render
-
-        if self.recommended is None:
-            raise DoesNotFitError(self.why[0])
-        text = render(self.recommended.settings, self.target)
-        _require_valid(text)
-        return text
-
-
-def _require_valid(text: str) -> None:
-    """Nothing unchecked is ever shown; a config that fails here is a fault of the templates, not of a person."""
-    import json
-
-    from dsconf.config.finding import dotted
-    from dsconf.config.schema import schema_problems
-
-    for problem in schema_problems(json.loads(text)):
-        where = f"{dotted(problem.path)} {problem.message}"
-        raise DsconfError(f"dsconf made a config that DeepSpeed's schema refuses, please report it: {where}")
+    pass
 
 
 def recommend(

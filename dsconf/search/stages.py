@@ -12,9 +12,8 @@ from dsconf.job import Job
 from dsconf.model.attention import refuse_flash
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
-from dsconf.search.batch import batches
 from dsconf.search.candidates import Candidate, Tools, evaluate, real_tools, with_batch
-from dsconf.search.space import choose_precision, plain_settings
+from dsconf.search.space import batches, choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
 from dsconf.search.words import read_seq_len, read_wish
 from dsconf.workload import Workload, read_quantize

@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 from dsconf.cluster.read import refuse_too_many
 from dsconf.errors import InputError
-from dsconf.search.batch import check_split
-from dsconf.search.recommend import Recommendation, answer, read_asked, with_cost
+from dsconf.search.answer import Recommendation
+from dsconf.search.recommend import answer, read_asked, with_cost
+from dsconf.search.space import check_split
 from dsconf.search.words import whole
 
 

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from dsconf.cli import group
 from dsconf.live import check as check_module
-from dsconf.live.launcher import Failure
+from dsconf.live.processes.launcher import Failure
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "live"))
 from live_fakes import H200, TINY, FakeRunner
@@ -99,7 +99,7 @@ def test_mistakes_are_one_line_with_their_exit_code(
 UNTIL_THE_SPAWN = """
 import os, subprocess, time
 def spawn(words, **_):
-    assert words[2] == "dsconf.live.worker", words
+    assert words[2] == "dsconf.live.rank.worker", words
     print(time.process_time(), flush=True)
     os._exit(0)
 subprocess.Popen = spawn

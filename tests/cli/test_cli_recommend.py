@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from dsconf.cli import group
-from dsconf.live.launcher import Failure
+from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult, Figures
 from dsconf.units import GIB, TIB
 

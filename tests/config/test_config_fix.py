@@ -9,11 +9,11 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from dsconf.config.finding import Move, Problem, Remove, Rename, SetValue
-from dsconf.config.fix import repair, replacement
-from dsconf.config.fix_text import rewritten
-from dsconf.config.fix_value import CannotFixError, applied
 from dsconf.config.load import parse
 from dsconf.config.positions import decode
+from dsconf.config.repair.fix import repair, replacement
+from dsconf.config.repair.fix_text import rewritten
+from dsconf.config.repair.fix_value import CannotFixError, applied
 from dsconf.config.validate import Asked
 
 COMMENTED = """\

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,16 +15,13 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope="module")
 def generator():
-    """tools/generate_ds_config_schema.py; DeepSpeed's words about probes that fail are kept out of the log."""
+    """tools/schema/generate_schema.py; DeepSpeed's words about probes that fail are kept out of the log."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
-        patch.syspath_prepend(str(ROOT / "tools"))
-        paths = list(sys.path)
         logging.disable(logging.CRITICAL)
-        import generate_ds_config_schema
+        from tools.schema import generate_schema
 
-        sys.path[:] = paths
-        yield generate_ds_config_schema
+        yield generate_schema
         logging.disable(logging.NOTSET)
 
 
@@ -84,7 +80,7 @@ def test_a_new_field_of_a_model_is_a_failure(generator, monkeypatch):
 
     Newer.__name__ = "CompileConfig"
     monkeypatch.setattr("deepspeed.compile.config.CompileConfig", Newer)
-    with pytest.raises(KeyError, match=r"compile: say in tools/ds_config_words.py what \['tile'\] do"):
+    with pytest.raises(KeyError, match=r"compile: say in tools/schema/words.py what \['tile'\] do"):
         generator.build()
 
 
@@ -107,7 +103,7 @@ def test_a_new_limit_in_a_validator_shows(generator, monkeypatch):
 
 
 def test_looking_in_any_way_is_noted_with_its_default(generator):
-    from ds_config_reads import UNSET, Watched
+    from tools.schema.reads import UNSET, Watched
 
     reads = {}
     config = Watched({"a": {"b": 1}, "c": 2}, reads)

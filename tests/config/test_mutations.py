@@ -1,11 +1,12 @@
-"""Broken configs get the verdict that DeepSpeed's own reading gives them. benchmarks/mutations.py runs thousands."""
+"""Broken configs get the verdict that DeepSpeed's own reading gives them.
+
+benchmarks/validate/mutations.py runs thousands.
+"""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import logging
-import sys
 from pathlib import Path
 from random import Random
 
@@ -23,14 +24,11 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def mutations():
     """The benchmark, which is not installed with the package; what it changes in the process is put back."""
-    spec = importlib.util.spec_from_file_location("mutations", REPO / "benchmarks" / "mutations.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DS_ACCELERATOR", "cpu")
-        paths = list(sys.path)
+        from benchmarks.validate import mutations as module
+
         yield module
-        sys.path[:] = paths
         logging.disable(logging.NOTSET)
 
 

@@ -1,8 +1,7 @@
-"""Whatever a file holds: no traceback, no hang, bounded memory. benchmarks/fuzz_validate.py runs 100 000 texts."""
+"""Whatever a file holds: no traceback, no hang, bounded memory. benchmarks/validate/fuzz.py runs 100 000 texts."""
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 from collections.abc import Iterator
@@ -13,8 +12,8 @@ from types import ModuleType
 import pytest
 
 from dsconf.config.finding import Report
-from dsconf.config.fix import repair
 from dsconf.config.load import MAX_BYTES, MAX_PLACED
+from dsconf.config.repair.fix import repair
 from dsconf.config.validate import MAX_FINDINGS, Asked, check_text, validate
 from dsconf.report.sarif import sarif
 
@@ -24,12 +23,9 @@ REPO = Path(__file__).resolve().parents[2]
 @pytest.fixture(scope="module")
 def fuzzer() -> ModuleType:
     """The benchmark, which is not installed with the package."""
-    spec = importlib.util.spec_from_file_location("fuzz_validate", REPO / "benchmarks" / "fuzz_validate.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    from benchmarks.validate import fuzz
+
+    return fuzz
 
 
 def test_some_texts(fuzzer: ModuleType) -> None:

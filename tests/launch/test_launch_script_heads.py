@@ -10,7 +10,7 @@ from launch_jobs import launch
 from dsconf import recommend
 from dsconf.launch.folder import launch_files
 from dsconf.launch.plan import Launch
-from dsconf.search.launch import folder_files
+from dsconf.search.folder import folder_files
 
 
 def head(one: Launch, name: str = "launch.sh", hours: float | None = None) -> str:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from dsconf.live.launcher import Failure, Outcome
-from dsconf.live.order import Order, Probe
+from dsconf.live.processes.launcher import Failure, Outcome
+from dsconf.live.processes.order import Order, Probe
 
 TINY = {
     "model_type": "llama",

@@ -16,8 +16,8 @@ from live_fakes import CPU, H200, TINY, FakeRunner
 from dsconf.cli.bench import command
 from dsconf.errors import InputError, UnavailableError
 from dsconf.live.bench import STRATEGIES, bench
-from dsconf.live.launcher import Failure, Outcome
-from dsconf.live.order import Order, Probe
+from dsconf.live.processes.launcher import Failure, Outcome
+from dsconf.live.processes.order import Order, Probe
 from dsconf.model.read import read_model
 from dsconf.report.bench import bench_text
 

@@ -13,9 +13,9 @@ from live_fakes import CPU, H200, TINY, FakeRunner
 
 from dsconf.errors import InputError
 from dsconf.live.check import check
-from dsconf.live.launcher import Failure
 from dsconf.live.plan import Wish, make_plan, settled
 from dsconf.live.predict import CUDA_ONLY_TERMS
+from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult, error_percent
 from dsconf.memory.estimate import estimate
 from dsconf.model.read import read_model

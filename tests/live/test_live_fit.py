@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsconf.errors import UnavailableError
-from dsconf.live.fit import MOST, find_boundary
-from dsconf.live.launcher import Failure
+from dsconf.live.check import MOST, find_boundary
 from dsconf.live.plan import Wish
+from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult
 
 WISH = Wish({}, None, 8, micro_batch=1)

@@ -229,7 +229,8 @@ DEATHS = {
 def test_nothing_is_left_of_a_parent_that_dies_before_the_ranks_are_ready(death: str, tmp_path: Path) -> None:
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    code = f"import os, pathlib, sys; from dsconf.live.crew import Crew\n{START}{DEATHS[death]}os.kill(os.getpid(), 9)"
+    imports = "import os, pathlib, sys; from dsconf.live.processes.crew import Crew"
+    code = f"{imports}\n{START}{DEATHS[death]}os.kill(os.getpid(), 9)"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", code, str(scratch)], env=environment, check=False)
     # What was started a moment ago may not bear the folder's name yet: the folder is what its last process takes along.

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dsconf.live import guard, locks
-from dsconf.live.journal import Journal
+from dsconf.live.processes import locks
+from dsconf.live.processes.journal import Journal
+from dsconf.live.rank import guard
 
 
 def event(lock: Path, own: Path) -> dict[str, str]:

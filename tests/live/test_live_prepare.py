@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from dsconf.errors import InputError
 from dsconf.live import prepare, scale
-from dsconf.live.crew import environment
-from dsconf.live.order import Probe
 from dsconf.live.plan import Plan, Wish, make_plan, settled
+from dsconf.live.processes.crew import environment
+from dsconf.live.processes.order import Probe
 from dsconf.model.catalogue import names
 from dsconf.model.read import read_model
 

@@ -9,7 +9,7 @@ from live_fakes import TINY, FakeRunner
 
 from dsconf.errors import InputError
 from dsconf.live.check import check
-from dsconf.live.order import Order
+from dsconf.live.processes.order import Order
 from dsconf.live.record import record
 
 GPT2 = {"model_type": "gpt2", "n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 256, "n_positions": 64}
@@ -44,7 +44,7 @@ def test_all_but_the_output_layer_is_quantized(
         pytest.importorskip(name)
     import torch
 
-    from dsconf.live.build import build
+    from dsconf.live.rank.build import build
 
     built = build(order_of(model, quantize, stage)).model
     stored = {p.dtype for name, p in built.named_parameters() if "attn" in name and name.endswith("base_layer.weight")}

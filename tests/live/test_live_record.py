@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from live_fakes import CPU, H200, TINY, FakeRunner
 
+from benchmarks.memory import accuracy
 from dsconf.errors import InputError
 from dsconf.live import result as results
 from dsconf.live.check import check
-from dsconf.live.launcher import Failure
+from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult
 
 CONFIG = {
@@ -40,13 +39,6 @@ def test_a_record_is_read_by_the_accuracy_benchmark(tmp_path: Path) -> None:
     assert [it["bwd_mib"] for it in rows[0]["measured"]["iterations"]][-1] == 3.0
     assert (rows[0]["world_size"], rows[0]["micro_batch_size"], rows[0]["device"]) == (8, 2, "NVIDIA H200")
 
-    file = Path(__file__).parents[2] / "benchmarks" / "accuracy.py"
-    spec = importlib.util.spec_from_file_location("accuracy_of_records", file)
-    assert spec is not None
-    assert spec.loader is not None
-    accuracy = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = accuracy
-    spec.loader.exec_module(accuracy)
     read = accuracy.result_of(accuracy.read(place)[0])
     predicted = ask(FakeRunner(H200)).predicted.peak_bytes
     assert predicted is not None

@@ -15,24 +15,24 @@ from typing import Any
 import pytest
 from live_fakes import VERSIONS, FakeRunner, iteration
 
-REPO = Path(__file__).parents[2]
-sys.path.insert(0, str(REPO))
+from benchmarks.memory import accuracy
+from benchmarks.several_gpus import collectives, store
+from benchmarks.several_gpus.cases import Case, cases, measure, wish
+from benchmarks.several_gpus.machine import in_a_row, same_kind
+from benchmarks.several_gpus.store import Records, Row
+from benchmarks.several_gpus.summary import apart, missed, nccl_mib, summary
+from benchmarks.several_gpus.work import Plan, Session, Unit
+from benchmarks.speed import accuracy as speed
+from dsconf.cluster.catalogue import find_gpu
+from dsconf.errors import InputError
+from dsconf.live.processes.launcher import Failure, Outcome
+from dsconf.live.processes.order import Order, Probe
+from dsconf.live.run import silent
+from dsconf.memory.estimate import estimate
+from dsconf.speed import nccl
+from dsconf.speed.step_time import step_time
 
-from benchmarks import accuracy, speed  # noqa: E402
-from benchmarks.several_gpus import collectives, store  # noqa: E402
-from benchmarks.several_gpus.cases import Case, cases, measure, wish  # noqa: E402
-from benchmarks.several_gpus.machine import in_a_row, same_kind  # noqa: E402
-from benchmarks.several_gpus.store import Records, Row  # noqa: E402
-from benchmarks.several_gpus.summary import apart, missed, nccl_mib, summary  # noqa: E402
-from benchmarks.several_gpus.work import Plan, Session, Unit  # noqa: E402
-from dsconf.cluster.catalogue import find_gpu  # noqa: E402
-from dsconf.errors import InputError  # noqa: E402
-from dsconf.live.launcher import Failure, Outcome  # noqa: E402
-from dsconf.live.order import Order, Probe  # noqa: E402
-from dsconf.live.run import silent  # noqa: E402
-from dsconf.memory.estimate import estimate  # noqa: E402
-from dsconf.speed import nccl  # noqa: E402
-from dsconf.speed.step_time import step_time  # noqa: E402
+REPO = Path(__file__).parents[2]
 
 MIB = 2**20
 CARD = {"name": "NVIDIA H200", "memory_bytes": 150_000_000_000}
@@ -211,7 +211,7 @@ def test_numbers_of_ranks() -> None:
 def test_on_a_gpu_a_rank_that_is_not_the_first_is_rehearsed(setting: str) -> None:
     """One GPU is enough for this; NCCL's collectives are called on one rank."""
     from benchmarks.several_gpus.machine import describe
-    from dsconf.live.launcher import SubprocessRunner
+    from dsconf.live.processes.launcher import SubprocessRunner
 
     machine = describe()
     known = in_a_row(machine) | {"gpus_per_node": 2}

@@ -20,7 +20,7 @@ def run(config: dict[str, Any], ds_config: dict[str, Any]) -> dict[str, int]:
     import torch
     import transformers
 
-    from dsconf.live.tracker import LiveTensors
+    from dsconf.live.rank.tracker import LiveTensors
 
     tracker = LiveTensors()
     with tracker:

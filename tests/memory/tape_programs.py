@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from dsconf.memory.tape import Played, Tape
+from dsconf.memory.autograd.tape import Played, Tape
 
 UNIT = 64 * 1024
 """Bytes of one tensor of a program that torch runs; torch's own scalars are lost in the rounding to it."""

@@ -10,8 +10,9 @@ from statistics import median
 from typing import Any
 
 import pytest
-from measured_cases import MEASURED, MIB, REPO, accuracy
+from measured_cases import MEASURED, MIB, REPO
 
+from benchmarks.memory import accuracy
 from dsconf.memory.estimate import estimate
 
 FILES = {
@@ -157,7 +158,7 @@ def test_deepspeeds_own_estimators_are_deepspeeds() -> None:
 
 
 def _run(*words: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "benchmarks.accuracy", *words]
+    command = [sys.executable, "-m", "benchmarks.memory.accuracy", *words]
     return subprocess.run(command, cwd=REPO, capture_output=True, text=True, timeout=120)
 
 

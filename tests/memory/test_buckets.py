@@ -6,8 +6,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from small_models import models, tiny
 
-from dsconf.memory.hooks import Hook, hooks
-from dsconf.memory.subgroups import Reduction, reductions
+from dsconf.memory.zero.gradient_order import Hook, hooks
+from dsconf.memory.zero.subgroups import Reduction, reductions
 from dsconf.model.spec import Model
 
 WORLDS = st.integers(1, 9)

@@ -13,11 +13,12 @@ from small_models import job, tiny
 import dsconf
 from dsconf.job import Job
 from dsconf.memory.estimate import estimate
-from dsconf.memory.hooks import hooks
-from dsconf.memory.host import host_terms
-from dsconf.memory.slices import owned
-from dsconf.memory.states import resident, widths
 from dsconf.memory.terms import TERMS
+from dsconf.memory.timeline.host import host_terms
+from dsconf.memory.timeline.resident import resident
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.slices import owned
+from dsconf.memory.zero.wrapper import widths
 from dsconf.model.lora import with_lora
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model

@@ -11,12 +11,11 @@ from collections.abc import Callable
 from time import perf_counter
 
 import pytest
-from measured_cases import load
 
+from benchmarks import estimate as benchmark
 from dsconf.job import Job
 from dsconf.memory.estimate import estimate
 
-benchmark = load("estimate")
 DOCUMENT = [{"name": f"layer {i}", "sizes": list(range(i, i + 12)), "bytes": 2.5e9 + i} for i in range(12)]
 STAGES = pytest.mark.parametrize("stage", benchmark.STAGES)
 RANKS = pytest.mark.parametrize("rank", [0, None], ids=["rank 0", "fullest"])

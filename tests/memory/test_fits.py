@@ -8,8 +8,8 @@ import dsconf
 from dsconf.cluster.read import read_cluster
 from dsconf.errors import InputError
 from dsconf.memory.api import estimate
+from dsconf.memory.fit import verdict
 from dsconf.memory.fits import read_asked, validate
-from dsconf.memory.verdict import verdict
 from dsconf.model.read import read_model
 from dsconf.units import format_bytes
 

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from small_models import job, tiny
 from test_estimate_properties import settings, shapes
 
-from dsconf.memory import moments, zero12
 from dsconf.memory.estimate import estimate
-from dsconf.memory.moments import Alive, Step, prepare
-from dsconf.memory.slices import rivals
-from dsconf.memory.states import reduces_in_hooks
+from dsconf.memory.timeline import common, stage_1_and_2
+from dsconf.memory.timeline.common import Alive, Step, prepare
+from dsconf.memory.zero.slices import rivals
+from dsconf.memory.zero.wrapper import reduces_in_hooks
 from dsconf.model.read import read_model
 
 WORDS = settings(stages=(1, 2))
@@ -48,7 +48,7 @@ def test_another_batch_changes_nothing_that_is_kept(
     batch = {"micro_batch": work.micro_batch + 1, "accumulation": 3 - work.accumulation, "seq_len": work.seq_len + 1}
     estimate(replace(one, workload=replace(work, **batch, checkpointing=not work.checkpointing)))
     found = estimate(one)
-    moments._frame.cache_clear()
+    common._frame.cache_clear()
     assert found == estimate(one)
     assert found.moments == estimate(one).moments
 
@@ -62,7 +62,7 @@ def test_the_first_of_the_fullest_is_found(
     step = prepare(one)
     if step.wrapper != "zero12":
         return
-    buffered = one.settings.offload_optimizer == "none" or not zero12.alike(one.settings)
+    buffered = one.settings.offload_optimizer == "none" or not stage_1_and_2.alike(one.settings)
     if one.settings.optimizer == "muon" and one.settings.offload_optimizer != "none":
         return
     ranks = rivals(one.model, world_size, reduces_in_hooks(one.settings), buffered)
@@ -88,7 +88,7 @@ def test_of_many_ranks_none_is_looked_at_until_the_terms_of_the_fullest_are_aske
 
     def moments_of(step: Step, rank: int) -> list[Alive]:
         looked.append(rank)
-        return zero12.moments(step, rank)
+        return stage_1_and_2.moments(step, rank)
 
     monkeypatch.setattr("dsconf.memory.estimate.moments", moments_of)
     one = job(read_model(model=name), gpus, stage=stage, precision="bf16", seq_len=2048, checkpointing=True)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from model_cases import GPT2, GQA, LLAMA, OPT, SMALL
 from small_models import models, tiny
 
-from dsconf.memory.gather import Gathered, Limits, gathered
-from dsconf.memory.modules import modules
+from dsconf.memory.zero.coordinator import Gathered, Limits, gathered
+from dsconf.memory.zero.module_order import modules
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 
@@ -132,7 +132,7 @@ def test_never_more_than_the_model_twice(
 )
 def test_a_deep_model_is_not_walked_layer_by_layer(layers: int, replay: str, one: Limits) -> None:
     """The middle layers are taken from a shorter model; walked in full they are the same."""
-    from dsconf.memory.gather import _Coordinator
+    from dsconf.memory.zero.coordinator import _Coordinator
 
     model = tiny(layers=layers)
     in_full = _Coordinator(modules(model, layers), one, replay, False).run()

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from model_cases import CASES
 
-from dsconf.memory import activations as module
-from dsconf.memory.activations import Activations, activations
-from dsconf.memory.backward import Height, highest
-from dsconf.memory.column_sum import ColumnSum
-from dsconf.memory.growth import growth
-from dsconf.memory.recorder import Shape
+from dsconf.memory.autograd.backward import Height, highest
+from dsconf.memory.autograd.batch_scaling import growth
+from dsconf.memory.autograd.column_sum import ColumnSum
+from dsconf.memory.autograd.figures import Activations, Shape
+from dsconf.memory.layers import activations as module
+from dsconf.memory.layers.activations import activations
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 

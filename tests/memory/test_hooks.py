@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from model_cases import GQA
 from small_models import models, tiny
 
-from dsconf.memory.hooks import Flush, flushes, hooks, in_order, partition
-from dsconf.memory.slices import owned, rivals
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.reduce_buckets import Flush, flushes, in_order, partition
+from dsconf.memory.zero.slices import owned, rivals
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 

@@ -7,12 +7,13 @@ from statistics import median
 from typing import Any
 
 import pytest
-from measured_cases import MEASURED, MIB, accuracy
+from measured_cases import MEASURED, MIB
 
+from benchmarks.memory import accuracy
 from dsconf.job import Job
 from dsconf.memory.api import read_job
-from dsconf.memory.init import init_peak
-from dsconf.memory.quantized import frozen
+from dsconf.memory.timeline.initialization import init_peak
+from dsconf.memory.zero.quantized import frozen
 
 ROWS = [row for row in accuracy.read(MEASURED / "h200-llama-qwen2-gpt2.jsonl") if "init_peak_mib" in row["measured"]]
 ADAGRAD = "llama1b-z2-w8-adagrad"

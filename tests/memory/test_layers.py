@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from model_cases import BLOOM, GPT2, GQA, LAYER_PREFIXES, LLAMA, NEO, NO_TOKENS, OPT, SMALL
 
-from dsconf.memory.layers import record_layer
-from dsconf.memory.recorder import Recorder, Shape
+from dsconf.memory.autograd.figures import Shape
+from dsconf.memory.layers.families import record_layer
+from dsconf.memory.layers.recorder import Recorder
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 

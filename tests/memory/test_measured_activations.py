@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from dsconf.memory.activations import activations
-from dsconf.memory.recorder import Shape
+from dsconf.memory.autograd.figures import Shape
+from dsconf.memory.layers.activations import activations
 from dsconf.model.read import read_model
 
 MIB = 2**20

@@ -16,11 +16,12 @@ from small_models import job, tiny
 import dsconf
 from dsconf.config.resolve import resolve
 from dsconf.config.settings import Settings
-from dsconf.memory import muon
-from dsconf.memory.init import init_peak
-from dsconf.memory.optimizers import kept, temporaries, whole_states
-from dsconf.memory.states import resident, wrapper
-from dsconf.memory.timeline import timeline
+from dsconf.memory.estimate import timeline
+from dsconf.memory.timeline.initialization import init_peak
+from dsconf.memory.timeline.resident import resident
+from dsconf.memory.zero import muon
+from dsconf.memory.zero.optimizer_states import kept, temporaries, whole_states
+from dsconf.memory.zero.wrapper import wrapper
 from dsconf.model.read import read_model
 
 ROWS, COLUMNS = 64, 128
@@ -58,7 +59,7 @@ def config(name: str, more: dict[str, Any]) -> dict[str, Any]:
 def test_torch_keeps_and_makes_the_same(name: str, more: dict[str, Any]) -> None:
     """One flat fp32 tensor, as ZeRO's slice is one: states after its third step, and what the step made and dropped."""
     torch = pytest.importorskip("torch")
-    from dsconf.live.tracker import LiveTensors
+    from dsconf.live.rank.tracker import LiveTensors
 
     settings, numel = resolve(config(name, more)), 64 * 1024
     tracker = LiveTensors()

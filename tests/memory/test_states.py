@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from small_models import job, models
 
 from dsconf.config.settings import Settings
-from dsconf.memory.estimate import estimate
-from dsconf.memory.hooks import hooks
-from dsconf.memory.host import PROCESS_BYTES, host_terms, pinned
-from dsconf.memory.init import init_peak
-from dsconf.memory.slices import owned
-from dsconf.memory.states import resident, widths, wrapper
-from dsconf.memory.subgroups import Shards, on_gpu, shards
-from dsconf.memory.timeline import timeline
+from dsconf.memory.estimate import estimate, timeline
+from dsconf.memory.timeline.host import PROCESS_BYTES, host_terms, pinned
+from dsconf.memory.timeline.initialization import init_peak
+from dsconf.memory.timeline.resident import resident
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.slices import owned
+from dsconf.memory.zero.subgroups import Shards, on_gpu, shards
+from dsconf.memory.zero.wrapper import widths, wrapper
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 

@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tape_programs import UNIT, Line, recorded, told, walked
 
-from dsconf.memory.tape import Grad, Heights, Tape
+from dsconf.memory.autograd.tape import Grad, Heights, Tape
 
 
 def test_a_tensor_saved_twice_is_kept_once() -> None:

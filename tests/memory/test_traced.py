@@ -10,14 +10,14 @@ import pytest
 
 import dsconf
 from dsconf.errors import InputError
-from dsconf.memory.activations import Activations, activations
-from dsconf.memory.blocks import repetition
-from dsconf.memory.gather import Limits, gathered
-from dsconf.memory.hooks import hooks
-from dsconf.memory.modules import modules
-from dsconf.memory.recorder import Shape
-from dsconf.memory.tape import Heights
-from dsconf.memory.traced import TracedModel, read_module
+from dsconf.memory.autograd.figures import Activations, Shape
+from dsconf.memory.autograd.tape import Heights
+from dsconf.memory.layers.activations import activations
+from dsconf.memory.trace.blocks import repetition
+from dsconf.memory.trace.module import TracedModel, read_module
+from dsconf.memory.zero.coordinator import Limits, gathered
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.module_order import modules
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 

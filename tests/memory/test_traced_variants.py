@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from test_traced import hugging_face
 
-from dsconf.memory.activations import Activations, activations
-from dsconf.memory.hooks import hooks
-from dsconf.memory.modules import modules
-from dsconf.memory.recorder import Shape
-from dsconf.memory.traced import read_module
+from dsconf.memory.autograd.figures import Activations, Shape
+from dsconf.memory.layers.activations import activations
+from dsconf.memory.trace.module import read_module
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.module_order import modules
 from dsconf.model.read import read_model
 
 pytest.importorskip("torch")

@@ -18,25 +18,23 @@ from measured_cases import MEASURED, REPO
 from small_models import job, tiny
 
 import dsconf
+from benchmarks.memory import ulysses as measure_ulysses
 from dsconf.cluster.read import read_cluster
 from dsconf.config.resolve import resolve
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.job import Job
-from dsconf.memory.activations import activations
 from dsconf.memory.allocator import CUBLAS_WORKSPACE
+from dsconf.memory.autograd.figures import Shape
 from dsconf.memory.estimate import estimate
 from dsconf.memory.explain import explain
-from dsconf.memory.recorder import Shape
+from dsconf.memory.layers.activations import activations
+from dsconf.memory.layers.tiled_loss import automatic_shards
 from dsconf.memory.sharing import WITHOUT_KV_HEADS, sharing_problem, tiled_loss_problem
-from dsconf.memory.states import widths
-from dsconf.memory.tiled_loss import automatic_shards
-from dsconf.memory.verdict import largest_request
+from dsconf.memory.timeline.reserved import largest_request
+from dsconf.memory.zero.wrapper import widths
 from dsconf.model.read import read_model
 from dsconf.workload import Workload
-
-sys.path.insert(0, str(REPO / "tools"))
-import measure_ulysses
 
 ROWS: list[dict[str, Any]] = [
     json.loads(line) for line in (MEASURED / "cpu-ulysses.jsonl").read_text(encoding="utf-8").splitlines()

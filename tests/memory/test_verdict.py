@@ -8,8 +8,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from measured_cases import MEASURED, MIB, accuracy
+from measured_cases import MEASURED, MIB
 
+from benchmarks.memory import accuracy
 from dsconf import estimate
 from dsconf.cluster.catalogue import find_gpu
 from dsconf.cluster.spec import Cluster
@@ -17,7 +18,8 @@ from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.memory.api import read_job
 from dsconf.memory.estimate import estimate as estimate_job
-from dsconf.memory.verdict import largest_request, missing_bytes, nccl_bytes, reserved, verdict
+from dsconf.memory.fit import missing_bytes, verdict
+from dsconf.memory.timeline.reserved import largest_request, nccl_bytes, reserved
 
 ALLOCATOR = {"expandable_segments:True": "expandable", "default": "default"}
 CASES = {

@@ -33,9 +33,9 @@ def _traced(ranks: int, config: dict[str, Any], batch: int, tokens: int) -> dict
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-    from dsconf.memory.activations import activations
-    from dsconf.memory.recorder import Shape
-    from dsconf.memory.traced import read_module
+    from dsconf.memory.autograd.figures import Shape
+    from dsconf.memory.layers.activations import activations
+    from dsconf.memory.trace.module import read_module
 
     plain = ALL_ATTENTION_FUNCTIONS["sdpa"]
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**config), attn_implementation="sdpa")

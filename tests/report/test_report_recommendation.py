@@ -10,13 +10,14 @@ import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
 
 from dsconf import recommend
-from dsconf.live.launcher import Failure
+from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult, Figures
 from dsconf.report.as_json import document, estimate_json, recommendation_json
 from dsconf.report.model import model_sentence
 from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
+from dsconf.search.answer import Recommendation
 from dsconf.search.question import Question
-from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.recommend import answer
 from dsconf.search.wish import Wish
 from dsconf.units import GIB
 

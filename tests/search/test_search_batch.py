@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsconf.errors import InputError
-from dsconf.search.batch import MOST_TOKENS, batches
+from dsconf.search.space import MOST_TOKENS, batches
 
 
 def test_every_divisor_of_a_ranks_share_is_tried() -> None:

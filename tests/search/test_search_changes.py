@@ -12,13 +12,14 @@ from search_fakes import FAKES, fake_cluster, fake_model
 import dsconf
 from dsconf.config.render import render
 from dsconf.errors import InputError
+from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate
-from dsconf.search.changes import Change, _more_memory, _scaled
+from dsconf.search.explain.changes import Change, _more_memory, _scaled
+from dsconf.search.explain.reasons import compared
+from dsconf.search.explain.scaling import Scale
 from dsconf.search.question import Question
 from dsconf.search.rank import combination, name
-from dsconf.search.reasons import compared
-from dsconf.search.recommend import Recommendation, answer
-from dsconf.search.scaling import Scale
+from dsconf.search.recommend import answer
 from dsconf.search.wish import Wish
 from dsconf.units import GIB
 

@@ -13,7 +13,7 @@ from search_fakes import FAKES, fake_cluster, fake_model
 import dsconf
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, evaluate
-from dsconf.search.headroom import STEP, _last, headroom, longest_sequence
+from dsconf.search.explain.headroom import STEP, _last, headroom, longest_sequence
 from dsconf.search.space import plain_settings
 from dsconf.search.wish import Wish
 from dsconf.units import GIB

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from dsconf import recommend
-from dsconf.search.recommend import Recommendation
+from dsconf.search.answer import Recommendation
 
 
 def notes(found: Recommendation) -> str:

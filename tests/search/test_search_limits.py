@@ -13,7 +13,7 @@ from dsconf.cluster.read import read_cluster
 from dsconf.job import Job
 from dsconf.resources import text
 from dsconf.search.candidates import Candidate, evaluate
-from dsconf.search.limits import TWICE, limits, with_nvlink
+from dsconf.search.explain.limits import TWICE, limits, with_nvlink
 from dsconf.search.space import plain_settings
 from dsconf.search.wish import Wish
 from dsconf.speed.step_time import step_time

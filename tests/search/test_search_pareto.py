@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dsconf.search.pareto import LESS, pareto, spread
+from dsconf.search.rank import LESS, pareto, spread
 
 
 def point(memory: int, speed: int, fits: str = "yes", engine: str = "deepspeed", low: bool = False) -> Any:

@@ -15,10 +15,11 @@ from dsconf.errors import DoesNotFitError, DsconfError
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.model.spec import Model
+from dsconf.search.answer import Recommendation
+from dsconf.search.explain.reasons import short as short_of
 from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
-from dsconf.search.reasons import short as short_of
-from dsconf.search.recommend import Recommendation, answer
+from dsconf.search.recommend import answer
 from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
 from dsconf.units import GIB, TIB, format_bytes

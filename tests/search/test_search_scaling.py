@@ -8,9 +8,10 @@ import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
 
 from dsconf.cluster.spec import Cluster
+from dsconf.search.answer import Recommendation
+from dsconf.search.explain.scaling import Scale, scaling_notes, sizes
 from dsconf.search.question import Question
-from dsconf.search.recommend import Recommendation, answer
-from dsconf.search.scaling import Scale, scaling_notes, sizes
+from dsconf.search.recommend import answer
 from dsconf.search.wish import Wish
 
 SMALL = fake_model(1024, 8)

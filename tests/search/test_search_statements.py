@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from dsconf import InputError, recommend
+from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate
+from dsconf.search.explain.reasons import held_back
+from dsconf.search.explain.scaling import alike
 from dsconf.search.rank import EQUAL, WORTH_A_HOST, held_for_its_host, name, needs_unstated_host, rivals
-from dsconf.search.reasons import held_back
-from dsconf.search.recommend import Recommendation
-from dsconf.search.scaling import alike
 
 SIZES = ("125M", "410M", "1.3B", "3B", "7B", "13B", "34B", "70B")
 CARDS = ("h100-80gb", "a100-40gb", "l40s", "rtx-4090", "h200", "v100-32gb", "a10")

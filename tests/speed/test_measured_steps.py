@@ -5,17 +5,15 @@ rank 0 of ``world_size``: kernels, local copies and CPU work are real, collectiv
 communication is left out. The machine had 16 cores. Two rows calibrated a constant each: ``CALIBRATING``.
 """
 
-import sys
 from pathlib import Path
 from statistics import median
 
 import pytest
 
-REPO = Path(__file__).parents[2]
-sys.path.insert(0, str(REPO))
+from benchmarks.memory.accuracy import read
+from benchmarks.speed import accuracy as speed
 
-from benchmarks import speed  # noqa: E402
-from benchmarks.accuracy import read  # noqa: E402
+REPO = Path(__file__).parents[2]
 
 ROWS = read(REPO / "tests" / "measured" / "h200-step-times.jsonl")
 SMALL = ("t-llama1b-z2-w8-b1-s1024", "t-qwen05b-z2-w8-b4-s2048")

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import statistics
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from benchmarks.speed import launches as bench
 from dsconf.model.read import read_model
 from dsconf.model.spec import Param
 from dsconf.speed import rates
 from dsconf.speed.compute import micro_batch
 from dsconf.speed.elementwise import Cost
 from dsconf.speed.python_time import Modules, engine, gathered, launches, modules
-
-sys.path.insert(0, str(Path(__file__).parents[2]))
-
-from benchmarks import launches as bench
 
 job = bench.job_of
 ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "measured/h200-launches.jsonl").open()]

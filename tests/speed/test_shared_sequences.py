@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dsconf.config.settings import Settings
-from dsconf.memory.states import widths
+from dsconf.memory.zero.wrapper import widths
 from dsconf.speed.communication import gradient_width
 
 

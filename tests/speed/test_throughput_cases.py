@@ -1,4 +1,4 @@
-"""Predicted step times against measured and published ones; benchmarks/speed.py prints them case by case."""
+"""Predicted step times against measured and published ones; benchmarks/speed/accuracy.py prints them case by case."""
 
 import subprocess
 import sys
@@ -7,11 +7,10 @@ from statistics import median
 
 import pytest
 
-REPO = Path(__file__).parents[2]
-sys.path.insert(0, str(REPO))
+from benchmarks.memory.accuracy import read
+from benchmarks.speed import accuracy as speed
 
-from benchmarks import speed  # noqa: E402
-from benchmarks.accuracy import read  # noqa: E402
+REPO = Path(__file__).parents[2]
 
 OWN = [row for path in speed.FILES[:-1] for row in read(path) if speed.timed(row)]
 PUBLISHED = read(speed.FILES[-1])
@@ -119,7 +118,9 @@ def test_rows_of_the_grid_are_read():
 
 
 def run(*words):
-    return subprocess.run([sys.executable, "-m", "benchmarks.speed", *words], cwd=REPO, capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed.accuracy", *words], cwd=REPO, capture_output=True, text=True
+    )
 
 
 def test_the_program_prints_both_tables_and_holds_its_bounds():

@@ -1,0 +1,1 @@
+"""Accuracy of the step times, and what it is fitted to."""

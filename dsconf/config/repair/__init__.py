@@ -1,0 +1,1 @@
+"""Repairs a config in its own text."""

@@ -1,0 +1,1 @@
+"""What runs inside a launched rank; the only part of live that may import torch and DeepSpeed."""

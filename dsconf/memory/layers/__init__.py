@@ -1,0 +1,1 @@
+"""What the families' layers, embedding and loss run, operation by operation."""

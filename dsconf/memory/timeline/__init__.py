@@ -1,0 +1,1 @@
+"""What is alive at each moment of initialisation and of a step."""

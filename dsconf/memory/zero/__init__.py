@@ -1,0 +1,1 @@
+"""What DeepSpeed decides: order of gradients, buckets, slices, sub-groups, gathering."""

@@ -1,0 +1,154 @@
+"""Muon's two parameter groups and what its update makes (DeepSpeed 0.19.8: runtime/zero/muon, Z12, Z3).
+
+Matrices outside embeddings and output projection go to Muon, the rest to Adam (deepspeed/__init__.py:
+set_optimizer_flags). Each group has a flat buffer of its own; Muon's comes first (engine.py:2425-2474).
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from dsconf.memory.zero.slices import Slice, owned, pieces
+from dsconf.model.spec import Model, Param
+
+CACHED_BYTES = 256 * 2**20
+"""Most that stage 3 keeps of gather buffers from step to step (stage3.py:243)."""
+
+
+class Half(NamedTuple):
+    """One of the two groups."""
+
+    muon: bool
+    numels: tuple[int, ...]
+    """Of each trained parameter, in the group's order."""
+    total: int
+
+
+def by_muon(name: str, param: Param) -> bool:
+    """Whether Muon trains ``param``, by shape and name (deepspeed/__init__.py:369)."""
+    return len(param.shape) >= 2 and not any(word in name.lower() for word in ("embed", "lm_head"))
+
+
+@lru_cache(maxsize=128)
+def halves(model: Model) -> tuple[Half, ...]:
+    """Muon's group and Adam's, without the empty ones."""
+    params = model.parameters
+    every = (*params.before, *(params.layer * params.layers), *params.after)
+    found = []
+    for muon in (True, False):
+        group = [p for p in every if p.trainable and by_muon(p.name, p) == muon]
+        if muon:
+            # Muon sorts its matrices by shape (original_muon.py: MuonWithAuxAdam.__init__).
+            group.sort(key=lambda p: p.shape, reverse=True)
+        if group:
+            numels = tuple(p.numel for p in group)
+            found.append(Half(muon, numels, sum(numels)))
+    return tuple(found)
+
+
+class Part(NamedTuple):
+    """What one rank owns of one parameter group at stages 1 and 2."""
+
+    muon: bool
+    total: int
+    """Elements of the group."""
+    slice: Slice
+
+
+@lru_cache(maxsize=1024)
+def parts(model: Model, optimizer: str, world_size: int, rank: int) -> tuple[Part, ...]:
+    """The slice of ``rank`` of each parameter group of ``optimizer``: two for Muon, one for any other."""
+    if optimizer != "muon":
+        one = owned(model, world_size, rank)
+        return (Part(False, one.elements * world_size, one),)
+    found = []
+    for half in halves(model):
+        registered, at = [], 0
+        for numel in half.numels:
+            registered.append((numel, at))
+            at += numel
+        found.append(Part(half.muon, half.total, pieces(tuple(registered), half.total, world_size, rank)))
+    return tuple(found)
+
+
+@lru_cache(maxsize=128)
+def largest_matrix(model: Model) -> int:
+    """Elements of the largest parameter that Muon trains."""
+    return max((max(half.numels) for half in halves(model) if half.muon), default=0)
+
+
+def iteration(model: Model, width: int) -> int:
+    """Bytes of the Newton-Schulz iteration over the largest matrix (original_muon.py:87-186).
+
+    The matrix in 16 bit, its product with the orthogonalizing matrix, and the update in the gradient's ``width``.
+    """
+    return (2 + 2 + width) * largest_matrix(model)
+
+
+class Gathers(NamedTuple):
+    """Stage 3 gathers gradients and momenta whole, chunks as large as a reduce bucket (stage3.py:1697-1864)."""
+
+    kept: int
+    """Elements of gather buffers that stay from step to step."""
+    most: int
+    """Most elements alive beside those, in the step."""
+
+
+@lru_cache(maxsize=256)
+def gathers(model: Model, world_size: int, sub_group_size: int, bucket: int, width: int) -> Gathers:
+    """Buffers of ``width`` bytes an element; chunks do not cross sub-groups."""
+    half = next((half for half in halves(model) if half.muon), None)
+    if half is None or world_size == 1:
+        clones = max(half.numels) if half else 0
+        return Gathers(0, clones)
+    buffers: dict[int, int] = {}
+    most = 0
+    for _ in range(2):  # in the second step the buffers of the first are there
+        before = 0
+        for chunk in _chunks(half.numels, world_size, sub_group_size, bucket):
+            own = sum(-(-numel // world_size) for numel in chunk)
+            whole = own * world_size
+            scratch = own + whole
+            kept = scratch * width <= CACHED_BYTES
+            if kept:
+                buffers.pop(own, None)
+                while buffers and (sum(buffers.values()) + scratch) * width > CACHED_BYTES:
+                    buffers.pop(next(iter(buffers)))
+                buffers[own] = scratch
+            extra = 0 if kept else scratch
+            cached = sum(buffers.values())
+            gradients = before + whole + extra
+            momenta = whole + own + whole + max(extra, _round(chunk, world_size))
+            most = max(most, cached + gradients, cached + momenta)
+            before = whole
+    kept_now = sum(buffers.values())
+    return Gathers(kept_now, most - kept_now)
+
+
+def _round(chunk: tuple[int, ...], world_size: int) -> int:
+    """Each rank orthogonalizes one parameter of a round; unequal ones are padded and gathered anew (stage3.py:1738)."""
+    most = 0
+    for at in range(0, len(chunk), world_size):
+        some = chunk[at : at + world_size]
+        if len(some) < world_size or len(set(some)) > 1:
+            most = max(most, 2 * (1 + world_size) * max(some))
+    return most
+
+
+def _chunks(numels: tuple[int, ...], world_size: int, sub_group_size: int, bucket: int) -> list[tuple[int, ...]]:
+    found: list[tuple[int, ...]] = []
+    chunk: list[int] = []
+    inside = 0
+    for numel in numels:
+        if chunk and sum(chunk) + numel > bucket:
+            found.append(tuple(chunk))
+            chunk = []
+        chunk.append(numel)
+        inside += -(-numel // world_size)
+        if inside >= sub_group_size:
+            found.append(tuple(chunk))
+            chunk, inside = [], 0
+    if chunk:
+        found.append(tuple(chunk))
+    return found

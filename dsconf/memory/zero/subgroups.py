@@ -1,0 +1,112 @@
+"""Stage 3: how parameters are cut, grouped and reduced."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from itertools import accumulate
+from typing import NamedTuple
+
+from dsconf.config.settings import Settings
+from dsconf.memory.zero.gradient_order import hooks
+from dsconf.memory.zero.muon import halves
+from dsconf.memory.zero.reduce_buckets import arrivals, buckets
+from dsconf.model.spec import Model, Param
+
+
+class Shards(NamedTuple):
+    """Elements of one rank at stage 3; each parameter is padded to the world size (partition_parameters.py:1690)."""
+
+    trained: int
+    frozen: int
+    largest: int
+    """Largest slice of one parameter."""
+    groups: tuple[tuple[int, int], ...]
+    """(elements, tensors) of each sub-group: it closes when it reaches ``sub_group_size`` (stage3.py:1210-1233)."""
+    muon: int = 0
+    """Of ``trained``, the elements that Muon trains."""
+
+
+@lru_cache(maxsize=1024)
+def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = "adamw") -> Shards:
+    """What a rank holds of ``model``; sub-groups do not cross the parameter groups of ``optimizer``."""
+    frozen = sum(-(-p.numel // world_size) for p in all_params(model) if not p.trainable)
+    if optimizer == "muon":
+        kinds = [(half.muon, half.numels) for half in halves(model)]
+    else:
+        kinds = [(False, tuple(numel for numel, _ in hooks(model).registered))]
+    trained = muon = largest = 0
+    groups: list[tuple[int, int]] = []
+    for by_muon, numels in kinds:
+        inside = tensors = 0
+        for numel in numels:
+            piece = -(-numel // world_size)
+            trained += piece
+            muon += piece if by_muon else 0
+            largest = max(largest, piece)
+            inside, tensors = inside + piece, tensors + 1
+            if inside >= sub_group_size:
+                groups.append((inside, tensors))
+                inside = tensors = 0
+        if tensors:
+            groups.append((inside, tensors))
+    return Shards(trained, frozen, largest, tuple(groups), muon)
+
+
+def on_gpu(settings: Settings, shard: Shards) -> tuple[tuple[int, int], ...]:
+    """Sub-groups whose optimizer stays on the GPU although it is offloaded: whole ones, the first (Z3:1100-1108)."""
+    if settings.offload_optimizer != "cpu":
+        return ()
+    return shard.groups[: int((1 - settings.offload_optimizer_ratio) * len(shard.groups))]
+
+
+class Reduction(NamedTuple):
+    """A bucket being reduce-scattered in the hook of the parameter that no longer fitted."""
+
+    layer: int
+    event: int
+    waiting: int
+    copied: int
+    """Elements flattened for the collective, padding included; 0 for one parameter that divides evenly."""
+    filled: int
+    """Elements in the bucket, where they are."""
+    outside: int = 0
+    """Of ``copied``, those of a gradient larger than the bucket, which is cast for the collective where it is."""
+
+
+@lru_cache(maxsize=1024)
+def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, ...]:
+    """Reductions of one backward at stage 3 (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
+    found: dict[tuple[int, bool, bool], list[Reduction]] = {}
+    order, before, padded = hooks(model).order, arrivals(model).before, _padded(model, world_size)
+    for start, stop in buckets(before, bucket):
+        layer, event, waiting = -1, -1, 0
+        if stop < len(order):
+            waiting, _, layer, event = order[stop]
+        filled, copied = before[stop] - before[start], padded[stop] - padded[start]
+        if stop == start + 1 and copied == filled:
+            copied = 0  # it divides evenly, and is reduced as it is
+        outside = filled if filled > bucket else 0  # too large for the bucket: it waits as its own gradient
+        copied += outside
+        rivals = found.setdefault((event, layer < 0, layer == model.layers), [])
+        if not any(r.layer >= layer and r.copied >= copied and r.filled >= filled for r in rivals):
+            rivals.append(Reduction(layer, event, waiting, copied, filled, outside))
+    return tuple(r for rivals in found.values() for r in rivals)
+
+
+@lru_cache(maxsize=256)
+def _padded(model: Model, world_size: int) -> tuple[int, ...]:
+    """``Arrivals.before``, each gradient padded to the ranks."""
+    numels = (-(-hook.numel // world_size) * world_size for hook in hooks(model).order)
+    return tuple(accumulate(numels, initial=0))
+
+
+@lru_cache(maxsize=128)
+def largest_param(model: Model) -> int:
+    """Elements of the largest parameter."""
+    return max(p.numel for p in (*model.parameters.before, *model.parameters.layer, *model.parameters.after))
+
+
+def all_params(model: Model) -> tuple[Param, ...]:
+    """Every parameter, layer by layer, in registration order."""
+    params = model.parameters
+    return (*params.before, *(params.layer * params.layers), *params.after)

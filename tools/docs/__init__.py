@@ -1,0 +1,1 @@
+"""Refreshes the pages that hold printed figures."""

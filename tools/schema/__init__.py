@@ -1,0 +1,1 @@
+"""Makes the schemas from DeepSpeed's own sources."""
