@@ -19,7 +19,7 @@ from pathlib import Path
 from time import perf_counter
 
 from benchmarks.answers.ask import ask_all
-from benchmarks.answers.compare import Found, compare, report
+from benchmarks.answers.compare import Found, Groups, compare, report
 from benchmarks.answers.estimates import estimates
 from benchmarks.answers.question import Answer, Question
 from benchmarks.answers.searches import recommendations
@@ -57,7 +57,7 @@ def _record(args: argparse.Namespace) -> int:
                 _tell(kind, count, start)
         by_code = ", ".join(f"{codes[code]} with exit code {code}" for code in sorted(codes))
         crashed = f", {let_through} of them crashed" if let_through else ""
-        print(f"{kind}: {count} answers in {perf_counter() - start:.0f} s: {by_code}{crashed}")
+        print(f"{kind}: {count} answers in {perf_counter() - start:.0f} s: {by_code}{crashed}", flush=True)
     return 0
 
 
@@ -80,7 +80,7 @@ def _compare(args: argparse.Namespace) -> int:
     return int(total.equal != total.answers)
 
 
-def _of_kind(kind: str, found: Found) -> dict:
+def _of_kind(kind: str, found: Found) -> Groups:
     """The groups of ``found``, those of help apart from those of answers."""
     if kind != "help":
         return found.groups

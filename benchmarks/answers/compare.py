@@ -29,20 +29,22 @@ class Difference(NamedTuple):
     new: Any
 
 
+Groups = dict[tuple[str, str, str], list[tuple[Question, Difference]]]
+"""Differences by command, place and nature; of one answer the first of each."""
+
+
 class Found(NamedTuple):
     """Differences of many answers."""
 
     answers: int
     equal: int
-    groups: dict[tuple[str, str, str], list[tuple[Question, Difference]]]
-    """By command, place and nature; of one answer the first of each."""
+    groups: Groups
 
 
-def compare(
-    pairs: Iterable[tuple[Question, Answer, Answer]], numbers_only: bool = False, into: Found | None = None
-) -> Found:
-    """How the old and the new answer to each question differ, added to ``into``."""
-    answers, equal, groups = into or Found(0, 0, defaultdict(list))
+def compare(pairs: Iterable[tuple[Question, Answer, Answer]], numbers_only: bool = False) -> Found:
+    """How the old and the new answer to each question differ."""
+    answers = equal = 0
+    groups: Groups = defaultdict(list)
     for question, old, new in pairs:
         answers += 1
         first: dict[tuple[str, str, str], Difference] = {}
