@@ -11,17 +11,8 @@ from dsconf.accepted import accepted
 from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.model.lengths import USUAL, sequence_length
-from dsconf.request import (
-    ConfigWords,
-    DiskWords,
-    JobWords,
-    KernelWords,
-    NodeWords,
-    RateWords,
-    StageWords,
-    WeightWords,
-    read,
-)
+from dsconf.request import ConfigWords, DiskWords, JobWords, KernelWords, NodeWords, RateWords, StageWords, WeightWords
+from dsconf.word import read
 from dsconf.workload import ALLOCATORS, Workload, require_adapters
 
 if TYPE_CHECKING:

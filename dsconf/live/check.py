@@ -18,14 +18,16 @@ from dsconf.live.run import launch, no_progress
 from dsconf.model.lengths import USUAL, sequence_length
 from dsconf.model.spec import Model
 from dsconf.read_job import agreed, node_cluster, read_workload
-from dsconf.request import CheckWords, read
+from dsconf.request import CheckWords
 from dsconf.units import whole
+from dsconf.word import read, worded
 from dsconf.workload import require_adapters
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@worded(CheckWords)
 def check(
     config: str | Path | Mapping[str, Any],
     params: str | int | None = None,

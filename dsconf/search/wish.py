@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+from dsconf.errors import one_of
 from dsconf.model.lengths import sequence_length
 from dsconf.model.spec import Model
 from dsconf.request import ConfigWords, GlobalBatchWords, RunWords
@@ -64,7 +65,7 @@ def read_wish(word: SearchWords, model: Model) -> Wish:
         micro_batch=word["micro_batch_size"],
         accumulation=word["gradient_accumulation_steps"],
         precision=word["precision"],
-        optimizer=word["optimizer"] or "adamw",
+        optimizer=one_of("--optimizer", word["optimizer"] or "adamw", OPTIMIZERS),
         offload=word["offload"],
         checkpointing=word["activation_checkpointing"],
         attention=word["attention"],

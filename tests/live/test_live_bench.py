@@ -87,7 +87,7 @@ def test_a_strategy_that_fails_leaves_the_others() -> None:
         ({"strategies": "single,zero4"}, "--strategies: 'zero4' is not one of"),
         ({"precision": "int8"}, "--precision"),
         ({"attention": "flesh"}, "--attention"),
-        ({"gpus": 0}, "--gpus: 0 is not a positive number"),
+        ({"gpus": 0}, "--gpus: 0 is not a positive whole number"),
         ({"model": None}, "--params"),
         ({"launcher": "mpirun"}, "--launcher"),
         ({"resume": True, "steps": 1}, "--steps 1: --resume saves half-way"),
