@@ -12,7 +12,6 @@ from dsconf.config.render import render
 from dsconf.config.settings import Settings
 from dsconf.live.plan import CheckRequest, settled
 from dsconf.live.predict import of_estimate
-from dsconf.live.processes.crew import allocator_of, allocator_setting
 from dsconf.live.processes.launcher import Failure, Runner
 from dsconf.live.record import record_of
 from dsconf.live.result import CheckResult, RankFigures
@@ -121,7 +120,6 @@ def wish(
                 seq_len=case.seq_len,
                 checkpointing=case.setting.checkpointing,
                 load_dtype="fp32" if ddp else None,
-                allocator=allocator_of(allocator_setting()),
             ),
             micro_batch=case.micro_batch,
             accumulation=case.setting.accumulation,

@@ -142,7 +142,6 @@ def preload(cases: list[dict[str, Any]]) -> None:
 def train(case: dict[str, Any], steps: int, folder: Path) -> None:
     """Runs in a process of its own: journals the steps of ``case`` in ``folder``."""
     from dsconf.live.plan import CheckRequest, make_plan, settled
-    from dsconf.live.processes.crew import allocator_of, allocator_setting
     from dsconf.live.processes.journal import Journal
     from dsconf.live.rank.worker import _prepare_environment, _probe, _train
 
@@ -155,7 +154,6 @@ def train(case: dict[str, Any], steps: int, folder: Path) -> None:
             seq_len=case["seq_len"],
             checkpointing=case["gradient_checkpointing"],
             zero_init=False,
-            allocator=allocator_of(allocator_setting()),
         ),
         steps=steps,
         backend="ddp" if case["engine"] == "ddp" else "deepspeed",

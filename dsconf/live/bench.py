@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.errors import InputError, UnavailableError, one_of
 from dsconf.live.plan import CPU_RANKS, CheckRequest
-from dsconf.live.processes.crew import StopSignals, allocator_of, allocator_setting
+from dsconf.live.processes.crew import StopSignals
 from dsconf.live.processes.launcher import Failure, Runner, SubprocessRunner
 from dsconf.live.result import CheckResult
 from dsconf.live.run import launch, no_progress
@@ -124,7 +124,6 @@ def bench(
             checkpointing=bool(word["activation_checkpointing"]),
             attention=word["attention"],
             zero_init=False,
-            allocator=allocator_of(allocator_setting()),
         ),
         micro_batch=word["micro_batch_size"],
         accumulation=word["gradient_accumulation_steps"],

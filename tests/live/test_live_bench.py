@@ -47,7 +47,7 @@ def test_every_strategy_takes_the_same_sequences_from_the_same_seed() -> None:
     runner = Recorder()
     result = ask(runner, micro_batch_size=2, gradient_accumulation_steps=2)
     assert [row.strategy for row in result.rows] == list(STRATEGIES)
-    assert {o.micro_batch * o.accumulation * o.world_size for o in runner.orders} == {8}
+    assert {order.tokens // order.workload.seq_len for order in runner.orders} == {8}
     assert result.global_batch == 8
     assert len({o.seed for o in runner.orders}) == 1
     assert not any(o.zero_init for o in runner.orders)
