@@ -50,7 +50,7 @@ def test_every_strategy_takes_the_same_sequences_from_the_same_seed() -> None:
     assert {order.tokens // order.workload.seq_len for order in runner.orders} == {8}
     assert result.global_batch == 8
     assert len({o.seed for o in runner.orders}) == 1
-    assert not any(o.zero_init for o in runner.orders)
+    assert not any(o.workload.zero_init for o in runner.orders)
     assert [o.world_size for o in runner.orders] == [1, 2, 2, 2, 2, 2]
     assert [o.backend for o in runner.orders] == ["ddp", "ddp", "deepspeed", "deepspeed", "deepspeed", "accelerate"]
     stages = [o.ds_config["zero_optimization"]["stage"] for o in runner.orders]
