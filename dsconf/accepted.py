@@ -11,6 +11,7 @@ from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.model.attention import refuse_flash
 from dsconf.model.spec import Model
+from dsconf.workload import Workload
 
 WITHOUT_KV_HEADS = ("bloom", "falcon", "gpt2", "gpt_neo", "gpt_neox", "gptj", "opt")
 """Families whose config has no ``num_key_value_heads``, which ``register_with_transformers`` reads (503)."""
@@ -24,16 +25,24 @@ def accepted(job: Job) -> Job:
     Raises:
         InputError: why not, in one line.
     """
-    model, settings, workload = job.model, job.settings, job.workload
+    require_shareable(job.model, job.cluster.world_size, job.settings, job.workload)
+    refuse_flash(job.model, job.workload.attention, job.settings.precision, job.cluster.gpu.has_bf16)
+    return job
+
+
+def require_shareable(model: Model, world_size: int, settings: Settings, workload: Workload) -> None:
+    """Refuse ranks that cannot share sequences, and a loss that cannot be made in shards.
+
+    Raises:
+        InputError: why not, in one line.
+    """
     ranks = settings.sequence_parallel
-    problem = sharing_problem(model, job.cluster.world_size, workload.seq_len, ranks, workload.attention)
+    problem = sharing_problem(model, world_size, workload.seq_len, ranks, workload.attention)
     if problem is not None:
         raise InputError(f"--sequence-parallel: {problem}")
-    refuse_flash(model, workload.attention, settings.precision, job.cluster.gpu.has_bf16)
     problem = None if workload.loss_shards is None else tiled_loss_problem(model, settings)
     if problem is not None:
         raise InputError(f"--tiled-loss: {problem}")
-    return job
 
 
 def sharing_problem(model: Model, world_size: int, seq_len: int, ranks: int, attention: str) -> str | None:

@@ -89,6 +89,8 @@ def _engine(case: Case) -> Any:
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from dsconf.live.rank.sequences import tiled
+
     config = AutoConfig.for_model(**case["model"], use_cache=False)
     settings = ds_config(case)
     with _typed(torch.bfloat16), deepspeed.zero.Init(config_dict_or_path=settings, enabled=case["stage"] == 3):
@@ -96,7 +98,7 @@ def _engine(case: Case) -> Any:
     if case["checkpointing"]:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if case["shards"]:
-        model.forward = _tiled(model, case["shards"])
+        model.forward = tiled(model, case["shards"])
     groups = UlyssesSPAttentionHF.register_with_transformers(model, "sdpa", case["ranks"], case["batch"])
     return deepspeed.initialize(model=model.train(), config=settings, mpu=groups)[0]
 
@@ -108,24 +110,6 @@ def _typed(dtype: Any) -> Iterator[None]:
     torch.set_default_dtype(dtype)
     yield
     torch.set_default_dtype(torch.float32)
-
-
-def _tiled(model: Any, shards: int) -> Any:
-    """The model's forward with ``TiledFusedLogitsLoss``, used as its docstring has it."""
-    from deepspeed.runtime.sequence_parallel.ulysses_sp import TiledFusedLogitsLoss
-    from transformers.modeling_outputs import CausalLMOutput
-
-    def loss_of(this: Any, states: Any, labels: Any) -> Any:
-        logits = this.lm_head(states)
-        return this.loss_function(logits, labels=None, vocab_size=this.config.vocab_size, shift_labels=labels)
-
-    def forward(input_ids: Any, position_ids: Any, shift_labels: Any, **_: Any) -> Any:
-        states = model.model(input_ids=input_ids, position_ids=position_ids).last_hidden_state
-        params = [model.lm_head.weight]
-        loss = TiledFusedLogitsLoss.apply(loss_of, model, states, shift_labels, None, shards, params, "mean")
-        return CausalLMOutput(loss=loss)
-
-    return forward
 
 
 def ds_config(case: Case) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from dsconf.accepted import require_shareable
 from dsconf.errors import InputError, UnavailableError
 from dsconf.live.plan import CheckRequest, settled
 from dsconf.live.precheck import precheck
@@ -61,7 +62,9 @@ def check(
     judged = precheck(config, request.config, gpus, batch_given)
     if judged.failure is not None:
         return CheckResult(False, "real", world_size=gpus, failure=judged.failure, findings=judged.findings)
-    agreed(resolve(request.config, gpus, "hf"), request.config, word)
+    settings = agreed(resolve(request.config, gpus, "hf"), request.config, word)
+    if request.model is not None:
+        require_shareable(request.model, gpus, settings, request.workload)
     request, tell = settled(request), progress or no_progress
     launched = runner or SubprocessRunner(allocator_variables(word["allocator"]))
 
@@ -116,6 +119,8 @@ def _model(params: str | int | None, name: str | Path | Mapping[str, Any] | None
     module, quantize = word["module"], word["quantize"]
     if quantize is not None and module is not None:
         raise InputError(f"--quantize {quantize}: --module brings its own weights; quantize them there")
+    if module is not None and (word["sequence_parallel"] or word["tiled_loss"] is not None):
+        raise InputError("--module: it runs as it is; leave --sequence-parallel and --tiled-loss out")
     require_adapters(quantize, word["lora_rank"])
     if quantize is not None and word["zero_init"]:
         raise InputError(f"--quantize {quantize}: zero.Init cannot hold quantized weights; leave --zero-init out")

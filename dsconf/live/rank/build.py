@@ -13,6 +13,7 @@ import torch
 
 from dsconf.live.processes.order import Order
 from dsconf.live.rank import quantized
+from dsconf.live.rank.sequences import tile_loss
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ATTENTION = {"sdpa": "sdpa", "eager": "eager", "flash": "flash_attention_2"}
@@ -65,6 +66,7 @@ def build(order: Order) -> Built:
     if order.module:
         model.train()
         return Built(model, _moved(batch, order), int(getattr(getattr(model, "config", None), "vocab_size", 0)))
+    tile_loss(model, order)
     if order.lora_rank:
         model = _with_adapters(model, order)
     if order.workload.checkpointing:

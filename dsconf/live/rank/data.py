@@ -9,13 +9,14 @@ import torch
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from dsconf.live.processes.order import Order
+from dsconf.live.rank.sequences import part_of
 
 
 class Tokens(Dataset[torch.Tensor]):
     """The sequences of one optimizer step over all ranks; number i is the same on every rank and in each run."""
 
     def __init__(self, order: Order, vocab: int) -> None:
-        self.count = order.workload.micro_batch * order.workload.accumulation * order.world_size
+        self.count = order.tokens // order.workload.seq_len
         self.seq_len, self.vocab, self.seed = order.workload.seq_len, vocab, order.seed
 
     def __len__(self) -> int:
@@ -34,16 +35,16 @@ def share(data: Dataset[torch.Tensor], order: Order) -> Any:
     """
     sampler: DistributedSampler[torch.Tensor] = DistributedSampler(
         data,
-        num_replicas=order.world_size,
-        rank=order.rank,
+        num_replicas=order.world_size // order.sequence_parallel,
+        rank=order.rank // order.sequence_parallel,
         shuffle=False,
     )
     return DataLoader(data, batch_size=order.workload.micro_batch, sampler=sampler)
 
 
-def endless(loader: Any, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:
+def endless(loader: Any, device: torch.device, order: Order) -> Iterator[dict[str, torch.Tensor]]:
     """The micro-batches of ``loader`` on ``device``, from the start again after the last; each is its own label."""
     while True:
         for tokens in loader:
             here = tokens.to(device)
-            yield {"input_ids": here, "labels": here}
+            yield {"input_ids": here, "labels": here} if order.sequence_parallel == 1 else part_of(here, order)

@@ -175,7 +175,7 @@ def _train(order: Order, local_rank: int, journal: Journal) -> None:
     try:
         trainer = _initialize(order, built.model, gauge, journal)
         tokens = Tokens(order, built.vocab)
-        batches = repeat(built.batch) if built.batch else endless(trainer.loader(tokens), trainer.device)
+        batches = repeat(built.batch) if built.batch else endless(trainer.loader(tokens), trainer.device, order)
         journal.enter("train")
         train(trainer, order, gauge, journal, batches)
     finally:  # a snapshot tells most where memory ran out

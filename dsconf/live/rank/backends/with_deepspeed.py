@@ -10,7 +10,9 @@ from torch.utils.data import Dataset
 
 from dsconf.live.processes.order import Order
 from dsconf.live.rank.backends import loss_of
+from dsconf.live.rank.build import ATTENTION
 from dsconf.live.rank.data import share
+from dsconf.live.rank.sequences import share_sequences
 
 TAG = "dsconf"
 
@@ -23,7 +25,9 @@ class Trainer:
 
         self.order = order
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self.engine: Any = deepspeed.initialize(model=model, model_parameters=trained, config=order.ds_config)[0]
+        groups = share_sequences(model, order, ATTENTION[order.workload.attention])
+        words = {"model": model, "model_parameters": trained, "config": order.ds_config, "mpu": groups}
+        self.engine: Any = deepspeed.initialize(**words)[0]
         self.device: torch.device = self.engine.device
 
     def loader(self, data: Dataset[torch.Tensor]) -> Any:
