@@ -12,7 +12,7 @@ from dsconf.job import Job
 from dsconf.live import prepare, scale
 from dsconf.live.crew import allocator_setting
 from dsconf.live.order import Order, Probe
-from dsconf.model.attention import runs_eager
+from dsconf.model.attention import runs_eager, sdpa_is_gone
 from dsconf.model.lengths import sequence_length
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
@@ -83,7 +83,7 @@ def make_plan(wish: Wish, probe: Probe) -> Plan:
     known = plan.job is not None and wish.rehearse_rank is None
     which = f"rank {plan.order.rank}" + (", the fullest," if known else "")
     note = f"{probe.cuda_devices} of {wish.world_size} GPUs here: {which} is real, the others are not run"
-    return plan._replace(notes=(note,))
+    return plan._replace(notes=(note, *plan.notes))
 
 
 def settled(wish: Wish) -> Wish:
@@ -100,10 +100,32 @@ def settled(wish: Wish) -> Wish:
     return wish._replace(micro_batch=micro, accumulation=accumulation)
 
 
-def _attention(wish: Wish) -> str:
-    """The kernel that is asked of transformers, which refuses SDPA for families that have none."""
-    alone = wish.model is not None and runs_eager(wish.model.family, wish.attention)
-    return "eager" if alone else wish.attention
+def _kernel(wish: Wish, probe: Probe) -> tuple[str, tuple[str, ...]]:
+    """The kernel that is asked of transformers, which refuses SDPA for families that have none; what to say of it."""
+    family, release = wish.model.family if wish.model is not None else "", _release(probe)
+    if wish.attention == "sdpa" and sdpa_is_gone(family, release):
+        return "eager", (_no_sdpa(family, release),)
+    return "eager" if runs_eager(family, wish.attention) else wish.attention, ()
+
+
+def _release(probe: Probe) -> str:
+    return probe.versions.get("transformers", "")
+
+
+def _no_sdpa(family: str, release: str) -> str:
+    return f"transformers {release} has no SDPA for {family}: eager attention stands in for it"
+
+
+def as_run(plan: Plan, attention: str, probe: Probe) -> Plan:
+    """``plan`` with the kernel that its ranks say they ran; empty: as planned.
+
+    They run another where their release of transformers refuses one that ``dsconf.model.attention`` says it has.
+    """
+    if plan.job is None or attention in ("", plan.order.attention):
+        return plan
+    job = replace(plan.job, workload=replace(plan.job.workload, attention=attention))
+    note = _no_sdpa(plan.job.model.family, _release(probe))
+    return Plan(plan.order._replace(attention=attention), job, plan.scaled_down, (*plan.notes, note))
 
 
 def _on_cpu(wish: Wish, config: dict[str, Any], probe: Probe) -> Plan:
@@ -167,13 +189,14 @@ def _plan(
     if wish.backend == "ddp":
         half = settings.precision in ("bf16", "fp16")
         settings = replace(settings, engine="ddp", precision="autocast" if half else "fp32", optimizer_fused=False)
+    attention, said = _kernel(wish, probe)
     trained_in = settings.precision if settings.precision in ("bf16", "fp16") else "fp32"
     workload = Workload(
         seq_len=wish.seq_len,
         micro_batch=micro,
         accumulation=accumulation,
         checkpointing=wish.checkpointing,
-        attention=_attention(wish),
+        attention=attention,
         allocator="expandable" if "expandable_segments:True" in allocator_setting() else "default",
         load_dtype=wish.load_dtype or trained_in,
         zero_init=settings.stage == 3 and (not wish.quantize if wish.zero_init is None else wish.zero_init),
@@ -185,7 +208,7 @@ def _plan(
     cluster = cluster_of(probe, world_size, wish.gpus_per_node)
     job = Job(wish.model, cluster, settings, workload)
     rank = estimate(job, wish.rehearse_rank).rank if rehearsed else 0
-    return Plan(order._replace(rank=rank), job, scaled, notes)
+    return Plan(order._replace(rank=rank), job, scaled, (*notes, *said))
 
 
 def _order(

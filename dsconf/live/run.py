@@ -9,7 +9,7 @@ from dsconf.live import advice, result
 from dsconf.live.checkpoint import room_note
 from dsconf.live.launcher import Outcome, Runner
 from dsconf.live.order import Order, Probe
-from dsconf.live.plan import Plan, Wish, make_plan
+from dsconf.live.plan import Plan, Wish, as_run, make_plan
 from dsconf.live.predict import comparable, predict
 from dsconf.live.result import CheckResult, Figures
 
@@ -43,6 +43,7 @@ def silent(line: str) -> None:
 
 
 def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResult:
+    plan = as_run(plan, _last(outcome, "built").get("attention", ""), probe)
     predicted = predict(plan, _last(outcome, "predicted"))
     process, iterations = result.fullest(outcome.events)
     order = plan.order
