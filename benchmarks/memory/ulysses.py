@@ -86,6 +86,7 @@ def _join(case: Case, rank: int, folder: str) -> None:
 def _engine(case: Case) -> Any:
     import deepspeed
     import torch
+    import torch._dynamo  # which transformers imports with the model's class, and which cannot be under zero.Init
     from deepspeed.runtime.sequence_parallel.ulysses_sp import UlyssesSPAttentionHF
     from transformers import AutoConfig, AutoModelForCausalLM
 

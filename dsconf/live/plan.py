@@ -12,7 +12,7 @@ from dsconf.job import Job
 from dsconf.live import prepare, scale
 from dsconf.live.processes.crew import allocator_of, allocator_setting
 from dsconf.live.processes.order import Order, Probe
-from dsconf.model.attention import runs_eager
+from dsconf.model.attention import runs_eager, sdpa_is_gone
 from dsconf.model.lengths import sequence_length
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
@@ -87,7 +87,7 @@ def make_plan(request: CheckRequest, probe: Probe) -> RunPlan:
     known = plan.job is not None and request.rehearse_rank is None
     which = f"rank {plan.order.rank}" + (", the fullest," if known else "")
     note = f"{probe.cuda_devices} of {request.world_size} GPUs here: {which} is real, the others are not run"
-    return plan._replace(notes=(note,))
+    return plan._replace(notes=(note, *plan.notes))
 
 
 def settled(request: CheckRequest) -> CheckRequest:
@@ -110,11 +110,37 @@ def _launchable(request: CheckRequest) -> dict[str, Any]:
     return config
 
 
-def _attention(request: CheckRequest) -> str:
-    """The kernel that is asked of transformers, which refuses SDPA for families that have none."""
-    kernel = request.workload.attention
-    alone = request.model is not None and runs_eager(request.model.family, kernel)
-    return "eager" if alone else kernel
+def _kernel(request: CheckRequest, probe: Probe) -> tuple[str, tuple[str, ...]]:
+    """The kernel that is asked of transformers, which refuses SDPA for families that have none; what to say of it."""
+    family, release = request.model.family if request.model is not None else "", _release(probe)
+    asked = request.workload.attention
+    if asked == "sdpa" and sdpa_is_gone(family, release):
+        return "eager", (_no_sdpa(family, release),)
+    return "eager" if runs_eager(family, asked) else asked, ()
+
+
+def _release(probe: Probe) -> str:
+    return probe.versions.get("transformers", "")
+
+
+def _no_sdpa(family: str, release: str) -> str:
+    return f"transformers {release} has no SDPA for {family}: eager attention stands in for it"
+
+
+def as_run(plan: RunPlan, attention: str, probe: Probe) -> RunPlan:
+    """Return ``plan`` with the kernel that its ranks say they ran; empty: as planned.
+
+    They run another where their release of transformers refuses one that ``dsconf.model.attention`` says it has.
+    """
+    if plan.job is None or attention in ("", plan.order.workload.attention):
+        return plan
+    workload = replace(plan.job.workload, attention=attention)
+    note = _no_sdpa(plan.job.model.family, _release(probe))
+    return plan._replace(
+        order=plan.order._replace(workload=workload),
+        job=replace(plan.job, workload=workload),
+        notes=(*plan.notes, note),
+    )
 
 
 def _on_cpu(request: CheckRequest, config: dict[str, Any], probe: Probe) -> RunPlan:
@@ -139,7 +165,7 @@ def _on_cpu(request: CheckRequest, config: dict[str, Any], probe: Probe) -> RunP
         small = small._replace(workload=replace(small.workload, attention="sdpa"))
         notes.append("flash attention needs CUDA: sdpa stands in for it")
     plan = _plan(small, config, probe, world_size, request.rehearse_rank is not None)
-    return plan._replace(scaled_down=tuple(scaled), notes=tuple(notes))
+    return plan._replace(scaled_down=tuple(scaled), notes=(*notes, *plan.notes))
 
 
 def _fit(request: CheckRequest) -> tuple[CheckRequest, list[str]]:
@@ -178,13 +204,14 @@ def _plan(request: CheckRequest, config: dict[str, Any], probe: Probe, world_siz
     if request.backend == "ddp":
         half = settings.precision in ("bf16", "fp16")
         settings = replace(settings, engine="ddp", precision="autocast" if half else "fp32", optimizer_fused=False)
+    attention, said = _kernel(request, probe)
     trained_in = settings.precision if settings.precision in ("bf16", "fp16") else "fp32"
     asked = request.workload
     workload = replace(
         asked,
         micro_batch=micro,
         accumulation=accumulation,
-        attention=_attention(request),
+        attention=attention,
         allocator=request.allocator or allocator_of(allocator_setting()),
         load_dtype=asked.load_dtype or trained_in,
         zero_init=settings.stage == 3 and (not asked.quantize if asked.zero_init is None else asked.zero_init),
@@ -196,7 +223,7 @@ def _plan(request: CheckRequest, config: dict[str, Any], probe: Probe, world_siz
     cluster = cluster_of(probe, world_size, request.gpus_per_node, request.host_memory)
     job = Job(request.model, cluster, settings, workload)
     rank = estimate(job, request.rehearse_rank).rank if rehearsed else 0
-    return RunPlan(order._replace(rank=rank), job)
+    return RunPlan(order._replace(rank=rank), job, notes=said)
 
 
 def _order(request: CheckRequest, config: dict[str, Any], probe: Probe, world_size: int, rehearsed: bool) -> Order:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dsconf.errors import UnavailableError
 from dsconf.live import advice, result
-from dsconf.live.plan import CheckRequest, RunPlan, make_plan
+from dsconf.live.plan import CheckRequest, RunPlan, as_run, make_plan
 from dsconf.live.predict import comparable, predict
 from dsconf.live.processes.launcher import Outcome, Runner
 from dsconf.live.processes.order import Order, Probe
@@ -46,6 +46,7 @@ def no_progress(line: str) -> None:
 
 
 def _report(request: CheckRequest, plan: RunPlan, probe: Probe, outcome: Outcome) -> CheckResult:
+    plan = as_run(plan, _last(outcome, "built").get("attention", ""), probe)
     predicted = predict(plan, _last(outcome, "predicted"))
     process, iterations = result.fullest(outcome.events)
     order = plan.order

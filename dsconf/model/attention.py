@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
@@ -13,10 +14,20 @@ if TYPE_CHECKING:
 EAGER_ALONE = ("bloom", "gptj", "gpt_neo")
 """Families whose code in transformers has no SDPA: asked for it, they refuse; left alone, they compute scores."""
 
+SDPA_UNTIL = {"gemma2": (5, 20)}
+"""Families that had SDPA, and the last release of transformers in which they do: from 5.21 on modeling_gemma2.py says
+``_supports_sdpa = False``, since SDPA has no softcap of the scores."""
+
 
 def runs_eager(family: str, attention: str) -> bool:
     """Whether scores are made one by one: asked for, or the family's only way beside FlashAttention's package."""
     return attention == "eager" or (attention == "sdpa" and family in EAGER_ALONE)
+
+
+def sdpa_is_gone(family: str, release: str) -> bool:
+    """Whether ``release`` of transformers, such as 5.24.0, refuses SDPA for a ``family`` that had it before."""
+    numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
+    return family in SDPA_UNTIL and numbers > SDPA_UNTIL[family]
 
 
 def flash_problem(model: Model, precision: str, has_bf16: bool) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,34 @@ def test_a_stale_file_is_a_failure_that_shows_the_difference(generator, tmp_path
     assert generator._compare(stale, text) == 1
     assert '"default": 500000000' in capsys.readouterr().out
     assert generator._compare(tmp_path / "missing.json", text) == 1
+
+
+@pytest.fixture
+def newer(monkeypatch):
+    """DeepSpeed as if it had brought out a release since."""
+    monkeypatch.setattr("deepspeed.__version__", "0.19.10+0a1b2c3")
+    monkeypatch.setattr(sys, "argv", ["generate_ds_config_schema.py", "--check"])
+
+
+@pytest.mark.usefixtures("newer")
+def test_a_newer_release_that_reads_the_same_is_well(generator, capsys):
+    assert generator.main() == 0
+    assert capsys.readouterr().out == "DeepSpeed 0.19.10 is newer than all in RELEASES, and reads what 0.19.8 does\n"
+
+
+@pytest.mark.usefixtures("newer")
+def test_a_newer_release_with_a_new_key_or_default_is_a_failure_that_says_what_to_do(generator, monkeypatch, capsys):
+    from deepspeed.runtime import config
+
+    with monkeypatch.context() as patch:
+        patch.setattr(config, "get_dump_state", lambda params: params.get("dump_state", True))
+        assert generator.main() == 1
+    said = capsys.readouterr().out
+    assert "DeepSpeed 0.19.10 reads its config otherwise than 0.19.8, the newest in RELEASES" in said
+    assert '"default": true' in said
+    monkeypatch.delitem(generator.BLOCKS["aio"], "use_gds")
+    assert generator.main() == 1
+    assert "aio: DeepSpeed reads 'use_gds', which no table describes" in capsys.readouterr().out
 
 
 def test_a_key_that_only_deepspeed_knows_is_a_failure(generator, monkeypatch):

@@ -33,6 +33,15 @@ def test_stage_3_is_built_in_shards(target: str, says: str) -> None:
     assert says not in head(launch(target, quantize="4bit"))
 
 
+def test_what_cannot_be_imported_under_zero_init_is_named() -> None:
+    """The Trainer and Accelerate enter zero.Init in from_pretrained, when the model's class is there."""
+    says = "Before zero.Init it has imported torch._dynamo"
+    assert says in head(launch("deepspeed"))
+    assert says not in head(launch("deepspeed", stage=2))
+    assert says not in head(launch("hf"))
+    assert says not in head(launch("accelerate"))
+
+
 def test_the_launchers_own_argument_is_named() -> None:
     """deepspeed/launcher/launch.py gives every script --local_rank; argparse refuses what it does not know."""
     assert "--local_rank (an int, -1 by default)" in head(launch("deepspeed"))

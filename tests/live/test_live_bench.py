@@ -152,6 +152,7 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
 
 
+@pytest.mark.newest
 @pytest.mark.launch
 @pytest.mark.timeout(280)
 @pytest.mark.usefixtures("on_the_cpu")

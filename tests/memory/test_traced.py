@@ -18,6 +18,7 @@ from dsconf.memory.trace.module import TracedModel, read_module
 from dsconf.memory.zero.coordinator import Limits, gathered
 from dsconf.memory.zero.gradient_order import hooks
 from dsconf.memory.zero.module_order import modules
+from dsconf.model.attention import sdpa_is_gone
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 
@@ -298,8 +299,10 @@ IDS = 4 * 2 * 256 * 8
 
 
 def hugging_face(config: dict[str, Any], attention: str, dtype: str = "bf16") -> Any:
-    """The module of a config, without weights."""
+    """The module of a config, without weights; skips the test where this transformers has no SDPA for the family."""
     transformers = pytest.importorskip("transformers")
+    if attention == "sdpa" and sdpa_is_gone(config["model_type"], transformers.__version__):
+        pytest.skip(f"transformers {transformers.__version__} has no SDPA for {config['model_type']}")
     transformers.logging.set_verbosity_error()
     shape = {key: value for key, value in config.items() if key != "model_type"} | {"pad_token_id": None}
     made = transformers.AutoConfig.for_model(config["model_type"], **shape)
@@ -316,7 +319,12 @@ def both(family: str, attention: str) -> tuple[TracedModel, Model, Shape]:
     return read_module(module, micro_batch_size=2, seq_len=256), read_model(model=config), shape
 
 
-AGREEING = [(*case, replay) for case in CASES for replay in ("", "nonreentrant", "reentrant")]
+NEWEST = (("llama", "sdpa"), ("gemma2", "eager"))
+AGREEING = [
+    pytest.param(*case, replay, marks=[pytest.mark.newest] if case in NEWEST else [])
+    for case in CASES
+    for replay in ("", "nonreentrant", "reentrant")
+]
 
 
 @pytest.mark.parametrize(("family", "attention", "replay"), AGREEING)
@@ -358,6 +366,7 @@ def test_the_same_parameters_and_gradients(family: str) -> None:
     assert {hook[:3] for hook in found.order} == {hook[:3] for hook in expected.order}
 
 
+@pytest.mark.newest
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
 def test_estimates_of_module_and_config_agree(stage: int) -> None:
     config = {"model_type": "llama", **GROUPED}
@@ -378,6 +387,7 @@ def test_stage_3_gathers_the_same_weights() -> None:
     assert gathered(live, limits, "", False) == gathered(analytic, limits, "", False)
 
 
+@pytest.mark.newest
 def test_a_padding_mask_counts_only_where_it_hides_something() -> None:
     """Without padding FlashAttention needs no mask; with padding each layer keeps one."""
     module = hugging_face({"model_type": "llama", **GROUPED}, "sdpa")

@@ -22,7 +22,9 @@ def test_stage_3_is_built_in_shards() -> None:
     said = notes(recommend(**SEVENTY))
     assert "Build the model under deepspeed.zero.Init: otherwise each GPU holds all of it while it starts" in said
     assert "130.48 GiB, which does not fit." in said
+    assert "Import torch._dynamo before: " in said
     assert "Make the TrainingArguments before the model" in notes(recommend(**SEVENTY, target="hf"))
+    assert "torch._dynamo" not in notes(recommend(**SEVENTY, target="hf"))
     assert "Make the Accelerator before the model" in notes(recommend(**SEVENTY, target="accelerate"))
     assert "zero.Init" not in notes(recommend(params="1B", gpus=8, gpu="a100-80gb", stage=2))
 

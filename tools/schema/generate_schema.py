@@ -2,7 +2,8 @@
 
     DS_ACCELERATOR=cpu python -m tools.schema.generate_schema [--check]
 
-``--check`` writes nothing and fails when the file is not what would be written. Names, defaults and ranges come from
+``--check`` writes nothing and fails when the file is not what would be written; a DeepSpeed that is newer than all in
+RELEASES has none, and fails when it does not read what the newest of them does. Names, defaults and ranges come from
 DeepSpeed: from its pydantic models, and from watching its parser read (ds_config_reads.py). The types of hand-read
 keys and all descriptions come from the tables; a key that stands in only one of the two ends this with an error.
 """
@@ -159,6 +160,17 @@ def _gone(top: dict[str, Key], plain: Tables, properties: dict[str, Any], defs: 
     return found
 
 
+def installed() -> str:
+    """The release of DeepSpeed that is installed."""
+    import deepspeed
+
+    return str(deepspeed.__version__).partition("+")[0].strip()
+
+
+def _numbers(release: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", release)[:3]]
+
+
 def build() -> dict[str, Any]:
     """The whole schema.
 
@@ -167,8 +179,8 @@ def build() -> dict[str, Any]:
     """
     import deepspeed
 
-    version = deepspeed.__version__.partition("+")[0].strip()
-    newest, package = version == RELEASES[-1], Path(deepspeed.__file__).parent
+    version, package = installed(), Path(deepspeed.__file__).parent
+    newest = _numbers(version) >= _numbers(RELEASES[-1])
     found = models()
     top, plain, words = _tables(newest, set(found))
     paths = {**_paths(plain), **{name: path for name, (_, path) in found.items()}}
@@ -242,27 +254,59 @@ def _compact(text: str) -> str:
     return text
 
 
+def _text(schema: dict[str, Any]) -> str:
+    """The content of a schema's file."""
+    return _compact(json.dumps(schema, indent=2, ensure_ascii=False)) + "\n"
+
+
+def _differing(there: str, text: str) -> str:
+    """The first lines in which a shipped file and what DeepSpeed reads differ."""
+    lines = unified_diff(there.splitlines(), text.splitlines(), "shipped", "DeepSpeed", n=0, lineterm="")
+    return "\n".join(islice(lines, 40))
+
+
 def _compare(target: Path, text: str) -> int:
     """Says how the file differs from ``text``; 1 if it does."""
     there = target.read_text(encoding="utf-8") if target.exists() else ""
     if there == text:
         print(f"{target.name} is what DeepSpeed reads")
         return 0
-    print(f"{target.name} is stale; run tools/schema/generate_schema.py without --check. The first differences:")
-    lines = unified_diff(there.splitlines(), text.splitlines(), "shipped", "DeepSpeed", n=0, lineterm="")
-    print("\n".join(islice(lines, 40)))
+    print(f"{target.name} is stale; run tools.schema.generate_schema without --check. The first differences:")
+    print(_differing(there, text))
+    return 1
+
+
+def _compare_newer(version: str) -> int:
+    """Says how ``version``, newer than all in RELEASES, reads its config otherwise than the newest; 1 if it does."""
+    known = RELEASES[-1]
+    shipped = json.loads((ROOT / "schemas" / f"ds_config-{known}.schema.json").read_text(encoding="utf-8"))
+    try:
+        schema = build() | {name: shipped[name] for name in ("$id", "title")}
+    except KeyError as error:  # a key that no table describes
+        found = str(error.args[0])
+    else:
+        found = _differing(_text(shipped), _text(schema))
+    if not found:
+        print(f"DeepSpeed {version} is newer than all in RELEASES, and reads what {known} does")
+        return 0
+    print(f"DeepSpeed {version} reads its config otherwise than {known}, the newest in RELEASES:")
+    print("pin it in setup.cfg, add it to dsconf/config/names.py, describe what is new in the tables here and write")
+    print("its schema. What differs:")
+    print(found)
     return 1
 
 
 def main() -> int:
     """Writes the schema, or compares it with ``--check``."""
     logging.disable(logging.CRITICAL)  # DeepSpeed's words about the probes
+    version, checked = installed(), "--check" in sys.argv[1:]
+    if checked and _numbers(version) > _numbers(RELEASES[-1]):
+        return _compare_newer(version)
     schema = build()
     target = ROOT / "schemas" / schema["$id"].rpartition("/")[2]
-    text = _compact(json.dumps(schema, indent=2, ensure_ascii=False)) + "\n"
-    if "--check" in sys.argv[1:]:
-        return _compare(target, text)
-    target.write_text(text, encoding="utf-8")
+    if checked:
+        return _compare(target, _text(schema))
+    target.write_text(_text(schema), encoding="utf-8")
     print(f"wrote {target.name}")
     return 0
 

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
 
@@ -46,6 +47,8 @@ class Built(NamedTuple):
     batch: dict[str, Any] | None
     """The inputs that a model of the person's own brings; None: random tokens below ``vocab``."""
     vocab: int
+    attention: str = ""
+    """The kernel that a model of transformers computes its attention with; empty for a person's own module."""
 
 
 def build(order: Order) -> Built:
@@ -55,8 +58,9 @@ def build(order: Order) -> Built:
     CPU, and then moved out, so that DeepSpeed finds it where a loaded checkpoint would be. A model of the person's
     own may bring the batch it is trained on; None: random tokens.
     """
-    # What this imports must not be imported under zero.Init, which patches the modules it meets.
-    make = factory(order.module) if order.module else _maker(order)
+    make, attention = (factory(order.module), "") if order.module else _maker(order)
+    if order.module and order.workload.zero_init:
+        _on_meta(make)
     with _context(order):
         model, batch = make()
     if order.workload.zero_init and not order.module:
@@ -72,7 +76,20 @@ def build(order: Order) -> Built:
     if order.workload.checkpointing:
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": order.workload.reentrant})
     model.train()
-    return Built(model, None, int(order.hf_config["vocab_size"]))
+    return Built(model, None, int(order.hf_config["vocab_size"]), attention)
+
+
+def _on_meta(make: Callable[[], Any]) -> None:
+    """Make a model where it takes no memory, so that all that making it imports is there before zero.Init is entered.
+
+    There torch.Tensor.__new__, torch.empty and the like are DeepSpeed's own (runtime/zero/partition_parameters.py:
+    _add_tensor_creation_wrappers), and a module that is imported meanwhile takes them for torch's. torch._dynamo
+    compares the signature of torch.Tensor.__new__ with its stand-in's and refuses to load (torch/_dynamo/polyfills/
+    tensor.py). The classes of transformers bring it along, through generation.utils; from release 5.21 on they are not
+    loaded with AutoModelForCausalLM but when it is called, and a person's own factory may import as late.
+    """
+    with torch.device("meta"):
+        make()
 
 
 def _context(order: Order) -> AbstractContextManager[Any]:
@@ -132,7 +149,8 @@ def _moved(batch: dict[str, Any] | None, order: Order) -> dict[str, Any] | None:
     }
 
 
-def _maker(order: Order) -> Callable[[], Made]:
+def _maker(order: Order) -> tuple[Callable[[], Made], str]:
+    """What makes the model of ``order.hf_config``, and its attention kernel."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {key: value for key, value in order.hf_config.items() if key not in NOT_A_SHAPE}
@@ -140,21 +158,39 @@ def _maker(order: Order) -> Callable[[], Made]:
     config.use_cache = False
     dtype = "dtype" if hasattr(config, "dtype") else "torch_dtype"  # its name before transformers 4.56
     setattr(config, dtype, DTYPES[order.workload.load_dtype or "fp32"])
-    words = {
-        dtype: DTYPES[order.workload.load_dtype or "fp32"],
-        "attn_implementation": ATTENTION[order.workload.attention],
-    }
 
-    def model() -> Any:
+    def model(attention: str) -> Any:
+        words = {dtype: DTYPES[order.workload.load_dtype or "fp32"], "attn_implementation": ATTENTION[attention]}
         return AutoModelForCausalLM.from_config(config, **words)
 
+    attention = _kernel(order.workload.attention, model)
     if not order.workload.quantize:
-        return lambda: (model(), None)
+        return lambda: (model(attention), None), attention
     try:
         quantized.library()
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"--quantize needs {error.name}: pip install {error.name}") from None
-    return lambda: (quantized.make(order, DTYPES[order.workload.load_dtype or "fp32"], WEIGHT_DEVIATION, model), None)
+    empty = partial(model, attention)
+    return lambda: (
+        quantized.make(order, DTYPES[order.workload.load_dtype or "fp32"], WEIGHT_DEVIATION, empty),
+        None,
+    ), attention
+
+
+def _kernel(wanted: str, model: Callable[[str], Any]) -> str:
+    """``wanted``, or ``eager`` where the installed transformers makes the ``model`` of a family with that alone.
+
+    Left to itself it would choose the same (modeling_utils.py: get_correct_attn_implementation); asked for SDPA, which
+    a release may take from a family, it raises ValueError.
+    """
+    try:
+        _on_meta(partial(model, wanted))
+    except ValueError:
+        if wanted != "sdpa":
+            raise
+        _on_meta(partial(model, "eager"))
+        return "eager"
+    return wanted
 
 
 def _initialize_shards(model: Any) -> None:

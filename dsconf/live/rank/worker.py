@@ -171,6 +171,7 @@ def _train(order: Order, local_rank: int, journal: Journal) -> None:
         journal.write("predicted", **predicted(order))
     torch.manual_seed(order.seed)
     built = build(order)
+    journal.write("built", attention=built.attention)
     torch.manual_seed(order.seed + order.rank)
     try:
         trainer = _initialize(order, built.model, gauge, journal)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dsconf.search.candidates import Candidate
 
 DTYPES = {"bf16": "torch.bfloat16", "fp16": "torch.float16"}
+IMPORTED_BEFORE = "Import torch._dynamo before: transformers' models import it, which fails under zero.Init."
 ULYSSES = "deepspeed.runtime.sequence_parallel.ulysses_sp"
 
 
@@ -72,7 +73,8 @@ def _shards(whole: Candidate, target: str) -> str:
     }[target]
     start = format_bytes(whole.estimate.init_peak_bytes)
     does = ", which does not fit" if whole.fits == "no" else ""
-    return f"{how}: otherwise each GPU holds all of it while it starts, {start}{does}."
+    said = f"{how}: otherwise each GPU holds all of it while it starts, {start}{does}."
+    return f"{said} {IMPORTED_BEFORE}" if target == "deepspeed" else said
 
 
 def _sequences(winner: Candidate, target: str) -> Iterator[str]:
