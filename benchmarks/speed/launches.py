@@ -28,7 +28,7 @@ from dsconf.job import Job
 from dsconf.model.read import read_model
 from dsconf.speed import rates
 from dsconf.speed.compute import micro_batch
-from dsconf.speed.python_time import engine
+from dsconf.speed.cpu_overhead import engine
 from dsconf.workload import Workload
 
 SEQ_LEN, STEPS, WARM_UP = 128, 9, 3
@@ -84,11 +84,12 @@ def job_of(row: Row) -> Job:
 
 def seconds_of(job: Job) -> dict[str, float]:
     """Predicted milliseconds of the CPU in forward, backward and step, as rows have them."""
-    layers, head, tail, backward, again = micro_batch(job)
+    passes = micro_batch(job)
     python = engine(job)
+    backward = passes.head_backward.launch + passes.backward.launch + passes.recompute.launch
     return {
-        "forward_ms": 1e3 * (layers.launch + head.launch + python.forward),
-        "backward_ms": 1e3 * (tail.launch + backward.launch + again.launch + python.backward + python.again),
+        "forward_ms": 1e3 * (passes.layers.launch + passes.head.launch + python.forward),
+        "backward_ms": 1e3 * (backward + python.backward + python.recompute),
         "step_ms": 1e3 * python.step,
     }
 

@@ -12,7 +12,7 @@ from math import ceil, log2
 from typing import NamedTuple
 
 from dsconf.cluster.spec import Cluster
-from dsconf.speed import cards, rates
+from dsconf.speed import card_efficiency, rates
 
 LL128_START, SIMPLE_START = 14e-6, 8.4e-6
 NVLINK_HOP = (1.9e-6, 3.4e-6)
@@ -49,15 +49,15 @@ class Fabric(NamedTuple):
 
 
 def linked(cluster: Cluster) -> bool:
-    """Whether the GPUs of a node have links of their own, faster than PCIe."""
+    """Say whether the GPUs of a node have links of their own, faster than PCIe."""
     return cluster.gpu.link_bandwidth > PCIE_5
 
 
 def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
-    """Bytes a second that each of ``ranks`` (default all) sends and receives in a ring through all of them.
+    """Return the bytes a second that each of ``ranks`` (default all) sends and receives in a ring through all of them.
 
-    Within a node the GPU's own link. Across nodes NCCL lays one ring through each network adapter, so a node's
-    adapters share the load, and the slower of all of them and the link decides.
+    Within a node that is the GPU's own link. Across nodes NCCL lays one ring through each network adapter, so that a
+    node's adapters share the load; the slower of the adapters together and the link decides.
     """
     link = cluster.gpu.link_bandwidth
     if (ranks or cluster.world_size) > cluster.gpus_per_node:
@@ -66,8 +66,8 @@ def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
 
 
 def fabric(cluster: Cluster, ranks: int) -> Fabric:
-    """Of ``ranks`` neighbours; a node's ranks are next to each other."""
-    switches = cluster.nvlink_switches and linked(cluster) and cards.instruction_width(cluster.gpu.name) > 1
+    """Return what joins ``ranks`` neighbours; a node's ranks are next to each other."""
+    switches = cluster.nvlink_switches and linked(cluster) and card_efficiency.instruction_width(cluster.gpu.name) > 1
     return _fabric(
         linked(cluster),
         SWITCH_FRACTION * cluster.gpu.link_bandwidth if switches else 0.0,
@@ -98,7 +98,7 @@ def _fabric(has_links: bool, switches: float, bandwidth: float, gpus_per_node: i
 
 
 def all_gather(cluster: Cluster, num_bytes: float, messages: float, ranks: int | None = None) -> float:
-    """Ring all-gather of ``num_bytes`` in all in ``messages`` calls, or reduce-scatter.
+    """Compute the seconds of a ring all-gather, or reduce-scatter, of ``num_bytes`` in all in ``messages`` calls.
 
     Every rank sends (N - 1) / N of them.
     """
@@ -112,7 +112,8 @@ def all_gather(cluster: Cluster, num_bytes: float, messages: float, ranks: int |
 
 
 def all_reduce(cluster: Cluster, num_bytes: float, messages: float) -> float:
-    """All-reduce of ``num_bytes`` in all in ``messages`` calls, by whichever is fastest: ring, tree or switches.
+    """Compute the seconds of an all-reduce of ``num_bytes`` in all in ``messages`` calls, by the fastest of ring, tree
+    and switches.
 
     In a ring every rank sends 2 (N - 1) / N of the bytes, in a tree twice all of them.
     """
@@ -122,13 +123,15 @@ def all_reduce(cluster: Cluster, num_bytes: float, messages: float) -> float:
     joined = fabric(cluster, ranks)
     carried = 2 * (ranks - 1) / ranks * num_bytes / joined.bandwidth
     calls, (short, long) = max(1.0, messages), joined.all_reduce
-    found = min(carried / LL128_BANDWIDTH + calls * short, carried + calls * long)
-    found = min(found, 2 * num_bytes / (LL128_BANDWIDTH * joined.bandwidth) + calls * joined.tree)
-    return min(found, num_bytes / joined.switch + calls * SWITCH_SECONDS) if joined.switch else found
+    ring = min(carried / LL128_BANDWIDTH + calls * short, carried + calls * long)
+    tree = 2 * num_bytes / (LL128_BANDWIDTH * joined.bandwidth) + calls * joined.tree
+    fastest = min(ring, tree)
+    return min(fastest, num_bytes / joined.switch + calls * SWITCH_SECONDS) if joined.switch else fastest
 
 
 def all_to_all(cluster: Cluster, num_bytes: float, messages: float, ranks: int) -> float:
-    """Each rank sends ``num_bytes`` in all in ``messages`` calls, an equal part to each of ``ranks`` (itself included).
+    """Compute the seconds in which each rank sends ``num_bytes`` in all in ``messages`` calls, an equal part to each of
+    ``ranks`` (itself included).
 
     Pairs of ranks need no ring: the part for other nodes goes through the rank's own adapter.
     """
