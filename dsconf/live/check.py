@@ -15,8 +15,7 @@ from dsconf.live.processes.order import LAUNCHERS
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult, Fit
 from dsconf.live.run import launch, silent
-from dsconf.model.lengths import USUAL, sequence_length
-from dsconf.model.spec import Model
+from dsconf.model.spec import USUAL_SEQ_LEN, Model, sequence_length
 from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, read_quantize
 
 
@@ -115,7 +114,7 @@ def _seq_len(seq_len: int | None, model: Model | None) -> int:
     """As asked for; a module of the person's own says nothing of how long its sequences may be."""
     if seq_len is not None:
         _require(seq_len=seq_len)
-    return (seq_len or USUAL) if model is None else sequence_length(seq_len, model)
+    return (seq_len or USUAL_SEQ_LEN) if model is None else sequence_length(seq_len, model)
 
 
 def _model(

@@ -12,7 +12,7 @@ from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.memory.estimate import estimate as estimate_job
 from dsconf.model.attention import refuse_flash
-from dsconf.model.lengths import USUAL, sequence_length
+from dsconf.model.spec import USUAL_SEQ_LEN, sequence_length
 from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, Workload, read_quantize
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def read_job(
     elif (params, model, lora_rank, quantize) != (None, None, None, None):
         raise InputError("module: it is the model and has its adapters; leave params, model, lora_rank, quantize out")
     else:
-        shape = _traced(module, batch, micro_batch_size, seq_len or USUAL, precision)
+        shape = _traced(module, batch, micro_batch_size, seq_len or USUAL_SEQ_LEN, precision)
     settings = _settings(config, cluster.world_size, shape.hidden or None, stage, precision, optimizer, offload)
     settings = _shared(settings, config, sequence_parallel)
     micro, seq_len = _sizes(shape, micro_batch_size or settings.micro_batch, seq_len, traced=module is not None)
@@ -157,7 +157,7 @@ def _sizes(model: Model, micro_batch: int | None, seq_len: int | None, traced: b
         return micro_batch or 1, sequence_length(seq_len, model)
     from dsconf.memory.trace.module import batch_sizes
 
-    return batch_sizes(model, micro_batch, seq_len or USUAL)
+    return batch_sizes(model, micro_batch, seq_len or USUAL_SEQ_LEN)
 
 
 def _shared(settings: Settings, config: Any, ranks: int | None) -> Settings:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dsconf.errors import InputError, one_of
-from dsconf.model.lengths import sequence_length
-from dsconf.model.spec import Model
+from dsconf.model.spec import Model, sequence_length
 from dsconf.search.wish import OFFLOADS, OPTIMIZERS, Wish
 from dsconf.workload import ATTENTION_KERNELS
 
