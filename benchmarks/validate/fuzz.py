@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from dsconf.config.load import LoadError, read_text
 from dsconf.config.repair.fix import repair
-from dsconf.config.validate import Asked, check_text, validate
+from dsconf.config.validate import ValidationOptions, check_text, validate
 from dsconf.report.findings import findings_json, findings_text
 from dsconf.report.sarif import sarif
 
@@ -109,10 +109,10 @@ def look_at(path: Path, data: bytes) -> str:
     if not report.readable:
         return "unreadable"
     try:
-        made = repair("f", read_text(path), Asked(gpus=4))
+        made = repair("f", read_text(path), ValidationOptions(gpus=4))
     except LoadError:
         return "unreadable"
-    again = check_text("f", made.after, Asked(report.files[0].target, 4))
+    again = check_text("f", made.after, ValidationOptions(report.files[0].target, 4))
     if not again.readable:
         raise AssertionError("what was repaired cannot be read")
     return "repaired" if made.repaired else "valid" if report.valid else "invalid"

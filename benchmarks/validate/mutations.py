@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from dsconf.config.finding import dotted
 from dsconf.config.releases import follow, load_schema, property_at
-from dsconf.config.validate import Asked, check_text
+from dsconf.config.validate import ValidationOptions, check_text
 
 ROOT = Path(__file__).resolve().parents[2]
 BASES: tuple[dict[str, Any], ...] = (
@@ -368,7 +368,7 @@ def _construct(config: dict[str, Any]) -> None:
 
 def ours(mutant: Mutant) -> bool:
     """Whether ``validate`` finds an error."""
-    asked = Asked("deepspeed", gpus=1)
+    asked = ValidationOptions("deepspeed", gpus=1)
     try:
         text = mutant.data.decode("utf-8")
     except UnicodeDecodeError:

@@ -89,22 +89,22 @@ class Report(NamedTuple):
 
     @property
     def valid(self) -> bool:
-        """Whether every file is."""
+        """Say whether every file is valid."""
         return all(file.valid for file in self.files)
 
     @property
     def readable(self) -> bool:
-        """Whether every file could be read."""
+        """Say whether every file could be read."""
         return all(file.readable for file in self.files)
 
 
 def dotted(path: Path) -> str:
-    """``("optimizer", "params", "betas", 0)`` as ``optimizer.params.betas.0``."""
+    """Write ``("optimizer", "params", "betas", 0)`` as ``optimizer.params.betas.0``."""
     return ".".join(str(part) for part in path)
 
 
 def edit_json(edit: Edit) -> dict[str, Any]:
-    """``edit`` as the JSON of the outside contract."""
+    """Return ``edit`` as the JSON of the outside contract."""
     path = dotted(edit.path)
     if isinstance(edit, Rename):
         return {"edit": "rename", "path": path, "to": dotted((*edit.path[:-1], edit.key))}
@@ -118,7 +118,7 @@ def edit_json(edit: Edit) -> dict[str, Any]:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """``finding`` as the JSON of the outside contract; ``fix`` is there when ``--fix`` would do something about it."""
+    """Return ``finding`` as the JSON of the outside contract; it has a ``fix`` where ``--fix`` would do something."""
     names = ("code", "severity", "path", "line", "column", "message", "suggestion")
     shown = {name: getattr(finding, name) for name in names}
     return {**shown, "fix": [edit_json(edit) for edit in finding.fix]} if finding.fix else shown

@@ -97,7 +97,7 @@ def _training_arguments(launch: Launch, path: str) -> str:
 
 
 def _accelerate(launch: Launch, path: str) -> str:
-    from dsconf.config.accelerate import accelerate_yaml
+    from dsconf.config.render import accelerate_yaml
 
     return accelerate_yaml(
         path,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dsconf.config.finding import Problem, Report
-from dsconf.config.validate import DEEPSPEED_VERSION, Asked, Rule, Source, check_asked
+from dsconf.config.validate import DEEPSPEED_VERSION, Rule, Source, ValidationOptions, checked_options
 from dsconf.config.validate import validate as validate_config
 from dsconf.errors import InputError
 from dsconf.units import format_bytes
@@ -72,18 +72,18 @@ def validate(
         "quantize": quantize,
     }
     asked = read_asked(gpus, target, deepspeed_version, resume_gpus, **words)
-    return validate_config(files, asked=asked)
+    return validate_config(files, options=asked)
 
 
 def read_asked(
     gpus: int | None, target: str | None, deepspeed_version: str, resume_gpus: int | None, **words: Any
-) -> Asked:
+) -> ValidationOptions:
     """The words of ``validate`` as one value; ``words`` are those about the job.
 
     Raises:
         InputError: a word that cannot be used as given, whatever the config says.
     """
-    asked = check_asked(Asked(target, gpus, deepspeed_version, resume_gpus))
+    asked = checked_options(ValidationOptions(target, gpus, deepspeed_version, resume_gpus))
     if words["params"] is None and words["model"] is None:
         given = next((word for word in _NEED_A_MODEL if words[word] is not None), None)
         if given is not None:

@@ -11,10 +11,19 @@ from jsonschema import Draft202012Validator
 
 from dsconf.config.finding import Remove
 from dsconf.config.names import RELEASES
-from dsconf.config.releases import follow, history, known_places, known_release, load_schema, property_at
-from dsconf.config.removed import INSTEAD, optimizers, removed_optimizers
+from dsconf.config.releases import (
+    INSTEAD,
+    follow,
+    history,
+    known_places,
+    known_release,
+    load_schema,
+    optimizers,
+    property_at,
+    removed_optimizers,
+)
 from dsconf.config.schema import schema_problems
-from dsconf.config.validate import Asked, validate
+from dsconf.config.validate import ValidationOptions, validate
 from dsconf.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "configs"
@@ -172,7 +181,8 @@ def test_optimizers_that_went():
 )
 def test_an_optimizer_is_judged_by_the_release_that_runs(kind, version, wanted):
     config = {"train_batch_size": 8, "optimizer": {"type": kind, "params": {"lr": 0.1}}}
-    found = [(f.code, f.message) for f in validate(config, asked=Asked(version=version)).files[0].findings]
+    report = validate(config, options=ValidationOptions(version=version)).files[0]
+    found = [(f.code, f.message) for f in report.findings]
     assert [one for one in found if one[0] in ("DS105", "DS511")] == ([wanted] if wanted else [])
 
 
@@ -187,7 +197,7 @@ def test_an_optimizer_is_judged_by_the_release_that_runs(kind, version, wanted):
     ],
 )
 def test_the_default_of_clipping_is_the_releases_own(target, version, message):
-    found = validate({"train_batch_size": 8}, asked=Asked(target, version=version)).files[0].findings
+    found = validate({"train_batch_size": 8}, options=ValidationOptions(target, version=version)).files[0].findings
     assert [one.message for one in found if one.code == "DS601"] == ([message] if message else [])
 
 

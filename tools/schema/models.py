@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from dsconf.config.auto import TRAINER
 from dsconf.config.coerce import FALSE_TEXT, TRUE_TEXT, WHOLE_TEXT
+from dsconf.config.rules.auto import TRAINER
 from tools.schema.old import OLD_WORDS
 from tools.schema.words import SAME, WORDS
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dsconf.config.accelerate import accelerate_yaml
+from dsconf.config.render import accelerate_yaml
 from dsconf.live.processes.order import Order
 from dsconf.live.rank.backends import loss_of
 
