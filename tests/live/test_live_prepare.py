@@ -122,7 +122,7 @@ def test_what_this_cpu_cannot_do_is_replaced_and_said() -> None:
     assert made.order.ds_config["bf16"] == {"enabled": True}
     assert "fp16" not in made.order.ds_config
     assert made.order.ds_config["optimizer"]["params"]["torch_adam"] is True
-    assert made.order.attention == "sdpa"
+    assert made.order.workload.attention == "sdpa"
     assert made.job.settings.precision == "bf16"
     assert len(made.notes) == 4
 
@@ -134,7 +134,7 @@ def test_a_large_model_is_scaled_down_in_proportion() -> None:
     assert small.num_params < scale.SMALL_ENOUGH
     assert small.family == large.family
     assert small.heads // small.kv_heads == large.heads // large.kv_heads
-    assert (made.order.seq_len, made.order.micro_batch) == (scale.MAX_SEQ_LEN, scale.MAX_MICRO_BATCH)
+    assert (made.order.workload.seq_len, made.order.workload.micro_batch) == (scale.MAX_SEQ_LEN, scale.MAX_MICRO_BATCH)
     assert len(made.scaled_down) == 4
 
 
@@ -199,4 +199,4 @@ def test_the_allocator_is_the_launch_lines_unless_the_person_says(
 )
 def test_a_family_without_sdpa_is_not_asked_for_it(model: object, asked: str, attention: str) -> None:
     """transformers raises ValueError where it is."""
-    assert plan(ONE_GPU, config(), model, world_size=1, attention=asked).order.attention == attention
+    assert plan(ONE_GPU, config(), model, world_size=1, attention=asked).order.workload.attention == attention
