@@ -1,9 +1,9 @@
-"""Reads a ds_config file in the way of its loader.
+"""Reads a ds_config file the way its loader does.
 
-DeepSpeed reads HJSON and refuses a key that stands twice in one object (runtime/config.py:444, runtime/config_utils.py:
-dict_raise_error_on_duplicate_keys). HF Trainer and Accelerate read it with ``json.load`` in UTF-8 (transformers
-training_args.py:1678 through accelerate utils/deepspeed.py: HfDeepSpeedConfig), which takes strict JSON, NaN and
-Infinity, and keeps the last of two equal keys.
+DeepSpeed reads HJSON and refuses a key that appears twice in one object (runtime/config.py:444,
+runtime/config_utils.py: dict_raise_error_on_duplicate_keys). HF Trainer and Accelerate read it with ``json.load`` in
+UTF-8 (transformers training_args.py:1678 through accelerate utils/deepspeed.py: HfDeepSpeedConfig), which takes strict
+JSON, NaN and Infinity, and keeps the last of two equal keys.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def read_text(source: str | FilePath) -> str:
     name = name_of(source)
     data = _read_bytes(source)
     if len(data) > MAX_BYTES:
-        raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB: no ds_config is", 1, 1)
+        raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB, which no ds_config is", 1, 1)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -218,16 +218,16 @@ def _parse_large(name: str, text: str, target: str | None, not_json: NotJson | N
     """
     size = f"is larger than {MAX_PLACED // 2**10} KiB and"
     if _holds_too_much(text):
-        raise LoadError(name, f"{size} holds more than {_MAX_VALUES} values: no ds_config does", 1, 1)
+        raise LoadError(name, f"{size} holds more than {_MAX_VALUES} values, which no ds_config does", 1, 1)
     try:
         strict = _as_json(text)
         _check(name, strict.value)
         target = target or _loader(strict.value)
         if target == "deepspeed" and strict.constants:
-            raise LoadError(name, "NaN or Infinity, which are no numbers in HJSON", code="DS002")
+            raise LoadError(name, "NaN or Infinity, which HJSON does not have", code="DS002")
         value = json.loads(text, parse_float=_number) if target == "deepspeed" else strict.value
     except json.JSONDecodeError as error:
-        problem = f"{size} not strict JSON ({_why_not_json(error)}): in a file of this size dsconf reads no HJSON"
+        problem = f"{size} not strict JSON ({_why_not_json(error)}): dsconf does not read HJSON in a file of this size"
         raise LoadError(name, problem, error.lineno, error.colno, code="DS002") from None
     except RecursionError:
         raise _deep(name) from None
@@ -355,11 +355,11 @@ def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
     loaded = read(source)
     lines = Lines(loaded.text)
     if loaded.repeated is not None:
-        message = f"key {loaded.repeated!r} stands twice in one object"
+        message = f"key {loaded.repeated!r} appears twice in one object"
         raise DuplicateKeyError(name_of(source), message, code="DS003")
     if loaded.twice:
         path, offset = loaded.places().twice[0]
-        message = f"key {path[-1]!r} stands twice in one object"
+        message = f"key {path[-1]!r} appears twice in one object"
         raise DuplicateKeyError(name_of(source), message, *lines.place(offset), code="DS003")
     if loaded.not_finite:
         path = loaded.not_finite[0]

@@ -82,7 +82,7 @@ def _of_another_release(config: Mapping[str, Any], path: Path, release: str) -> 
     if seen is None and instead is None:
         return None
     if seen is not None and seen.came is not None:
-        return Problem("DS101", "error", path, f"not known to DeepSpeed {release}; it came in {seen.came}")
+        return Problem("DS101", "error", path, f"not known to DeepSpeed {release}; it was added in {seen.came}")
     removed = seen.removed if seen is not None else NEWEST if release == NEWEST else None
     message = f"removed in DeepSpeed {removed}" if removed else f"DeepSpeed {release} does not read it any more"
     advice = instead or "leave it out"
@@ -90,7 +90,7 @@ def _of_another_release(config: Mapping[str, Any], path: Path, release: str) -> 
     return Problem("DS105", "error", path, message, advice, (Remove(path),) if safe else ())
 
 
-def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: bool, release: str) -> Problem:
+def _unknown(config: Mapping[str, Any], path: Path, known_keys: list[str], suggest: bool, release: str) -> Problem:
     key = str(path[-1])
     other = _of_another_release(config, path, release)
     if other is not None:
@@ -100,7 +100,7 @@ def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: b
         names = " or ".join(dotted(place) or "the top level" for place in places)
         fix = _move(config, path, (*places[0], key)) if len(places) == 1 else ()
         return Problem("DS106", "error", path, "unknown key here", f"it belongs under {names}", fix)
-    meant = closest(key.strip(), known) if suggest and len(key) <= _LONGEST else None
+    meant = closest(key.strip(), known_keys) if suggest and len(key) <= _LONGEST else None
     if meant is None:
         return Problem("DS101", "error", path, "unknown key")
     return Problem("DS101", "error", path, "unknown key", f"did you mean {meant!r}?", _renamed(config, path, meant))
@@ -108,13 +108,13 @@ def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: b
 
 def _unknown_keys(config: Mapping[str, Any], error: ValidationError, release: str) -> Iterator[Problem]:
     schema, instance = cast(Mapping[str, Any], error.schema), cast(Mapping[str, Any], error.instance)
-    known, place = schema["properties"], tuple(error.absolute_path)
+    known_keys, place = schema["properties"], tuple(error.absolute_path)
     comments = "patternProperties" in schema
-    extra = [key for key in instance if key not in known and not (comments and key.startswith("_"))]
+    extra = [key for key in instance if key not in known_keys and not (comments and key.startswith("_"))]
     for number, key in enumerate(extra[:_LISTED]):
-        yield _unknown(config, (*place, key), list(known), number < _SUGGESTIONS, release)
+        yield _unknown(config, (*place, key), list(known_keys), number < _SUGGESTIONS, release)
     if len(extra) > _LISTED:
-        yield Problem("DS101", "error", place, f"{len(extra) - _LISTED} more unknown keys; this is no ds_config")
+        yield Problem("DS101", "error", place, f"{len(extra) - _LISTED} more unknown keys; this is not a ds_config")
 
 
 def _shown(value: Any) -> str:
@@ -165,7 +165,7 @@ def _described(error: ValidationError, release: str) -> Problem:
         return Problem("DS103", "error", path, f"{value} is not one of {listed}", hint or None)
     if error.validator == "required":
         missing = next(key for key in cast(list[str], error.validator_value) if key not in cast(Any, error.instance))
-        return Problem("DS102", "error", path, f"lacks {missing!r}, which DeepSpeed insists on")
+        return Problem("DS102", "error", path, f"lacks {missing!r}, which DeepSpeed requires")
     if error.validator in _RANGES and _wanted(schema) != "true or false":
         limit = f"{_RANGES[error.validator]} {error.validator_value}"
         return Problem("DS104", "error", path, f"{value} is out of range; it must be {limit}")

@@ -114,14 +114,14 @@ def _finding(problem: Problem, place: tuple[int, int] | None) -> Finding:
 def _twice(path: Path, target: str) -> Problem:
     reader = _READERS.get(target)
     then = f"{reader} keeps the last value and drops the others" if reader else "DeepSpeed refuses the file"
-    return Problem("DS003", "error", path, f"the key stands twice in one object; {then}", "leave one of them")
+    return Problem("DS003", "error", path, f"the key appears twice in one object; {then}", "leave one of them")
 
 
 def _not_finite(path: Path, loaded: Loaded) -> Problem:
     value: Any = loaded.config
     for key in path:
         value = value[key]
-    message = f"{_READERS[loaded.target]} reads {value}, which no setting of DeepSpeed can mean"
+    message = f"{_READERS[loaded.target]} reads {value}, which no setting of DeepSpeed can be"
     return Problem("DS005", "error", path, message, "write a number")
 
 
@@ -201,7 +201,7 @@ def listed(files: Source | Sequence[Source]) -> Sequence[Source]:
     """
     sources = [files] if isinstance(files, (str, FilePath, Mapping)) else files
     if sum(not isinstance(source, Mapping) and str(source) == "-" for source in sources) > 1:
-        raise InputError("-: standard input can be read once; name it once")
+        raise InputError("-: standard input can only be read once; name it once")
     return sources
 
 

@@ -111,11 +111,11 @@ def test_the_message_for_each_key_that_went_or_came():
     autocast = {"torch_autocast": {"enabled": True}}
     assert said(autocast, "0.17") == []
     assert said(autocast, "0.16.4") == [
-        ("DS101", "torch_autocast", "not known to DeepSpeed 0.16.9; it came in 0.17"),
+        ("DS101", "torch_autocast", "not known to DeepSpeed 0.16.9; it was added in 0.17"),
     ]
     norm = {"zero_optimization": {"compute_grad_norm": True}}
     came = "zero_optimization.compute_grad_norm"
-    assert said(norm, "0.19.6") == [("DS101", came, "not known to DeepSpeed 0.19.6; it came in 0.19.8")]
+    assert said(norm, "0.19.6") == [("DS101", came, "not known to DeepSpeed 0.19.6; it was added in 0.19.8")]
     assert said({"eigenvalue": {}}, "0.19.8") == [("DS105", "eigenvalue", "removed in DeepSpeed 0.19.8")]
     assert said({"eigenvalue": {}}, "0.16") == [("DS105", "eigenvalue", "DeepSpeed 0.16.9 does not read it any more")]
 
@@ -176,7 +176,7 @@ def test_optimizers_that_went():
         ("ZeroOneAdam", "0.19.6", None),
         ("Muon", "0.19", None),
         ("Muon", "0.16", ("DS511", "DeepSpeed 0.16.9 does not have Muon yet")),
-        ("Adamw2", "0.16", ("DS511", "DeepSpeed knows no optimizer 'Adamw2'")),
+        ("Adamw2", "0.16", ("DS511", "DeepSpeed has no optimizer 'Adamw2'")),
     ],
 )
 def test_an_optimizer_is_judged_by_the_release_that_runs(kind, version, wanted):

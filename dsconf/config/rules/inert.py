@@ -37,7 +37,7 @@ def without_type(case: Case) -> Iterator[Problem]:
     for name, example in (("optimizer", "AdamW"), ("scheduler", "WarmupLR")):
         inner = block(case.config, name)
         if inner.get("type") is None and any(not key.startswith("_") for key in inner):
-            message = "lacks 'type': DeepSpeed ignores the block without a word"
+            message = "lacks 'type': DeepSpeed silently ignores the block"
             yield Problem("DS614", "error", (name,), message, f'add "type": "{example}" or another')
 
 
@@ -96,7 +96,7 @@ def vocabulary(case: Case) -> Iterator[Problem]:
     (runtime/config.py:716-721)."""
     size = whole(case.config.get("vocabulary_size"))
     if size is not None and size % 8:
-        message = f"{size} is no multiple of 8, which costs speed; DeepSpeed does nothing but warn"
+        message = f"{size} is not a multiple of 8, which costs speed; all DeepSpeed does is warn"
         yield Problem("DS612", "note", ("vocabulary_size",), message, f"pad the vocabulary to {size + -size % 8}")
 
 

@@ -71,7 +71,7 @@ def unknown_optimizer(case: Case) -> Iterator[Problem]:
         )
     else:
         hint = nearest(name, [*_NICE, *TORCH_OPTIMIZERS]).removeprefix("; ")
-        yield Problem("DS511", "error", path, f"DeepSpeed knows no optimizer {name!r}", hint or None)
+        yield Problem("DS511", "error", path, f"DeepSpeed has no optimizer {name!r}", hint or None)
 
 
 def unknown_parameters(case: Case) -> Iterator[Problem]:
@@ -107,7 +107,7 @@ def impossible_value(case: Case) -> Iterator[Problem]:
         value = number(beta)
         if value is not None and not 0 <= value < 1:
             path = ("optimizer", "params", "betas", index)
-            yield Problem("DS514", "error", path, f"{value} is not at least 0 and less than 1")
+            yield Problem("DS514", "error", path, f"{value} must be at least 0 and less than 1")
 
 
 def impossible_choice(case: Case) -> Iterator[Problem]:

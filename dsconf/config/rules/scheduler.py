@@ -28,7 +28,7 @@ def unknown_scheduler(case: Case) -> Iterator[Problem]:
         yield Problem("DS512", "error", ("scheduler", "type"), message, "build it in the script")
     elif name is not None and name not in SCHEDULERS and name not in TORCH_SCHEDULERS:
         hint = nearest(name, [*SCHEDULERS, *TORCH_SCHEDULERS]).removeprefix("; ")
-        message = f"DeepSpeed knows no scheduler {name!r}"
+        message = f"DeepSpeed has no scheduler {name!r}"
         yield Problem("DS512", "error", ("scheduler", "type"), message, hint or None)
 
 

@@ -110,7 +110,7 @@ def weights_kept_in_older_patches(case: Case) -> Iterator[Problem]:
     """
     patch = re.match(r"v?(0\.16\.[3-7])(?!\d)", case.version.strip())
     if patch is not None and case.stage == 3:
-        message = f"DeepSpeed {patch[1]} can keep weights gathered under activation checkpointing until memory is out"
+        message = f"DeepSpeed {patch[1]} can keep weights gathered under activation checkpointing until memory runs out"
         if case.model_params is not None:
             message += ", which DS901 does not count"
         yield Problem("DS309", "warning", ("zero_optimization", "stage"), message, "use 0.16.8 or later")

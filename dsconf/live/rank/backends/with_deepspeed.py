@@ -15,8 +15,8 @@ from dsconf.live.rank.data import share
 TAG = "dsconf"
 
 
-class Trainer:
-    """See ``dsconf.live.rank.backends.Trainer``."""
+class DeepSpeedTrainer:
+    """A ``Trainer``."""
 
     def __init__(self, order: Order, model: Any) -> None:
         import deepspeed
