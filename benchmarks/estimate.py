@@ -57,7 +57,7 @@ class Times(NamedTuple):
 
 
 def job(stage: int, layers: int, micro_batch: int = 1, bucket: int = 500_000_000) -> Job:
-    """A llama of ``layers`` layers in bf16 on eight GPUs."""
+    """Make a llama of ``layers`` layers in bf16 on eight GPUs."""
     model = read_model(model={**LLAMA, "num_hidden_layers": layers})
     zero = {"stage": stage, "reduce_bucket_size": bucket}
     config = {"zero_optimization": zero, "bf16": {"enabled": True}, "optimizer": {"type": "AdamW", "params": {}}}
@@ -66,20 +66,20 @@ def job(stage: int, layers: int, micro_batch: int = 1, bucket: int = 500_000_000
 
 
 def batches(one: Job) -> Iterator[Job]:
-    """``one`` with ever larger micro-batches, from two sequences on."""
+    """Yield ``one`` with ever larger micro-batches, from two sequences on."""
     for size in count(2):
         settings = replace(one.settings, micro_batch=size, accumulation=1, train_batch=size * WORLD_SIZE)
         yield replace(one, settings=settings, workload=replace(one.workload, micro_batch=size))
 
 
 def buckets(one: Job) -> Iterator[Job]:
-    """``one`` with ever larger reduce buckets, about as large as a layer."""
+    """Yield ``one`` with ever larger reduce buckets, about as large as a layer."""
     for number in count():
         yield replace(one, settings=replace(one.settings, reduce_bucket_size=200_000_000 + 100_003 * number))
 
 
 def measure(stage: int, layers: int, rounds: int = 15, calls: int = 20) -> Times:
-    """The times of one stage and depth."""
+    """Measure the times of one stage and depth."""
     one = job(stage, layers)
     first = _seconds([one], None)
     unseen = [batches(one), buckets(one)]

@@ -50,20 +50,20 @@ QUESTIONS = (
 
 
 def search(model: Model, question: Question) -> Examined:
-    """All of what ``recommend`` examines before it orders the candidates."""
+    """Return everything that ``recommend`` examines before it orders the candidates."""
     cluster = read_cluster(question.gpus, question.gpu, nvme="/nvme")
     return examine(model, cluster, combinations(model, cluster, question.wish), real_tools())
 
 
 def timed(model: Model, question: Question) -> tuple[float, Examined]:
-    """Seconds of one search, and what it found."""
+    """Return the seconds of one search, and what it found."""
     start = perf_counter()
     found = search(model, question)
     return perf_counter() - start, found
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a search is too slow")
     parser.add_argument("--rounds", type=int, default=5)

@@ -36,7 +36,7 @@ class Measures(NamedTuple):
     shared_names: tuple[str, ...]
 
     def faults(self) -> list[str]:
-        """Lines that say which limits are passed, none where all are kept."""
+        """List the limits that are passed; nothing where all are kept."""
         found = [f"import circle: {circle}" for circle in self.circles]
         found += [f"more than {MAX_MODULES} modules in a folder: {folder}" for folder in self.crowded]
         found += [f"more than {MAX_PARAMETERS} parameters: {function}" for function in self.long_signatures]
@@ -85,7 +85,7 @@ def _imports(name: str, tree: ast.AST, modules: dict[str, ast.Module]) -> Iterat
 
 
 def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that reach each other."""
+    """Find groups of modules that reach each other."""
     reached = {name: _reachable(name, graph) for name in graph}
     groups = {tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph}
     return [list(group) for group in sorted(groups) if group]

@@ -23,7 +23,7 @@ Case = dict[str, Any]
 
 
 def measure(case: Case) -> dict[str, int]:
-    """Largest bytes of live tensors in forward and backward of rank 0's last iteration."""
+    """Measure the largest bytes of live tensors in forward and backward of rank 0's last iteration."""
     with TemporaryDirectory() as folder:
         ranks = range(case["world"] if case.get("gloo") else 1)
         running = [_start(case, rank, folder) for rank in ranks]
@@ -111,7 +111,7 @@ def _typed(dtype: Any) -> Iterator[None]:
 
 
 def _tiled(model: Any, shards: int) -> Any:
-    """The model's forward with ``TiledFusedLogitsLoss``, used as its docstring has it."""
+    """Replace the model's forward by one with ``TiledFusedLogitsLoss``, used as its docstring has it."""
     from deepspeed.runtime.sequence_parallel.ulysses_sp import TiledFusedLogitsLoss
     from transformers.modeling_outputs import CausalLMOutput
 
@@ -129,7 +129,7 @@ def _tiled(model: Any, shards: int) -> Any:
 
 
 def ds_config(case: Case) -> dict[str, Any]:
-    """The config of ``case``."""
+    """Return the config of ``case``."""
     return {
         "train_micro_batch_size_per_gpu": case["batch"],
         "bf16": {"enabled": True},
@@ -139,7 +139,7 @@ def ds_config(case: Case) -> dict[str, Any]:
 
 
 def main() -> None:
-    """As the module says."""
+    """Run what the module's docstring says."""
     if sys.argv[1] == "--rank":
         _run(json.loads(sys.argv[4]), int(sys.argv[2]), sys.argv[3])
     elif sys.argv[1] == "--write":

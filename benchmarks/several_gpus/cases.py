@@ -1,4 +1,4 @@
-"""The training cases: which there are, and each of their ranks measured, real or rehearsed, beside its prediction."""
+"""The training cases, and each of their ranks measured, real or rehearsed, beside its prediction."""
 
 from __future__ import annotations
 
@@ -69,12 +69,12 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``llama-z3-w8``."""
+        """Return a name such as ``llama-z3-w8``."""
         return f"{self.family}-{self.setting.name}-w{self.world_size}"
 
 
 def cases(world_sizes: Iterable[int]) -> list[Case]:
-    """Every setting on each number of ranks; the families take turns, so that each meets each kind of setting."""
+    """List every setting on each number of ranks; the families take turns, so that each meets each kind of setting."""
     return [
         Case(FAMILIES[(number + turn) % len(FAMILIES)], setting, world_size)
         for number, setting in enumerate(SETTINGS)
@@ -83,7 +83,7 @@ def cases(world_sizes: Iterable[int]) -> list[Case]:
 
 
 def config(case: Case, on_cpu: bool) -> dict[str, Any]:
-    """The ds_config: DeepSpeed's own bucket sizes, communication beside computation from stage 2 on.
+    """Return the ds_config: DeepSpeed's own bucket sizes, communication beside computation from stage 2 on.
 
     On the CPU torch's AdamW, which needs no compiler.
     """
@@ -130,7 +130,7 @@ def wish(case: Case, steps: int, on_cpu: bool, launcher: str | None = None, rehe
 def measure(
     case: Case, wanted: Wish, known: Row, limit: float, tell: Callable[[str], None], runner: Runner
 ) -> list[Row]:
-    """A row for every rank that ran, or one with the error. ``known`` is what all rows say of the machine."""
+    """Return a row for every rank that ran, or one with the error. ``known`` is what all rows say of the machine."""
     with HostMemory() as host:
         result = launch(wanted, (), limit, tell, runner)
     name = case.name if wanted.rehearse_rank is None else rehearsal(case.name, wanted.rehearse_rank)
@@ -144,12 +144,12 @@ def measure(
 
 
 def rehearsal(case: str, rank: int) -> str:
-    """The unit in which ``rank`` of ``case`` is rehearsed."""
+    """Name the unit in which ``rank`` of ``case`` is rehearsed."""
     return f"rehearse-{case}-r{rank}"
 
 
 def error_of(failure: Failure) -> Row:
-    """What a row says of a run that failed."""
+    """Return what a row says of a run that failed."""
     return {"error": failure.message, "kind": failure.kind, "phase": failure.phase, "log": list(failure.log)}
 
 
@@ -165,7 +165,7 @@ def _row(result: CheckResult, one: RankFigures, about: Row) -> Row:
 
 
 def _outside(one: RankFigures) -> Row:
-    """What the process holds beside torch's allocator: CUDA's context, kernels, and NCCL where it runs.
+    """Return what the process holds beside torch's allocator: CUDA's context, kernels, and NCCL where it runs.
 
     Where the driver does not tell one process from another, all that is in use on its card.
     """
@@ -178,7 +178,7 @@ def _outside(one: RankFigures) -> Row:
 
 
 def predicted(row: Row) -> Row:
-    """The figures of the memory and speed models for the very rank of ``row``, in MiB and seconds."""
+    """Return the figures of the memory and speed models for the very rank of ``row``, in MiB and seconds."""
     job = speed.job_of(row)
     found = estimate(job, row["rank"])
     on_cpu = row["device"] == "CPU"

@@ -22,7 +22,7 @@ TASK = "benchmarks.several_gpus.collectives:bandwidths"
 
 
 def sizes(largest: int) -> list[int]:
-    """Powers of two from 1 KiB up to ``largest``."""
+    """Return the powers of two from 1 KiB up to ``largest``."""
     found = [SMALLEST]
     while 2 * found[-1] <= largest:
         found.append(2 * found[-1])
@@ -32,7 +32,7 @@ def sizes(largest: int) -> list[int]:
 def measure(
     ranks: int, largest: int, known: Row, limit: float, tell: Callable[[str], None], runner: Runner, launcher: str
 ) -> list[Row]:
-    """A row for each collective and size, of the slowest rank; or one with the error."""
+    """Return a row for each collective and size, of the slowest rank, or one with the error."""
     from benchmarks.several_gpus.cases import error_of
 
     unit = f"collectives-w{ranks}"
@@ -46,7 +46,8 @@ def measure(
 
 
 def row(kind: str, size: int, seconds: float, about: Row) -> Row:
-    """One line. Bus bandwidth as nccl-tests counts it: what each link carries, whatever the number of ranks."""
+    """Make one line. Bus bandwidth is counted as nccl-tests does: what each link carries, whatever the number of
+    ranks."""
     ranks = about["world_size"]
     on_bus = (2 if kind == "all-reduce" else 1) * (ranks - 1) / ranks * size
     predicted = predicted_seconds(kind, size, about)
@@ -57,7 +58,7 @@ def row(kind: str, size: int, seconds: float, about: Row) -> Row:
 
 
 def predicted_seconds(kind: str, size: int, about: Row) -> float | None:
-    """What the speed model says of one such call; nothing on the CPU, whose links it does not know."""
+    """Return what the speed model predicts for one such call; nothing on the CPU, whose links it does not know."""
     if "gpu" not in about:
         return None
     of = nccl.all_reduce if kind == "all-reduce" else nccl.all_gather
@@ -65,7 +66,8 @@ def predicted_seconds(kind: str, size: int, about: Row) -> float | None:
 
 
 def bandwidths(largest: int) -> list[tuple[str, int, float]]:
-    """Runs on every rank: each collective, each size in bytes (of the whole), and the seconds of one call."""
+    """Run on every rank: measure each collective at each size in bytes (of the whole), and return the seconds of one
+    call."""
     import torch
     import torch.distributed as dist
 

@@ -22,7 +22,7 @@ PHASES = ("fwd_mib", "bwd_mib", "step_mib")
 
 
 def summary(records: Records, not_run: Iterable[str] = ()) -> list[str]:
-    """All tables and lines. Predictions are those of the models as they are now."""
+    """Return all tables and lines. Predictions are those of the models as they are now."""
     rows = [row for row in records.rows(store.CASES) if "error" not in row]
     real = [row for row in rows if not row["rehearsed"]]
     rehearsed = {(row["case"], row["rank"]): row for row in rows if row["rehearsed"]}
@@ -34,7 +34,7 @@ def summary(records: Records, not_run: Iterable[str] = ()) -> list[str]:
 
 
 def missed(records: Records) -> list[str]:
-    """The ranks whose rehearsal is further from the real rank than ``REHEARSAL_PERCENT``."""
+    """List the ranks whose rehearsal is further from the real rank than ``REHEARSAL_PERCENT``."""
     rows = [row for row in records.rows(store.CASES) if "error" not in row]
     real = {(row["case"], row["rank"]): row for row in rows if not row["rehearsed"]}
     pairs = [(real[key], row) for row in rows if row["rehearsed"] and (key := (row["case"], row["rank"])) in real]
@@ -42,12 +42,12 @@ def missed(records: Records) -> list[str]:
 
 
 def apart(real: Row, rehearsed: Row) -> float:
-    """Percent by which the rehearsed peak is above the real one."""
+    """Return by how many percent the rehearsed peak is above the real one."""
     return _error(rehearsed["measured"]["peak_mib"], real["measured"]["peak_mib"])
 
 
 def phases_apart(real: Row, rehearsed: Row) -> float:
-    """The same of the phase that is furthest off, in any iteration."""
+    """Return the same for the phase that is furthest off, in any iteration."""
     pairs = zip(real["measured"]["iterations"], rehearsed["measured"]["iterations"], strict=False)
     errors = [_error(other[phase], one[phase]) for one, other in pairs for phase in PHASES]
     return max(errors, key=abs, default=0.0)
@@ -123,7 +123,7 @@ def _lines(real: list[Row], now: dict[str, Row], rehearsed: dict[tuple[str, int]
 
 
 def peak_error(row: Row, of: Row) -> float | None:
-    """Percent that the predicted peak is too high; None where it cannot be compared."""
+    """Return by how many percent the predicted peak is too high; None where it cannot be compared."""
     return None if of["peak_mib"] is None else _error(of["peak_mib"], row["measured"]["peak_mib"])
 
 
@@ -132,7 +132,7 @@ def _off(wanted: float | None, found: float | None) -> float | None:
 
 
 def nccl_mib(real: Row, rehearsed: Row | None) -> float | None:
-    """What NCCL holds: what the real process holds beside torch's allocator more than the rehearsed one.
+    """Return what NCCL holds: how much more the real process holds beside torch's allocator than the rehearsed one.
 
     Where it was not rehearsed, more than CUDA's context and kernels as the memory model has them.
     """

@@ -1,4 +1,4 @@
-"""Runs one unit after the other, rehearsals side by side, and writes down what came of each."""
+"""Runs one unit after the other, rehearsals side by side, and writes down the result of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 
 class Plan(NamedTuple):
-    """What is to be measured, and how long that may take, in seconds."""
+    """What is to be measured, and how many seconds that may take."""
 
     cases: list[Case]
     """All, those among them that have more ranks than there are GPUs."""
@@ -46,15 +46,15 @@ class Plan(NamedTuple):
     launcher: str
 
     def wanted(self, unit: str) -> bool:
-        """Whether ``--only`` lets ``unit`` through."""
+        """Say whether ``--only`` lets ``unit`` through."""
         return any(fnmatch(unit, pattern.strip()) for pattern in self.only)
 
     def possible(self) -> list[Case]:
-        """The cases whose ranks can all be real here."""
+        """List the cases whose ranks can all be real here."""
         return [case for case in self.cases if case.world_size in self.world_sizes]
 
     def units(self) -> list[str]:
-        """The names of all units that are wanted."""
+        """List the names of all units that are wanted."""
         names = [f"collectives-w{ranks}" for ranks in self.world_sizes]
         names += [case.name for case in self.possible()]
         names += [f"bench-w{ranks}-{name}" for ranks in self.world_sizes[-1:] for name in self.strategies]
@@ -84,7 +84,7 @@ class Session:
         self.left: list[str] = []
 
     def work(self) -> list[str]:
-        """Run what is not in the records yet; the units that there was no time for.
+        """Run what is not in the records yet, and return the units that there was no time for.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal asked to stop; what has ended by then is in the records.
@@ -100,7 +100,7 @@ class Session:
         return (unit for unit in units if unit.name not in done and self.plan.wanted(unit.name))
 
     def _alone(self) -> Iterator[Unit]:
-        """What needs the machine for itself."""
+        """Yield what needs the machine for itself."""
         plan = self.plan
         for ranks in plan.world_sizes:
             found = partial(self._collectives, ranks)
@@ -112,7 +112,7 @@ class Session:
                 yield Unit(f"bench-w{most}-{name}", "bench", store.BENCH, partial(self._strategy, name, most))
 
     def _rehearsals(self) -> Iterator[Unit]:
-        """Every rank of the cases that ran with real ranks, on the machine that they ran on."""
+        """Yield every rank of the cases that ran with real ranks, on the machine that they ran on."""
         ran = [row for row in self.records.rows(store.CASES) if "error" not in row and not row["rehearsed"]]
         real = {row["case"]: row for row in ran}
         for case in self.plan.cases:
@@ -154,7 +154,7 @@ class Session:
         return [{**about, **{key: value for key, value in one._asdict().items() if key != "failure"}}]
 
     def _side_by_side(self, units: list[Unit]) -> None:
-        """One rehearsal on each GPU, with the share of the cores that a rank among that many, or of two, has."""
+        """Run one rehearsal on each GPU, with the share of the cores that a rank among that many, or of two, has."""
         waiting: SimpleQueue[Unit] = SimpleQueue()
         for unit in units:
             waiting.put(unit)
@@ -199,7 +199,7 @@ class Session:
 
 
 def _visible(gpu: int) -> str:
-    """The name of the ``gpu``-th of the GPUs that this process may use."""
+    """Name the ``gpu``-th of the GPUs that this process may use."""
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[gpu] if gpu < len(named) else str(gpu)
 

@@ -42,7 +42,7 @@ WARM_UP = 2
 
 
 def candidates(arguments: argparse.Namespace) -> list[Candidate]:
-    """Everything the recommender would choose from, best first; what does not fit is left out."""
+    """List everything the recommender would choose from, best first; what does not fit is left out."""
     from dsconf.job import Job
 
     model = read_model(model=arguments.model, lora_rank=arguments.lora_rank or None)
@@ -60,7 +60,7 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """A regular expression that a person typed."""
+    """Compile a regular expression that a person typed."""
     try:
         return re.compile(text)
     except re.error as error:
@@ -70,7 +70,7 @@ def pattern(text: str) -> re.Pattern[str]:
 def chosen(
     ordered: list[Candidate], micro_batches: Sequence[int], following: int, only: re.Pattern[str] | None
 ) -> list[Candidate]:
-    """The recommendation, those ranked next, and the grid; or those alone whose words match ``only``."""
+    """Return the recommendation, those ranked next, and the grid; or only those whose words match ``only``."""
     if only:
         return [one for one in ordered if only.fullmatch(f"{one.settings.engine} {name(one)}")]
     best = choose(ordered)
@@ -88,7 +88,7 @@ def chosen(
 
 
 def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict[str, Any]:
-    """What identifies a candidate in a file, and what is predicted of it."""
+    """Return what identifies a candidate in a file, and what is predicted for it."""
     work, settings = candidate.workload, candidate.settings
     engine = settings.engine
     config = json.loads(render(settings)) if engine == "deepspeed" else _plain(candidate)
@@ -114,7 +114,7 @@ def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict
 
 
 def _plain(candidate: Candidate) -> dict[str, Any]:
-    """What torch alone is told: the batch, the precision and the optimizer, in the words of a ds_config."""
+    """Return what torch alone is given: the batch, the precision and the optimizer, in the words of a ds_config."""
     work = candidate.workload
     return {
         "train_micro_batch_size_per_gpu": work.micro_batch,
@@ -126,7 +126,7 @@ def _plain(candidate: Candidate) -> dict[str, Any]:
 
 
 def preload(cases: list[dict[str, Any]]) -> None:
-    """Imports in the parent what every run needs; no CUDA context may be there before a fork."""
+    """Import in the parent what every run needs; no CUDA context may be there before a fork."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as every launch line has it
     import deepspeed  # noqa: F401
@@ -139,7 +139,7 @@ def preload(cases: list[dict[str, Any]]) -> None:
 
 
 def train(case: dict[str, Any], steps: int, folder: Path) -> None:
-    """Runs in a process of its own: journals the steps of ``case`` in ``folder``."""
+    """Train in a process of its own: journal the steps of ``case`` in ``folder``."""
     from dsconf.live.plan import Wish as LiveWish
     from dsconf.live.plan import make_plan, settled
     from dsconf.live.processes.journal import Journal
@@ -162,7 +162,7 @@ def train(case: dict[str, Any], steps: int, folder: Path) -> None:
 
 
 def measure(case: dict[str, Any], steps: int, limit: float) -> dict[str, Any]:
-    """``case`` with what was measured, or with the error."""
+    """Return ``case`` with what was measured, or with the error."""
     folder = Path(tempfile.mkdtemp(prefix="dsconf-grid-"))
     pid = os.fork()
     if pid == 0:
@@ -204,12 +204,12 @@ def _measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds_of(case: dict[str, Any]) -> float:
-    """Median of the timed steps."""
+    """Return the median of the timed steps."""
     return statistics.median(case["measured"]["step_seconds"][WARM_UP:])
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Model by model: measured beside predicted, fastest first, and how the recommendation does."""
+    """Say model by model what was measured beside the prediction, fastest first, and how the recommendation does."""
     models = dict.fromkeys(case["name"].partition(":")[0] for case in rows)
     for model in models:
         ran = [case for case in rows if case["name"].startswith(f"{model}:") and "measured" in case]
@@ -238,7 +238,7 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--read", type=Path, help="only the summary of this file")
     parser.add_argument("--list", action="store_true", help="name the candidates, run none")

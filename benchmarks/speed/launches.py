@@ -70,7 +70,7 @@ Row = dict[str, Any]
 
 
 def job_of(row: Row) -> Job:
-    """The job that ``row`` measured; early rows have DeepSpeed's defaults in place of a ``zero`` block."""
+    """Make the job that ``row`` measured; early rows have DeepSpeed's defaults in place of a ``zero`` block."""
     if "zero" in row:
         settings = resolve({"bf16": {"enabled": True}, "zero_optimization": row["zero"]}, 1)
     elif row["how"] == "plain":
@@ -83,7 +83,7 @@ def job_of(row: Row) -> Job:
 
 
 def seconds_of(job: Job) -> dict[str, float]:
-    """Predicted milliseconds of the CPU in forward, backward and step, as rows have them."""
+    """Predict the milliseconds of the CPU in forward, backward and step, as rows have them."""
     passes = micro_batch(job)
     python = engine(job)
     backward = passes.head_backward.launch + passes.backward.launch + passes.recompute.launch
@@ -95,7 +95,8 @@ def seconds_of(job: Job) -> dict[str, float]:
 
 
 def counts(job: Job) -> dict[str, dict[str, float]]:
-    """How often each fitted figure is in each phase: what the model predicts where that figure alone is a second."""
+    """Count how often each fitted figure is in each phase: what the model predicts where that figure alone is a
+    second."""
     keep = {name: getattr(rates, name) for name, _ in FITTED.values()}
     zero = {name: dict.fromkeys(value, 0.0) if isinstance(value, dict) else 0.0 for name, value in keep.items()}
     found: dict[str, dict[str, float]] = {phase: {} for phase in ("forward_ms", "backward_ms", "step_ms")}
@@ -122,7 +123,7 @@ def _set(values: dict[str, Any]) -> None:
 
 
 def fit(rows: list[Row]) -> dict[str, float]:
-    """Seconds of each fitted figure: least squares of relative errors, by coordinates, none below zero."""
+    """Fit the seconds of each figure: least squares of relative errors, by coordinates, none below zero."""
     lines: list[tuple[dict[str, float], float]] = []
     for row in rows:
         for phase, count in counts(job_of(row)).items():
@@ -140,7 +141,7 @@ def fit(rows: list[Row]) -> dict[str, float]:
 
 
 def measure(name: str, model: Row, zero: Row, checkpointing: bool, lora_rank: int) -> Row:
-    """One row, on the GPU of this process."""
+    """Measure one row, on the GPU of this process."""
     import deepspeed
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -190,7 +191,7 @@ def measure(name: str, model: Row, zero: Row, checkpointing: bool, lora_rank: in
 
 
 def measure_all(record: Path) -> None:
-    """Every model, kind and variant, a line each as it ends."""
+    """Measure every model, kind and variant, and write a line each as it ends."""
     import torch
 
     for key, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29777", "RANK": "0", "WORLD_SIZE": "1"}.items():
@@ -208,7 +209,7 @@ def measure_all(record: Path) -> None:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--record", type=Path, help="measure here, and append to this file")

@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 
 
 def texts(count: int, seed: int) -> Iterator[bytes]:
-    """``count`` files' contents, always the same for a ``seed``."""
+    """Yield ``count`` files' contents, always the same for a ``seed``."""
     chance = random.Random(seed)
     for number in range(count):
         if number % 2:
@@ -100,7 +100,7 @@ def _spoilt(chance: random.Random) -> str:
 
 
 def look_at(path: Path, data: bytes) -> str:
-    """The verdict on ``data`` after everything that validate can do with it was done; raises what dsconf raises."""
+    """Do everything with ``data`` that validate can do, and return the verdict; raise what dsconf raises."""
     path.write_bytes(data)
     report = validate(path, gpus=4)
     json.dumps(findings_json(report))
@@ -119,7 +119,7 @@ def look_at(path: Path, data: bytes) -> str:
 
 
 def fuzz(count: int, seed: int) -> Outcome:
-    """Looks at ``count`` texts.
+    """Look at ``count`` texts.
 
     Raises:
         AssertionError: one of them stopped dsconf, or took longer than MAX_SECONDS; the text is in the message.

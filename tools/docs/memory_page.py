@@ -32,7 +32,7 @@ WRAPPERS = {
 
 
 def terms() -> str:
-    """Every term: what it is, and where it is allocated under each wrapper."""
+    """List every term: what it is, and where it is allocated under each wrapper."""
     rows = []
     for name, known in TERMS.items():
         named = [f"{WRAPPERS[wrapper]}: {place}" for wrapper, place in known.places.items() if wrapper]
@@ -42,7 +42,7 @@ def terms() -> str:
 
 
 def measured(file: str) -> str:
-    """The absolute errors on one file of tests/measured, in percent, beside those of DeepSpeed's estimators."""
+    """Compute the absolute errors on one file of tests/measured, in percent, beside those of DeepSpeed's estimators."""
     results = [accuracy.result_of(row) for row in accuracy.read(REPO / "tests" / "measured" / file)]
     return _table(list(accuracy.SUMMARY_HEADERS), accuracy.summary(results))
 
@@ -52,7 +52,7 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
 
 
 def refreshed(page: str) -> str:
-    """``page`` with each table as it is now."""
+    """Return ``page`` with each table as it is now."""
 
     def table(block: re.Match[str]) -> str:
         return block[1] + block[2] + (terms() if block[1] == "terms" else measured(block[1]))

@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _sdist(release: str, folder: Path) -> Path:
-    """The source distribution of ``release`` in ``folder``, fetched if it is not there."""
+    """Return the source distribution of ``release`` in ``folder``, fetched if it is not there."""
     file = folder / f"deepspeed-{release}.tar.gz"
     if not file.exists():
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", str(folder)]
@@ -40,7 +40,7 @@ def _generate(release: str, folder: Path, arguments: list[str]) -> int:
 
 
 def main() -> int:
-    """1 if a schema is not what its release reads."""
+    """Write or check every schema; return 1 if one is not what its release reads."""
     arguments = [word for word in sys.argv[1:] if word.startswith("-")]
     releases = [word for word in sys.argv[1:] if not word.startswith("-")] or list(RELEASES[:-1])
     with TemporaryDirectory() as fresh:
