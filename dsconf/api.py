@@ -14,8 +14,9 @@ from dsconf.errors import InputError
 from dsconf.memory.estimate import Estimate
 from dsconf.memory.estimate import estimate as estimate_job
 from dsconf.read_job import read_job
-from dsconf.request import JobWords, RankWords, ValidateWords, option_of, read, words_of
+from dsconf.request import FULLEST, JobWords, RankWords, ValidateWords
 from dsconf.units import format_bytes
+from dsconf.word import option_of, read, worded, words_of
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -24,12 +25,13 @@ if TYPE_CHECKING:
     from dsconf.job import Job
 
 
+@worded(JobWords)
 def estimate(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
     gpus: int | None = None,
     *,
-    rank: int | str | None = None,
+    rank: int | str | None = FULLEST,
     **words: Unpack[JobWords],
 ) -> Estimate:
     """Return the memory of one rank and one node, in bytes; the words are those of ``dsconf estimate``.
@@ -45,6 +47,7 @@ def estimate(
     return estimate_job(read_job(params, model, gpus, **words), chosen)
 
 
+@worded(ValidateWords)
 def validate(
     files: Source | Sequence[Source],
     gpus: int | None = None,

@@ -11,17 +11,8 @@ from dsconf.accepted import accepted
 from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.model.spec import USUAL_SEQ_LEN, sequence_length
-from dsconf.request import (
-    ConfigWords,
-    DiskWords,
-    JobWords,
-    KernelWords,
-    NodeWords,
-    RateWords,
-    StageWords,
-    WeightWords,
-    read,
-)
+from dsconf.request import ConfigWords, DiskWords, JobWords, KernelWords, NodeWords, RateWords, StageWords, WeightWords
+from dsconf.word import read
 from dsconf.workload import ALLOCATORS, Workload, require_adapters
 
 if TYPE_CHECKING:
@@ -113,9 +104,7 @@ def stated_cluster(gpus: int, word: ClusterWords) -> Cluster:
     )
 
 
-def read_workload(
-    word: KernelWords, seq_len: int, micro_batch: int, accumulation: int, allocator: str = ALLOCATORS[0]
-) -> Workload:
+def read_workload(word: KernelWords, seq_len: int, micro_batch: int, accumulation: int) -> Workload:
     """Return what ``word``, which has been read, says of a step; sizes are those settled on, in tokens and sequences.
 
     Raises:
@@ -130,7 +119,7 @@ def read_workload(
         attention=word["attention"],
         load_dtype=word["load_dtype"],
         zero_init=word["zero_init"],
-        allocator=word["allocator"] or allocator,
+        allocator=word["allocator"] or ALLOCATORS[0],
         quantize=word["quantize"],
         loss_shards=cast("int | None", word["tiled_loss"]),
     )

@@ -6,13 +6,12 @@ A word is a field of a ``TypedDict``; its ``Word`` says the rest. To add one, ad
 
 # Without ``from __future__ import annotations``: the fields must be values that can be read.
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
-from typing import Annotated, Any, NamedTuple, TypedDict, TypeVar, cast
+from typing import Annotated, Any, TypedDict
 
-from dsconf.config.names import OPTIMIZERS, RELEASES, TARGETS
-from dsconf.errors import InputError, nearest, one_of
+from dsconf.config.names import RELEASES, TARGETS
+from dsconf.errors import InputError, one_of
 from dsconf.units import count, positive, whole
+from dsconf.word import Word
 from dsconf.workload import ALLOCATORS, ATTENTION_KERNELS, LOAD_DTYPES, QUANTIZED
 
 PRECISIONS = ("bf16", "fp16", "fp32")
@@ -23,24 +22,6 @@ OPTIMIZER_STATES = ("fp32", "bf16")
 LAUNCHERS = ("torchrun", "deepspeed", "direct")
 """What starts the ranks: torch's launcher, DeepSpeed's, or dsconf itself."""
 FULLEST = "fullest"
-
-
-class Word(NamedTuple):
-    """What is known of a word besides its name and type."""
-
-    help: str = ""
-    read: Callable[[str, Any], Any] | None = None
-    """Returns the value of ``(option, value)`` or raises InputError; None: taken as it is."""
-    default: Any = None
-    choices: tuple[str, ...] = ()
-    metavar: str | None = None
-    option: str | None = None
-    """Its option where that is not its name."""
-    switch: str = ""
-    """``on`` for an option without a value, ``on/off`` for one with its opposite."""
-    alone: str | None = None
-    """What the option means when no value follows it."""
-    python_only: bool = False
 
 
 def _one_of(*choices: str, help: str = "", **more: Any) -> Word:  # noqa: A002 (click's and argparse's word for it)
@@ -60,7 +41,9 @@ def _whole_or_several(option: str, value: Any) -> int | str:
 
 
 def _stage(option: str, value: Any) -> int:
-    return int(one_of(option, str(value), tuple(map(str, STAGES))))
+    if str(value) not in map(str, STAGES):
+        raise InputError(f"{option}: {value} is not one of {', '.join(map(str, STAGES))}")
+    return int(value)
 
 
 def _offload(option: str, value: Any) -> str:
@@ -68,7 +51,10 @@ def _offload(option: str, value: Any) -> str:
 
 
 def _optimizer(option: str, value: Any) -> str:
-    return one_of(option, value.lower() if isinstance(value, str) else value, OPTIMIZERS)
+    """In lower case, as the settings of a ds_config have it; a search takes those that its templates can write."""
+    if not isinstance(value, str):
+        raise InputError(f"{option}: {value!r} is not the name of an optimizer")
+    return value.lower()
 
 
 def _rank(option: str, value: Any) -> int | None:
@@ -82,10 +68,10 @@ def _rank(option: str, value: Any) -> int | None:
 
 
 def _shards(option: str, value: Any) -> int | None:
-    """None, 0 (``auto``) or a number of shards."""
+    """None, 0 (``auto``, and what has been read already) or a number of shards."""
     if value is False:
         return None
-    if value is True or value == "auto":
+    if value is True or value in ("auto", 0):
         return 0
     try:
         shards = int(value)
@@ -168,7 +154,7 @@ class PrecisionWords(TypedDict, total=False):
 class ConfigWords(PrecisionWords, total=False):
     """What a ds_config says too; beside one, a word must agree with it."""
 
-    optimizer: Annotated[str | None, Word("Optimizer [default: adamw].", _optimizer, choices=OPTIMIZERS)]
+    optimizer: Annotated[str | None, Word("Optimizer's name [default: adamw].", _optimizer, metavar="NAME")]
     offload: Annotated[
         str | None,
         Word("What the host's memory or its NVMe disks hold in place of the GPUs.", _offload, choices=OFFLOADS),
@@ -351,36 +337,3 @@ BENCH_DEFAULTS = {
     "timeout": 900.0,
 }
 """Usual sizes of its own, since it trains briefly."""
-
-
-Words = TypeVar("Words", bound=Mapping[str, Any])
-
-
-def words_of(kind: type[Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> dict[str, Word]:
-    """Return the words of a TypedDict above by name, in order, with ``defaults`` in place of their own."""
-    words: dict[str, Word] = {name: hint.__metadata__[0] for name, hint in kind.__annotations__.items()}
-    return words | {name: words[name]._replace(default=value) for name, value in defaults.items()}
-
-
-def option_of(name: str, word: Word) -> str:
-    """Return how the command line spells the word ``name``."""
-    return f"--{(word.option or name).replace('_', '-')}"
-
-
-def read(kind: type[Words], words: Mapping[str, Any], defaults: Mapping[str, Any] = MappingProxyType({})) -> Words:
-    """Return ``words`` checked and read, with the defaults of those left out.
-
-    Raises:
-        InputError: a value that cannot be used as given.
-        TypeError: a word that ``kind`` does not have.
-    """
-    known = words_of(kind, defaults)
-    for name in words:
-        if name not in known:
-            raise TypeError(f"unexpected keyword argument {name!r}{nearest(name, tuple(known))}")
-    values: dict[str, Any] = {}
-    for name, word in known.items():
-        value = words.get(name)
-        value = word.default if value is None else value
-        values[name] = value if value is None or word.read is None else word.read(option_of(name, word), value)
-    return cast("Words", values)

@@ -97,7 +97,7 @@ def whole(option: str, value: object) -> int:
     except (TypeError, ValueError, OverflowError):
         exact = False
     if not exact or number <= 0:
-        raise InputError(f"{option}: {value!r} is not a positive whole number")
+        raise InputError(f"{option}: {_shown(value)} is not a positive whole number")
     return int(number)
 
 
@@ -112,8 +112,13 @@ def positive(option: str, value: object) -> float:
     except (TypeError, ValueError, OverflowError):
         number = 0.0
     if isinstance(value, bool) or not 0 < number < float("inf"):
-        raise InputError(f"{option}: {value!r} is not a positive number")
+        raise InputError(f"{option}: {_shown(value)} is not a positive number")
     return number
+
+
+def _shown(value: object) -> str:
+    """A number as it was written, anything else in quotes."""
+    return str(value) if _NUMBER.fullmatch(str(value)) else repr(value)
 
 
 def count(option: str, value: object) -> int:

@@ -31,7 +31,7 @@ BASE = {"errors", "units", "resources", "workload"}
 SHAPES = BASE | {"model", "cluster"}
 JOBS = SHAPES | {"config", "job"}
 # The words a person gives, and what DeepSpeed would run of what they ask for.
-DOOR = {"request", "accepted"}
+DOOR = {"request", "word", "accepted"}
 # Which parts each part may import; a part is a folder or a file of dsconf/.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "config": SHAPES,
     "job": SHAPES | {"config"},
     "accepted": JOBS,
-    "request": BASE | {"config"},
+    "word": {"errors"},
+    "request": BASE | {"config", "word"},
     "launch": JOBS,
     "memory": JOBS,
     "speed": JOBS,

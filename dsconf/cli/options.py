@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import click
 
-from dsconf.request import Word, option_of, words_of
+from dsconf.word import Word, option_of, words_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -5,24 +5,6 @@ from __future__ import annotations
 TARGETS = ("deepspeed", "hf", "accelerate")
 RELEASES = ("0.16.9", "0.17.6", "0.18.9", "0.19.6", "0.19.8")
 """Releases of DeepSpeed whose ds_config has a schema, oldest first; the last is the one everything else speaks of."""
-OPTIMIZERS = (
-    "adamw",
-    "adam",
-    "adagrad",
-    "lamb",
-    "lion",
-    "muon",
-    "sgd",
-    "adadelta",
-    "adafactor",
-    "adamax",
-    "asgd",
-    "nadam",
-    "radam",
-    "rmsprop",
-    "rprop",
-)
-"""Optimizers whose memory is known: DeepSpeed's own, and torch's that its engine takes."""
 DEVICES = ("none", "cpu", "nvme")
 STAGE3_ALIASED = (
     "prefetch_bucket_size",

@@ -13,11 +13,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.errors import InputError, UnavailableError, one_of
 from dsconf.live.plan import CPU_RANKS, CheckRequest
-from dsconf.live.processes.crew import StopSignals, allocator_of, allocator_setting
+from dsconf.live.processes.crew import StopSignals
 from dsconf.live.processes.launcher import Failure, Runner, SubprocessRunner
 from dsconf.live.result import CheckResult
 from dsconf.live.run import launch, no_progress
-from dsconf.request import BENCH_DEFAULTS, BenchWords, read
+from dsconf.request import BENCH_DEFAULTS, BenchWords
+from dsconf.units import whole
+from dsconf.word import read, worded
 from dsconf.workload import Workload
 
 if TYPE_CHECKING:
@@ -84,6 +86,7 @@ class BenchResult:
         return document | {"rows": rows}
 
 
+@worded(BenchWords, BENCH_DEFAULTS)
 def bench(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
@@ -121,7 +124,6 @@ def bench(
             checkpointing=bool(word["activation_checkpointing"]),
             attention=word["attention"],
             zero_init=False,
-            allocator=allocator_of(allocator_setting()),
         ),
         micro_batch=word["micro_batch_size"],
         accumulation=word["gradient_accumulation_steps"],
@@ -178,9 +180,7 @@ def _names(strategies: str | Sequence[str]) -> list[str]:
 def _ranks(gpus: int | None) -> int:
     """How many ranks train: as asked, else one for each GPU, else two on the CPU."""
     if gpus is not None:
-        if gpus < 1:
-            raise InputError(f"--gpus: {gpus} is not a positive number")
-        return gpus
+        return whole("--gpus", gpus)
     asked = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
     if answer.returncode:

@@ -10,21 +10,23 @@ from typing import TYPE_CHECKING, Any
 from dsconf.errors import InputError, UnavailableError
 from dsconf.live.plan import CheckRequest, settled
 from dsconf.live.precheck import precheck
-from dsconf.live.processes.crew import allocator_of, allocator_setting, allocator_variables
+from dsconf.live.processes.crew import allocator_variables
 from dsconf.live.processes.launcher import Runner, SubprocessRunner
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult, Fit
 from dsconf.live.run import launch, no_progress
 from dsconf.model.spec import USUAL_SEQ_LEN, Model, sequence_length
 from dsconf.read_job import agreed, node_cluster, read_workload
-from dsconf.request import CheckWords, read
+from dsconf.request import CheckWords
 from dsconf.units import whole
+from dsconf.word import read, worded
 from dsconf.workload import require_adapters
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@worded(CheckWords)
 def check(
     config: str | Path | Mapping[str, Any],
     params: str | int | None = None,
@@ -60,7 +62,7 @@ def check(
         return CheckResult(False, "real", world_size=gpus, failure=judged.failure, findings=judged.findings)
     agreed(resolve(request.config, gpus, "hf"), request.config, word)
     request, tell = settled(request), progress or no_progress
-    launched = runner or SubprocessRunner(allocator_variables(request.workload.allocator))
+    launched = runner or SubprocessRunner(allocator_variables(word["allocator"]))
 
     def run(wanted: CheckRequest) -> CheckResult:
         return launch(wanted, judged.notes, word["timeout"], tell, launched)
@@ -83,15 +85,15 @@ def _read(
     model = _model(params, name, word)
     snapshot = word["memory_snapshot"]
     seq_len = (word["seq_len"] or USUAL_SEQ_LEN) if model is None else sequence_length(word["seq_len"], model)
-    allocator = word["allocator"] or allocator_of(allocator_setting())
     return CheckRequest(
         config,
         model,
         gpus,
-        workload=read_workload(word, seq_len, 1, 1, allocator),
+        workload=read_workload(word, seq_len, 1, 1),
         micro_batch=word["micro_batch_size"],
         accumulation=word["gradient_accumulation_steps"],
         gpus_per_node=word["gpus_per_node"],
+        allocator=word["allocator"],
         host_memory=word["host_memory"],
         sequence_parallel=word["sequence_parallel"],
         steps=word["steps"],

@@ -10,6 +10,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.errors import InputError, UnavailableError
 from dsconf.job import Job
 from dsconf.live import prepare, scale
+from dsconf.live.processes.crew import allocator_of, allocator_setting
 from dsconf.live.processes.order import Order, Probe
 from dsconf.model.attention import runs_eager
 from dsconf.model.spec import Model, sequence_length
@@ -28,12 +29,14 @@ class CheckRequest(NamedTuple):
     """None for a module of the person's own."""
     world_size: int
     workload: Workload = Workload()
-    """All of a step but its batch sizes, which the next two fields have, and its load type and zero.Init where None."""
+    """All of a step but its batch sizes and allocator, which have fields of their own."""
     micro_batch: int | None = None
     accumulation: int | None = None
     gpus_per_node: int = 8
     host_memory: str | int | None = None
     """Of one node, in bytes or as text; None: not stated."""
+    allocator: str | None = None
+    """As ``Workload`` has it; None: what the environment says."""
     sequence_parallel: int | None = None
     """Ranks that share each sequence where the config leaves it to the script."""
     steps: int = 3
@@ -181,6 +184,7 @@ def _plan(request: CheckRequest, config: dict[str, Any], probe: Probe, world_siz
         micro_batch=micro,
         accumulation=accumulation,
         attention=_attention(request),
+        allocator=request.allocator or allocator_of(allocator_setting()),
         load_dtype=asked.load_dtype or trained_in,
         zero_init=settings.stage == 3 and (not asked.quantize if asked.zero_init is None else asked.zero_init),
     )

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dsconf.accepted import sharing_problem
 from dsconf.cluster.spec import Cluster
 from dsconf.model.spec import Model
-from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, OPTIMIZERS, Wish
+from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
 
 RATIOS = (1.0, 0.8, 0.6, 0.4, 0.2)
 """Parts of the optimizer that stage 3 offloads (twin-flow's ``ratio``, blogs/deepspeed-offloadpp)."""
@@ -42,8 +42,6 @@ def kinds(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterato
     """What ``wish`` leaves open, plainest first."""
     stages = range(4) if wish.stage is None else (wish.stage,)
     devices = [pair for name in ([wish.offload] if wish.offload else OFFLOADS) for pair in OFFLOADS[name]]
-    if wish.optimizer not in OPTIMIZERS:
-        return
     plain = wish.offload in (None, "none") and not wish.low_states and wish.sequence_parallel in (None, 1)
     plain = plain and wish.loss_shards is None
     if plain and wish.stage in (None, 0):

@@ -8,7 +8,7 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from sys import maxsize
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.accepted import accepted
 from dsconf.cluster.spec import Cluster
@@ -20,9 +20,10 @@ from dsconf.memory.fit import missing_host_bytes, verdict
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model, sequence_length
 from dsconf.read_job import OFFLOAD_STAGES, plain_settings, read_workload, stated_cluster
-from dsconf.request import PlanWords, read
+from dsconf.request import PlanWords, StageWords
 from dsconf.speed.step_time import step_time
 from dsconf.units import whole
+from dsconf.word import read
 from dsconf.workload import Workload, require_adapters
 
 if TYPE_CHECKING:
@@ -96,7 +97,8 @@ class Planner:
             sequence_length(None if seq_len is None else whole("--seq-len", seq_len), shape), *batch
         )
         if stage is not None:
-            return _planned(*_judged(accepted(Job(shape, cluster, self._settings(stage), workload))))
+            only = self._settings(cast("int", read(StageWords, {"stage": stage})["stage"]))
+            return _planned(*_judged(accepted(Job(shape, cluster, only, workload))))
         return self._smallest(accepted(Job(shape, cluster, self._settings(self._stages[-1]), workload)), batch)
 
     def _smallest(self, last: Job, batch: tuple[int, int]) -> PlannedJob:

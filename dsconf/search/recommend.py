@@ -11,7 +11,7 @@ from dsconf.cluster.read import assumption
 from dsconf.errors import InputError
 from dsconf.model.read import read_model
 from dsconf.read_job import stated_cluster
-from dsconf.request import RecommendWords, read
+from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_tools
 from dsconf.search.explain.changes import improvements
@@ -24,11 +24,13 @@ from dsconf.search.question import Question
 from dsconf.search.rank import choose, pareto, ranked
 from dsconf.search.space import combinations
 from dsconf.search.wish import read_wish
+from dsconf.word import read, worded
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
+@worded(RecommendWords)
 def recommend(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,

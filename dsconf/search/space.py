@@ -14,7 +14,7 @@ from dsconf.model.attention import refuse_flash
 from dsconf.model.spec import Model
 from dsconf.read_job import OFFLOAD_STAGES
 from dsconf.search.kinds import Kind, buckets, kinds, unshareable
-from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, OPTIMIZERS, Wish
+from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
 from dsconf.workload import Workload
 
 
@@ -76,8 +76,6 @@ def choose_precision(cluster: Cluster, wanted: str | None) -> str:
 
 
 def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:
-    if wish.optimizer not in OPTIMIZERS:
-        return f"--optimizer {wish.optimizer}: no config is written for it; use one of {', '.join(OPTIMIZERS)}"
     if wish.sequence_parallel not in (None, 1):
         problem = unshareable(wish.sequence_parallel or 1, wish.stage, model, cluster, wish)
         return f"--sequence-parallel {wish.sequence_parallel}: {problem or 'the other words leave nothing to search'}"

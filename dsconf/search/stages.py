@@ -12,11 +12,12 @@ from dsconf.job import Job
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.read_job import read_workload, stated_cluster
-from dsconf.request import StagesWords, read
+from dsconf.request import StagesWords
 from dsconf.search.candidates import Candidate, Tools, evaluate, real_tools, with_batch
 from dsconf.search.space import batches, choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
 from dsconf.search.wish import read_wish
+from dsconf.word import read, worded
 from dsconf.workload import Workload
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class StageComparison(NamedTuple):
     rows: tuple[StageRow, ...]
 
 
+@worded(StagesWords)
 def stages(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,

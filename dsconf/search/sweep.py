@@ -14,6 +14,7 @@ from dsconf.search.candidates import Tools
 from dsconf.search.recommend import answer, read_asked, with_cost
 from dsconf.search.space import check_split
 from dsconf.units import whole
+from dsconf.word import worded
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
@@ -60,6 +61,7 @@ def _each(row: SweepRow) -> float:
     return row.tokens_per_second / row.gpus
 
 
+@worded(RecommendWords)
 def sweep(
     gpus: str | int | Iterable[int],
     params: str | int | None = None,

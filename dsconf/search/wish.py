@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple, cast
 
+from dsconf.errors import one_of
 from dsconf.model.spec import Model, sequence_length
 from dsconf.request import ConfigWords, GlobalBatchWords, RunWords
 from dsconf.workload import require_adapters
@@ -63,7 +64,7 @@ def read_wish(word: SearchWords, model: Model) -> Wish:
         micro_batch=word["micro_batch_size"],
         accumulation=word["gradient_accumulation_steps"],
         precision=word["precision"],
-        optimizer=word["optimizer"] or "adamw",
+        optimizer=one_of("--optimizer", word["optimizer"] or "adamw", OPTIMIZERS),
         offload=word["offload"],
         checkpointing=word["activation_checkpointing"],
         attention=word["attention"],

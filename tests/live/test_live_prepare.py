@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from dsconf.errors import InputError
 from dsconf.live import prepare, scale
-from dsconf.live.plan import Plan, Wish, make_plan, settled
+from dsconf.live.plan import CheckRequest, RunPlan, make_plan, settled
 from dsconf.live.processes.crew import environment
 from dsconf.live.processes.order import Probe
 from dsconf.model.catalogue import names
 from dsconf.model.read import read_model
+from dsconf.workload import Workload
 
 TINY = {
     "model_type": "llama",
@@ -34,9 +35,12 @@ def config(**changes: object) -> dict[str, object]:
     return {"train_micro_batch_size_per_gpu": 2, "bf16": {"enabled": True}, **changes}
 
 
-def plan(probe: Probe, config: dict[str, object], model: object = TINY, world_size: int = 2, **words: object) -> Plan:
-    wish = Wish(config=config, model=read_model(model=model), world_size=world_size, seq_len=32)
-    return make_plan(settled(wish._replace(**words)), probe)
+def plan(
+    probe: Probe, config: dict[str, object], model: object = TINY, world_size: int = 2, **words: object
+) -> RunPlan:
+    step = {word: words.pop(word) for word in ("seq_len", "attention") if word in words}
+    request = CheckRequest(config, read_model(model=model), world_size, Workload(**{"seq_len": 32} | step))
+    return make_plan(settled(request._replace(**words)), probe)
 
 
 def test_auto_becomes_what_the_trainer_would_put() -> None:

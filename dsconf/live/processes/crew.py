@@ -179,9 +179,11 @@ def environment(folder: Path) -> dict[str, str]:
     return variables
 
 
-def allocator_variables(allocator: str) -> dict[str, str]:
-    """Return the variables that give the training processes torch's ``default`` or its ``expandable`` allocator."""
+def allocator_variables(allocator: str | None) -> dict[str, str]:
+    """Return the variables that give the training processes the allocator asked for; None: that of the environment."""
     setting = allocator_setting()
+    if allocator is None:
+        return {}
     if allocator_of(setting) != allocator:
         setting = f"expandable_segments:{allocator == 'expandable'}"
     return {"PYTORCH_CUDA_ALLOC_CONF": setting}
