@@ -55,9 +55,9 @@ def measure(rounds: int, warm_up: int) -> dict[str, list[float]]:
 
 def require_installed_package() -> None:
     """Exit unless ``import dsconf`` finds a copy in site-packages."""
-    found = find_spec("dsconf")
+    spec = find_spec("dsconf")
     home = Path(sysconfig.get_path("purelib")).resolve()
-    if found is None or found.origin is None or not Path(found.origin).resolve().is_relative_to(home):
+    if spec is None or spec.origin is None or not Path(spec.origin).resolve().is_relative_to(home):
         sys.exit("measure an installed copy: pip install . (not -e), then run this with that environment's Python")
 
 

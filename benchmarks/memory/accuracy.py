@@ -92,9 +92,9 @@ def result_of(row: Row) -> Result:
     """Predict the rank of ``row``, beside what was measured."""
     job = job_of(row)
     measured = round(row["measured"]["peak_mib"] * MIB)
-    found = of_estimate(estimate(job, rank=row.get("rank", 0)), "cpu" if row.get("device") == "CPU" else "cuda")
-    assert found.peak_bytes is not None
-    return Result(row["name"], job, measured, found.peak_bytes, deepspeed_bytes(job))
+    prediction = of_estimate(estimate(job, rank=row.get("rank", 0)), "cpu" if row.get("device") == "CPU" else "cuda")
+    assert prediction.peak_bytes is not None
+    return Result(row["name"], job, measured, prediction.peak_bytes, deepspeed_bytes(job))
 
 
 def deepspeed_bytes(job: Job) -> int | None:

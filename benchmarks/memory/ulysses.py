@@ -30,8 +30,8 @@ def measure(case: Case) -> dict[str, int]:
         printed = [process.communicate(timeout=600)[0] for process in running]
     if any(process.returncode for process in running):
         raise SystemExit(f"{case}: a rank failed")
-    found: dict[str, int] = json.loads(printed[0].splitlines()[-1])
-    return found
+    peaks: dict[str, int] = json.loads(printed[0].splitlines()[-1])
+    return peaks
 
 
 def _start(case: Case, rank: int, folder: str) -> subprocess.Popen[str]:

@@ -86,10 +86,10 @@ def run(words: argparse.Namespace) -> int:
     if words.list:
         print("\n".join(plan.units()))
         return 0
-    known = records.rows(store.MACHINES)
-    if any(not same_kind(machine, other) for other in known):
+    recorded = records.rows(store.MACHINES)
+    if any(not same_kind(machine, other) for other in recorded):
         raise InputError(f"--record {words.record}: measured with other cards or versions; name another folder")
-    if machine not in known:
+    if machine not in recorded:
         records.add(store.MACHINES, [machine])
     if words.retry:
         records.forget_failures()

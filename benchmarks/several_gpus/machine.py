@@ -74,12 +74,12 @@ def in_a_row(machine: Row) -> Row:
     if not machine["gpus"]:
         return {"cpu_cores": machine["cpu_cores"]}
     card = machine["gpus"][0]
-    known: Row = {"gpus_per_node": len(machine["gpus"]), "cpu_cores": machine["cpu_cores"], "nvlink_switches": False}
+    node: Row = {"gpus_per_node": len(machine["gpus"]), "cpu_cores": machine["cpu_cores"], "nvlink_switches": False}
     try:
-        return {"gpu": find_gpu(card["name"]).name, **known}
+        return {"gpu": find_gpu(card["name"]).name, **node}
     except InputError:
         nearest = nearest_in_memory(card["memory_bytes"])
-        return {"gpu": nearest.name, "figures": {"memory_bytes": card["memory_bytes"]}, **known}
+        return {"gpu": nearest.name, "figures": {"memory_bytes": card["memory_bytes"]}, **node}
 
 
 def cores() -> int:

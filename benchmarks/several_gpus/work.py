@@ -78,7 +78,7 @@ class Session:
         self.plan, self.records = plan, records
         self.gpus = len(machine["gpus"])
         self.cores: int = machine["cpu_cores"]
-        self.known = in_a_row(machine)
+        self.about_machine = in_a_row(machine)
         self.until = time.monotonic() + plan.seconds
         self.last = dict(USUAL_SECONDS)
         self.left: list[str] = []
@@ -103,13 +103,13 @@ class Session:
         """Yield what needs the machine for itself."""
         plan = self.plan
         for ranks in plan.world_sizes:
-            found = partial(self._collectives, ranks)
-            yield Unit(f"collectives-w{ranks}", "collectives", store.COLLECTIVES, found)
+            run = partial(self._collectives, ranks)
+            yield Unit(f"collectives-w{ranks}", "collectives", store.COLLECTIVES, run)
         for case in plan.possible():
-            yield Unit(case.name, "case", store.CASES, partial(self._case, case, None, self.known))
+            yield Unit(case.name, "case", store.CASES, partial(self._case, case, None, self.about_machine))
         for name in plan.strategies:
-            for most in plan.world_sizes[-1:]:
-                yield Unit(f"bench-w{most}-{name}", "bench", store.BENCH, partial(self._strategy, name, most))
+            for ranks in plan.world_sizes[-1:]:
+                yield Unit(f"bench-w{ranks}-{name}", "bench", store.BENCH, partial(self._strategy, name, ranks))
 
     def _rehearsals(self) -> Iterator[Unit]:
         """Yield every rank of the cases that ran with real ranks, on the machine that they ran on."""
@@ -118,24 +118,24 @@ class Session:
         for case in self.plan.cases:
             if case.name in real:
                 row = real[case.name]
-                known = {name: row[name] for name in self.known if name in row}
+                machine = {name: row[name] for name in self.about_machine if name in row}
                 for rank in range(row["world_size"]):
-                    run = partial(self._case, case, rank, known)
+                    run = partial(self._case, case, rank, machine)
                     yield Unit(rehearsal(case.name, rank), "rehearsal", store.CASES, run)
 
     def _collectives(self, ranks: int, limit: float, tell: Progress, runner: Runner) -> list[Row]:
         largest, launcher = self.plan.largest, self.plan.launcher
-        return collectives.measure(ranks, largest, self.known, limit, tell, runner, launcher)
+        return collectives.measure(ranks, largest, self.about_machine, limit, tell, runner, launcher)
 
     def _case(
-        self, case: Case, rank: int | None, known: Row, limit: float, tell: Progress, runner: Runner
+        self, case: Case, rank: int | None, machine: Row, limit: float, tell: Progress, runner: Runner
     ) -> list[Row]:
         launcher = self.plan.launcher if rank is None else "direct"
-        return measure(case, wish(case, self.plan.steps, not self.gpus, launcher, rank), known, limit, tell, runner)
+        return measure(case, wish(case, self.plan.steps, not self.gpus, launcher, rank), machine, limit, tell, runner)
 
     def _strategy(self, name: str, ranks: int, limit: float, tell: Progress, runner: Runner) -> list[Row]:
         unit = f"bench-w{ranks}-{name}"
-        found = bench(
+        result = bench(
             model=BENCH_MODEL,
             gpus=ranks,
             strategies=name,
@@ -145,13 +145,13 @@ class Session:
             timeout=limit,
             progress=tell,
         )
-        one = found.rows[0]
-        about: Row = {"unit": unit, "name": unit, **self.known}
-        if one.failure is not None:
-            return [{**about, **error_of(one.failure)}]
-        about |= {"device": found.device, "model": BENCH_MODEL, "scaled_down": list(found.scaled_down)}
-        about |= {"global_batch": found.global_batch, "seq_len": found.seq_len, "steps": found.steps}
-        return [{**about, **{key: value for key, value in one._asdict().items() if key != "failure"}}]
+        strategy = result.rows[0]
+        about: Row = {"unit": unit, "name": unit, **self.about_machine}
+        if strategy.failure is not None:
+            return [{**about, **error_of(strategy.failure)}]
+        about |= {"device": result.device, "model": BENCH_MODEL, "scaled_down": list(result.scaled_down)}
+        about |= {"global_batch": result.global_batch, "seq_len": result.seq_len, "steps": result.steps}
+        return [{**about, **{key: value for key, value in strategy._asdict().items() if key != "failure"}}]
 
     def _side_by_side(self, units: list[Unit]) -> None:
         """Run one rehearsal on each GPU, with the share of the cores that a rank among that many, or of two, has."""

@@ -74,8 +74,8 @@ def cluster_of(row: Row) -> Cluster:
         return replace(cluster, cpu_cores=OWN_CORES * cluster.gpus_per_node)
     cluster = read_cluster(row["world_size"], gpu=row["gpu"], gpus_per_node=row["gpus_per_node"])
     words = ("node_bandwidth", "cpu_cores", "host_memory_bandwidth", "nvlink_switches")
-    known = {key: row[key] for key in words if key in row}
-    return replace(cluster, gpu=replace(cluster.gpu, **row.get("figures", {})), **known)
+    given = {key: row[key] for key in words if key in row}
+    return replace(cluster, gpu=replace(cluster.gpu, **row.get("figures", {})), **given)
 
 
 def job_of(row: Row) -> Job:

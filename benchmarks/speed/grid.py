@@ -51,13 +51,13 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     cluster = replace(cluster, cpu_cores=len(os.sched_getaffinity(0)))
     wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
     tools = real_tools()
-    found = []
+    evaluated = []
     for settings, workloads in combinations(model, cluster, wish):
         for workload in workloads:
             job = Job(model, cluster, with_batch(settings, workload, cluster), workload)
-            found.append(evaluate(job, tools))
-    kept = ranked(one for one in found if one.fits != "no")
-    return [one for one in kept if not (arguments.skip and arguments.skip.search(name(one)))]
+            evaluated.append(evaluate(job, tools))
+    kept = ranked(candidate for candidate in evaluated if candidate.fits != "no")
+    return [candidate for candidate in kept if not (arguments.skip and arguments.skip.search(name(candidate)))]
 
 
 def pattern(text: str) -> re.Pattern[str]:
@@ -73,19 +73,19 @@ def chosen(
 ) -> list[Candidate]:
     """Return the recommendation, those ranked next, and the grid; or only those whose words match ``only``."""
     if only:
-        return [one for one in ordered if only.fullmatch(f"{one.settings.engine} {name(one)}")]
+        return [candidate for candidate in ordered if only.fullmatch(f"{candidate.settings.engine} {name(candidate)}")]
     best = choose(ordered)
-    ours = [one for one in ordered if one.settings.engine == "deepspeed"]
-    first = ([best] if best else []) + [one for one in ours if one is not best][:following]
-    most = max(micro_batches, default=0)
+    ours = [candidate for candidate in ordered if candidate.settings.engine == "deepspeed"]
+    first = ([best] if best else []) + [candidate for candidate in ours if candidate is not best][:following]
+    largest = max(micro_batches, default=0)
     grid = [
-        one
-        for one in ordered
-        if one.workload.micro_batch in micro_batches
-        and (not (one.workload.checkpointing or one.offloads) or one.workload.micro_batch == most)
-        and not (one.workload.checkpointing and one.offloads)
+        candidate
+        for candidate in ordered
+        if candidate.workload.micro_batch in micro_batches
+        and (not (candidate.workload.checkpointing or candidate.offloads) or candidate.workload.micro_batch == largest)
+        and not (candidate.workload.checkpointing and candidate.offloads)
     ]
-    return list({id(one): one for one in (*first, *grid)}.values())
+    return list({id(candidate): candidate for candidate in (*first, *grid)}.values())
 
 
 def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict[str, Any]:
@@ -187,9 +187,9 @@ def measure(case: dict[str, Any], steps: int, limit: float) -> dict[str, Any]:
             (folder / "error").write_text(f"no end after {limit:.0f} s")
             break
         time.sleep(0.02)
-    found = _measured(folder, case)
+    measured = _measured(folder, case)
     shutil.rmtree(folder)
-    return found
+    return measured
 
 
 def _measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:

@@ -99,18 +99,18 @@ def counts(job: Job) -> dict[str, dict[str, float]]:
     second."""
     keep = {name: getattr(rates, name) for name, _ in FITTED.values()}
     zero = {name: dict.fromkeys(value, 0.0) if isinstance(value, dict) else 0.0 for name, value in keep.items()}
-    found: dict[str, dict[str, float]] = {phase: {} for phase in ("forward_ms", "backward_ms", "step_ms")}
+    by_phase: dict[str, dict[str, float]] = {phase: {} for phase in ("forward_ms", "backward_ms", "step_ms")}
     try:
         for label, (name, stage) in FITTED.items():
-            one = zero | {name: 1.0 if stage is None else {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0, stage: 1.0}}
+            values = zero | {name: 1.0 if stage is None else {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0, stage: 1.0}}
             if stage == 1:
-                one["STEP_SECONDS"] = {0: 0.0, 1: 1.0, 2: 1.0, 3: 0.0}
-            _set(one)
+                values["STEP_SECONDS"] = {0: 0.0, 1: 1.0, 2: 1.0, 3: 0.0}
+            _set(values)
             for phase, value in seconds_of(job).items():
-                found[phase][label] = value / 1e3
+                by_phase[phase][label] = value / 1e3
     finally:
         _set(keep)
-    return found
+    return by_phase
 
 
 def _set(values: dict[str, Any]) -> None:
@@ -131,13 +131,13 @@ def fit(rows: list[Row]) -> dict[str, float]:
             if not (phase == "step_ms" and "wide" in row["name"].split()):
                 measured = row["measured"][phase] / 1e3
                 lines.append(({label: times / measured for label, times in count.items()}, 1.0))
-    found = dict.fromkeys(FITTED, 0.0)
+    fitted = dict.fromkeys(FITTED, 0.0)
     for _ in range(2000):
-        for label in found:
+        for label in fitted:
             weight = sum(line[label] ** 2 for line, _ in lines)
-            rest = [(line, one - sum(line[k] * v for k, v in found.items() if k != label)) for line, one in lines]
-            found[label] = max(0.0, sum(line[label] * left for line, left in rest) / weight) if weight else 0.0
-    return found
+            rest = [(line, goal - sum(line[k] * v for k, v in fitted.items() if k != label)) for line, goal in lines]
+            fitted[label] = max(0.0, sum(line[label] * left for line, left in rest) / weight) if weight else 0.0
+    return fitted
 
 
 def measure(name: str, model: Row, zero: Row, checkpointing: bool, lora_rank: int) -> Row:
@@ -219,11 +219,11 @@ def main() -> None:
         measure_all(arguments.record)
         return
     rows = [json.loads(line) for line in arguments.fit.read_text().splitlines()]
-    found = fit([row for row in rows if row["offload"] == "none"])
+    fitted = fit([row for row in rows if row["offload"] == "none"])
     table = []
     for label, (name, stage) in FITTED.items():
         has = getattr(rates, name)
-        table.append([label, 1e6 * found[label], 1e6 * (has if stage is None else has[stage])])
+        table.append([label, 1e6 * fitted[label], 1e6 * (has if stage is None else has[stage])])
     print(tabulate(table, ["figure", "fitted µs", "in rates.py µs"], floatfmt=".1f"))
 
 

@@ -120,7 +120,7 @@ class Verdict(NamedTuple):
 
 
 def places(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """List the path of every object in ``config``, its own first."""
+    """Yield the path of every object in ``config``, its own first."""
     if isinstance(config, dict):
         yield path
         for key, inner in config.items():
@@ -415,18 +415,18 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name each value that only validate refuses, too")
     args = parser.parse_args()
     start = perf_counter()
-    found = score(args.count, args.seed)
+    result = score(args.count, args.seed)
     words = ("found", "missed", "false alarm", "stricter", "clean")
     print(
         f"{args.count} mutants in {perf_counter() - start:.0f} s\n\n{'':14}" + "".join(f"{word:>13}" for word in words)
     )
-    for kind in (*dict.fromkeys(kind for kind, _ in found.counts),):
-        print(f"{kind:14}" + "".join(f"{found.counts[kind, word]:13}" for word in words))
-    total = {word: sum(number for (_, what), number in found.counts.items() if what == word) for word in words}
+    for kind in (*dict.fromkeys(kind for kind, _ in result.counts),):
+        print(f"{kind:14}" + "".join(f"{result.counts[kind, word]:13}" for word in words))
+    total = {word: sum(number for (_, what), number in result.counts.items() if what == word) for word in words}
     print(f"{'all':14}" + "".join(f"{total[word]:13}" for word in words))
     bad = total["found"] + total["missed"]
     print(f"\nfound {total['found'] / max(bad, 1):.2%} of {bad} that DeepSpeed refuses or drops")
-    for what, made, verdict in found.worth_a_look:
+    for what, made, verdict in result.worth_a_look:
         if what != "stricter" or args.list:
             value = _value(made)
             print(

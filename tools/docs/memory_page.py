@@ -34,10 +34,10 @@ WRAPPERS = {
 def terms() -> str:
     """List every term: what it is, and where it is allocated under each wrapper."""
     rows = []
-    for name, known in TERMS.items():
-        named = [f"{WRAPPERS[wrapper]}: {place}" for wrapper, place in known.places.items() if wrapper]
-        other = known.places.get("")
-        rows.append([name, known.formula, "; ".join(named + ([f"else {other}" if named else other] if other else []))])
+    for name, term in TERMS.items():
+        named = [f"{WRAPPERS[wrapper]}: {place}" for wrapper, place in term.places.items() if wrapper]
+        other = term.places.get("")
+        rows.append([name, term.formula, "; ".join(named + ([f"else {other}" if named else other] if other else []))])
     return _table(["term", "bytes", "allocated in"], rows)
 
 

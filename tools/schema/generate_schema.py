@@ -3,7 +3,7 @@
     DS_ACCELERATOR=cpu python -m tools.schema.generate_schema [--check]
 
 ``--check`` writes nothing and fails when the file is not what would be written. Names, defaults and ranges come from
-DeepSpeed: from its pydantic models, and from watching its parser read (ds_config_reads.py). The types of hand-read
+DeepSpeed: from its pydantic models, and from watching its parser read (reads.py). The types of hand-read
 keys and all descriptions come from the tables; a key that stands in only one of the two ends this with an error.
 """
 
@@ -137,26 +137,26 @@ def _tables(newest: bool, taken: set[str]) -> tuple[dict[str, Key], Tables, dict
 
 
 def _differences(where: str, table: set[str], read: set[str]) -> list[str]:
-    found = [f"{where}: DeepSpeed reads {key!r}, which no table describes" for key in sorted(read - table)]
-    return found + [f"{where}: {key!r} is described, but DeepSpeed does not read it" for key in sorted(table - read)]
+    lines = [f"{where}: DeepSpeed reads {key!r}, which no table describes" for key in sorted(read - table)]
+    return lines + [f"{where}: {key!r} is described, but DeepSpeed does not read it" for key in sorted(table - read)]
 
 
 def _audit(top: dict[str, Key], plain: Tables, paths: dict[str, Any], reads: Reads, defs: dict[str, Any]) -> list[str]:
     """List the keys that stand only in the tables, or only in what DeepSpeed reads."""
-    known = {*top, *(path[0] for path in paths.values() if len(path) == 1), "bfloat16"} - {"$schema"}
-    found = _differences("top level", set(), set(reads[()]) - known - _refused())
+    not_top_level = {*top, *(path[0] for path in paths.values() if len(path) == 1), "bfloat16"} - {"$schema"}
+    lines = _differences("top level", set(), set(reads[()]) - not_top_level - _refused())
     for name in plain:
         described = set(plain[name])
-        found += _differences(".".join(paths[name]), described, described | set(reads.get(paths[name], {})))
-    return found + [f"{name}: no key of it is read" for name, block in defs.items() if block.get("properties") == {}]
+        lines += _differences(".".join(paths[name]), described, described | set(reads.get(paths[name], {})))
+    return lines + [f"{name}: no key of it is read" for name, block in defs.items() if block.get("properties") == {}]
 
 
 def _gone(top: dict[str, Key], plain: Tables, properties: dict[str, Any], defs: dict[str, Any]) -> list[str]:
     """List the keys of today's tables that the newest DeepSpeed does not read."""
-    found = _differences("top level", set(top), set(top) & set(properties))
+    lines = _differences("top level", set(top), set(top) & set(properties))
     for name, keys in plain.items():
-        found += _differences(name, set(keys), set(defs[name]["properties"]))
-    return found
+        lines += _differences(name, set(keys), set(defs[name]["properties"]))
+    return lines
 
 
 def build() -> dict[str, Any]:
@@ -169,15 +169,15 @@ def build() -> dict[str, Any]:
 
     version = deepspeed.__version__.partition("+")[0].strip()
     newest, package = version == RELEASES[-1], Path(deepspeed.__file__).parent
-    found = models()
-    top, plain, words = _tables(newest, set(found))
-    paths = {**_paths(plain), **{name: path for name, (_, path) in found.items()}}
+    pydantic = models()
+    top, plain, words = _tables(newest, set(pydantic))
+    paths = {**_paths(plain), **{name: path for name, (_, path) in pydantic.items()}}
     reads: Reads = watched_reads({(), *paths.values()})
     for path, noted in (*signature_reads().items(), *part_reads().items()):
         reads[path] = {**reads.get(path, {}), **noted}
-    blocks = {model.__name__: name for name, (model, _) in found.items()}
+    blocks = {model.__name__: name for name, (model, _) in pydantic.items()}
     inner = {
-        name: model_block(name, model, blocks, ".".join(path) + ".", newest) for name, (model, path) in found.items()
+        name: model_block(name, model, blocks, ".".join(path) + ".", newest) for name, (model, path) in pydantic.items()
     }
     for name, keys in plain.items():
         inner[name] = _plain_block(name, _plain_properties(keys, reads.get(paths[name], {}), package))
@@ -221,7 +221,7 @@ def _old_bf16() -> dict[str, Any]:
 
 
 def _examples(defs: dict[str, Any]) -> None:
-    """List the optimizers and schedules that this DeepSpeed brings."""
+    """Put the optimizers and schedules that this DeepSpeed brings into ``defs`` as examples."""
     from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
     from deepspeed.runtime.lr_schedules import VALID_LR_SCHEDULES
 

@@ -36,12 +36,12 @@ SCALARS: dict[str, dict[str, Any]] = {
 
 def variants() -> dict[str, dict[str, Any]]:
     """Return the scalars as DeepSpeed's pydantic blocks coerce them, alone, or null, or "auto"."""
-    found = {}
+    schemas = {}
     for name, scalar in SCALARS.items():
-        found[name] = scalar
-        found[f"{name}_or_null"] = {**scalar, "type": [*scalar["type"], "null"]}
-        found[f"{name}_or_auto"] = {**scalar, "pattern": f"^auto$|{scalar['pattern']}"}
-    return found
+        schemas[name] = scalar
+        schemas[f"{name}_or_null"] = {**scalar, "type": [*scalar["type"], "null"]}
+        schemas[f"{name}_or_auto"] = {**scalar, "pattern": f"^auto$|{scalar['pattern']}"}
+    return schemas
 
 
 def _without_null(annotation: Any) -> tuple[Any, bool]:
@@ -166,10 +166,10 @@ _MODELS = {
 
 def models() -> dict[str, tuple[Any, tuple[str, ...]]]:
     """Return name in $defs: (pydantic model, path in a config), for those that the installed DeepSpeed has."""
-    found = {}
+    present = {}
     for block, (module, name, path) in _MODELS.items():
         try:
-            found[block] = (getattr(import_module(f"deepspeed.{module}"), name), path)
+            present[block] = (getattr(import_module(f"deepspeed.{module}"), name), path)
         except (ImportError, AttributeError):
             continue
-    return found
+    return present

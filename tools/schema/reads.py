@@ -34,7 +34,7 @@ _NAMED = {"type": "Adam", "params": {}}
 
 
 def probes() -> Iterator[dict[str, Any]]:
-    """Return configs that between them lead the parser into every block; some end in an error of DeepSpeed's, late
+    """Yield configs that between them lead the parser into every block; some end in an error of DeepSpeed's, late
     enough."""
     yield {}
     yield from ({name: {}} for name in _BLOCKS)
@@ -140,14 +140,14 @@ def signature_reads() -> Reads:
     from deepspeed.runtime.config import get_pipeline_config
 
     schedulers = [getattr(lr_schedules, name) for name in lr_schedules.VALID_LR_SCHEDULES]
-    found: Reads = {("pipeline",): get_pipeline_config({})}
+    reads: Reads = {("pipeline",): get_pipeline_config({})}
     for block, classes in (("optimizer", [FusedAdam]), ("scheduler", schedulers)):
         noted: dict[str, Any] = {}
         for kind in classes:
             for name, parameter in signature(kind).parameters.items():
                 default = UNSET if parameter.default is parameter.empty else parameter.default
                 noted.setdefault(name, default)
-        found[block, "params"] = {
+        reads[block, "params"] = {
             name: default for name, default in noted.items() if name not in ("params", "optimizer")
         }
-    return found
+    return reads
