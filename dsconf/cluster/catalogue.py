@@ -77,7 +77,7 @@ def find_gpu(name: str) -> Gpu:
     """Find the GPU called ``name``; case, spaces, dashes, underscores and the maker's name do not matter.
 
     Raises:
-        InputError: nobody is called so, or several are (``a100`` comes with 40 and 80 GB).
+        InputError: no card has this name, or several do (``a100`` comes with 40 and 80 GB).
     """
     if not isinstance(name, str):
         raise InputError(f"--gpu: {name!r} is not the name of a card, such as 'h100-80gb'")

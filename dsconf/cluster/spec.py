@@ -63,7 +63,7 @@ class Cluster:
     node_bandwidth: float | None = None
     """Bytes a second one GPU sends to another node, one direction; None when nobody said."""
     cpu_cores: int | None = None
-    """Of one node, for this job; None when nobody said."""
+    """Cores of one node for this job; None when nobody said."""
     host_memory_bandwidth: float | None = None
     """Bytes a second that a node's cores read and write of its memory; None when nobody said."""
     nvlink_switches: bool = True

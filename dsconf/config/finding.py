@@ -15,7 +15,7 @@ class Rename(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Put the key at ``path``, value and all, at ``to``; blocks that are not there yet are made."""
+    """Put the key at ``path``, value and all, at ``to``; blocks that do not exist yet are made."""
 
     path: Path
     to: Path
@@ -28,7 +28,7 @@ class Remove(NamedTuple):
 
 
 class SetValue(NamedTuple):
-    """Give the key at ``path`` the JSON value ``value``; a key that is not there is added at the end of its block."""
+    """Give the key at ``path`` the JSON value ``value``; a key that does not exist is added at the end of its block."""
 
     path: Path
     value: Any
@@ -38,11 +38,12 @@ Edit = Rename | Move | Remove | SetValue
 
 
 class Problem(NamedTuple):
-    """What one rule found, before anybody knows where in which file."""
+    """What one rule found, before its place in a file is known."""
 
     code: str
     severity: str
-    """``error``: DeepSpeed rejects, ignores or changes it; ``warning``: it has no effect or will go; ``note``."""
+    """``error``: DeepSpeed rejects, ignores or changes it; ``warning``: it has no effect, or will be removed;
+    ``note``."""
     path: Path
     message: str
     suggestion: str | None = None
@@ -63,7 +64,7 @@ class Finding(NamedTuple):
     column: int | None = None
     suggestion: str | None = None
     end_column: int | None = None
-    """Of the character after the key, on the same line."""
+    """Column of the character after the key, on the same line."""
     fix: tuple[Edit, ...] = ()
     """What ``--fix`` does about it; empty where it leaves it alone."""
 

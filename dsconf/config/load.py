@@ -22,12 +22,12 @@ from dsconf.config.positions import MAX_DEPTH, HjsonError, Lines, Places, consta
 from dsconf.errors import InputError
 
 MAX_BYTES = 64 * 2**20
-"""What is larger is not read."""
+"""Largest file that is read."""
 MAX_PLACED = 256 * 2**10
-"""Characters, fifty times a long ds_config: hjson, which is pure Python, reads half a MiB a second. A longer text has
-to be strict JSON, and its findings have no line."""
+"""Characters of the longest text in which findings get a line, fifty times a long ds_config. hjson is pure Python and
+reads half a MiB a second, so a longer text has to be strict JSON."""
 _MAX_VALUES = 400_000
-"""Of a text longer than MAX_PLACED: each takes a hundred bytes and more."""
+"""Most values in a text longer than MAX_PLACED: each takes a hundred bytes and more."""
 _HJSON_BEGINS = "#/'"
 
 
@@ -67,7 +67,7 @@ class Loaded(NamedTuple):
     not_finite: tuple[Path, ...] = ()
     """The paths of NaN and infinite numbers, which ``json.load`` reads."""
     repeated: str | None = None
-    """A key that stands twice in a text without places."""
+    """A key that appears twice, in a text too long to say where."""
 
     def places(self) -> Places:
         """Find where each key and value stands in ``text``; only the whole file where hjson cannot read what json
@@ -124,7 +124,7 @@ class _Json(NamedTuple):
 
     value: Any
     twice: tuple[str, ...]
-    """A key that stands twice in its object, if there is one."""
+    """A key that appears twice in its object, if there is one."""
     constants: bool
 
 

@@ -47,7 +47,7 @@ class Places(NamedTuple):
     """Where everything stands in one text."""
 
     spans: dict[Path, Span]
-    """The last one where a key stands twice, as ``json`` and ``dict`` keep the last value."""
+    """The last one where a key appears twice, as ``json`` and ``dict`` keep the last value."""
     twice: tuple[tuple[Path, int], ...]
     """Every key that its object already had, with its offset, in file order."""
 

@@ -29,21 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["load_schema", "property_at", "schema_problems"]
 
 _SUGGESTIONS = 50
-"""Unknown keys of one object that get a did-you-mean; a file with more is no ds_config."""
+"""Unknown keys of one object that get a did-you-mean; a file with more is not a ds_config."""
 _LISTED = 500
 """Unknown keys of one object that are named one by one."""
 _LONGEST = 80
 """Characters of a key that may be a misspelling."""
 _LONGEST_TEXT = 4096
 _VIOLATIONS = 2000
-"""After so many nobody reads on; a list of a million wrong numbers would take half a minute."""
+"""Most violations that are read: a list of a million wrong numbers would take half a minute."""
 _PLACES = 3
 """A key known in more places than this (``enabled``) says nothing about where it belongs."""
 _CERTAIN_COUNT = 1000
-"""From here on a count with a fraction is one that was worked out and not rounded."""
+"""A count with a fraction, if at least this large, was computed and not rounded."""
 _DECIMAL = r"-?\d{1,15}(\.\d{1,15})?([eE][+-]?\d{1,2})?"
 _CERTAIN = 0.85
-"""From this likeness on a misspelling has one answer: ``zero_optimisation``, but not ``stage2`` for ``stage``."""
+"""Similarity from which on a misspelling has one answer: ``zero_optimisation``, but not ``stage2`` for ``stage``."""
 
 
 def _at(config: Any, path: Path) -> Any:

@@ -25,7 +25,7 @@ class Settings:
     momentum: float = 0.0
     """SGD's momentum: 0 keeps no state."""
     optimizer_options: frozenset[str] = frozenset()
-    """What changes the optimizer's memory besides: ``amsgrad``, ``centered``, ``weight_decay`` (not 0), ``for_loop``
+    """What else changes the optimizer's memory: ``amsgrad``, ``centered``, ``weight_decay`` (not 0), ``for_loop``
     (``foreach: false``), ``torch_adam`` (torch's Adam although it is fused)."""
     micro_batch: int | None = None
     accumulation: int | None = None

@@ -21,7 +21,7 @@ Rule = Callable[["Case"], Iterator[Problem]]
 DEEPSPEED_VERSION = RELEASES[-1]
 """The release whose ds_config is checked unless another is named."""
 MAX_FINDINGS = 500
-"""Of one file; one with more is something else, and nobody reads them."""
+"""Most findings of one file; nobody reads more."""
 _READERS = {"hf": "HF Trainer", "accelerate": "Accelerate"}
 
 

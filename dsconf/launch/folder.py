@@ -11,9 +11,9 @@ from dsconf.launch.plan import Launch
 LAUNCH, SLURM, HOSTFILE = "launch.sh", "slurm.sh", "hostfile"
 ACCELERATE, TRAINING_ARGUMENTS = "accelerate.yaml", "training_args.json"
 OF_TARGET = {"deepspeed": (), "hf": (TRAINING_ARGUMENTS,), "accelerate": (ACCELERATE,)}
-"""The file beside ``launch.sh`` that who loads the config reads, too."""
+"""The files beside ``launch.sh`` that each loader of the config reads as well."""
 EVERY = (LAUNCH, SLURM, HOSTFILE, ACCELERATE, TRAINING_ARGUMENTS)
-"""Every name that a launch may have a file of."""
+"""Every file name that a launch may have."""
 
 
 def usual_names(target: str, slurm: bool) -> tuple[str, ...]:

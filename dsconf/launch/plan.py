@@ -18,7 +18,7 @@ class Launch(NamedTuple):
     """One way to train, as the templates read it. ``cores`` are CPU cores of one node."""
 
     title: str
-    """What is trained how, in words."""
+    """What is trained and how, in words."""
     target: str
     """Who loads the config: ``deepspeed``, ``hf`` or ``accelerate``."""
     settings: Settings
@@ -33,11 +33,11 @@ class Launch(NamedTuple):
     whole_nodes: bool
     """Whether the job has every GPU of its nodes."""
     lora_rank: int = 0
-    """Of the adapters that are trained; 0 for the whole model."""
+    """Rank of the adapters that are trained; 0 for the whole model."""
     host_bytes: int = 0
-    """Host memory that the job needs of each node, while it loads and while it trains."""
+    """Host memory that the job needs on each node, while it loads and while it trains."""
     loss_shards: int = 0
-    """Shards that a rank makes the loss of a micro-batch in; 0 where it is made whole."""
+    """Shards in which a rank computes the loss of a micro-batch; 0 where it is computed at once."""
     cores_stated: bool = False
     """Whether somebody said how many ``cores`` there are."""
 

@@ -28,7 +28,7 @@ class ModuleCounts(NamedTuple):
 
     called: int
     owners: int
-    """Those with parameters of their own."""
+    """Modules with parameters of their own."""
     trained: int
     """Tensors that get a gradient."""
 

@@ -16,19 +16,19 @@ from dsconf.speed import card_efficiency, rates
 
 LL128_START, SIMPLE_START = 14e-6, 8.4e-6
 NVLINK_HOP = (1.9e-6, 3.4e-6)
-"""Of a ring within a node: LL128, Simple."""
+"""Seconds of one hop of a ring within a node: LL128, Simple."""
 PCIE_HOP = (2.5e-6, 5.7e-6)
 PCIE_5 = 63.1e9
 """Bytes a second of 16 lanes of PCIe 5.0, 63.0 GB/s, rounded up."""
 NODE_HOP = (4.0e-6, 14.0e-6)
 TREE_HOP, TREE_NODE_HOP = 1.25e-6, 8.5e-6
-"""Of a tree's levels, LL128."""
+"""Seconds of one level of a tree, within a node and across nodes, LL128."""
 LL128_BANDWIDTH = 0.92
 SWITCH_SECONDS = 40e-6
-"""Of NVLS, where the switches of a node add up: 39 to 46 µs for up to 1 MiB on 8 H200 (the page below)."""
+"""Start of NVLS, in which the switches of a node add up: 39 to 46 µs for up to 1 MiB on 8 H200 (the page below)."""
 SWITCH_FRACTION = 0.56
-"""Bytes a second of an all-reduce within NVSwitches, of the link: 259 to 270 GB/s of 450 on 5 to 8 H200, 467 to 479 of
-900 on 6 to 8 B200, as measured in
+"""Rate of an all-reduce within NVSwitches, as a fraction of the link's: 259 to 270 GB/s of 450 on 5 to 8 H200, 467 to
+479 of 900 on 6 to 8 B200, as measured in
 https://github.com/stas00/ml-engineering/blob/744d01e18b79512572f64a6bbd8b5f4a725203a7/network/README.md (SHARP)."""
 SWITCH_RANKS = 6
 """NCCL takes the switches from 5 (H200) or 6 (B200) ranks on."""
@@ -43,7 +43,7 @@ class Fabric(NamedTuple):
     """Seconds that a ring of one turn (all-gather, reduce-scatter) takes to carry nothing: LL128, Simple."""
     all_reduce: tuple[float, float]
     tree: float
-    """The same of an all-reduce's tree; infinite within a node."""
+    """The same for the tree of an all-reduce; infinite within a node."""
     switch: float
     """Bytes a second of an all-reduce in the node's switches; 0 where there are none."""
 

@@ -26,7 +26,7 @@ class StepTime(NamedTuple):
     seconds: float
     parts: dict[str, float]
     tokens_per_second: float
-    """Of the whole cluster."""
+    """Rate of the whole cluster."""
 
 
 def _gradients(job: Job) -> float:
@@ -72,24 +72,24 @@ class _Offload(NamedTuple):
 
     forward: float = 0.0
     backward: float = 0.0
-    """Of fetching parameters."""
+    """Fetching parameters, as in forward."""
     gradients: float = 0.0
     step: float = 0.0
 
 
 class _PerCombination(NamedTuple):
-    """Seconds that neither micro-batch nor sequence length changes: of each micro-batch, and of the step."""
+    """Seconds that depend on neither micro-batch nor sequence length: of each micro-batch, and of the step."""
 
     gradients: float
     python: Engine
     collectives: Collectives
     overlap: bool
     taken: float
-    """Part of the GPU that a collective takes from computing."""
+    """Share of the GPU that a collective takes from computing."""
     offload: _Offload
     optimizer: float
     norm: float
-    """Of the optimizer, before the CPU waits for the gradients' norm."""
+    """Part of ``optimizer`` before the CPU waits for the gradients' norm."""
 
 
 @lru_cache(maxsize=4096)

@@ -12,7 +12,7 @@ from dsconf.config.repair.fix_value import CannotFixError
 from dsconf.config.validate import ValidationOptions, config_problems
 
 _ROUNDS = 20
-"""A repair can bring another one to light: a key that was moved and turns out to be misspelt."""
+"""Most rounds: a repair can bring another one to light, such as a key that was moved and is misspelt."""
 
 
 class Repair(NamedTuple):

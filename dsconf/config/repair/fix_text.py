@@ -12,7 +12,7 @@ from dsconf.config.repair.fix_value import CannotFixError, applied, deepest, val
 
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
 _ONE_LINE = 60
-"""Characters of a new value up to which it stays on one line."""
+"""Characters of the longest new value that stays on one line."""
 
 
 class _Text(NamedTuple):

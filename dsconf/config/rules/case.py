@@ -25,7 +25,7 @@ class Case(NamedTuple):
     release: str = RELEASES[-1]
     """The known release of DeepSpeed that runs."""
     version: str = RELEASES[-1]
-    """What was named, of which ``release`` is the known one; it may have a patch of its own, or none."""
+    """The version that was named; ``release`` is the known one that stands for it."""
 
     @property
     def zero(self) -> Mapping[str, Any]:

@@ -33,7 +33,7 @@ def switched_off(case: Case) -> Iterator[Problem]:
 
 
 def without_type(case: Case) -> Iterator[Problem]:
-    """Find blocks without ``type``, of which DeepSpeed reads nothing else (runtime/config.py:288-299, 325-336)."""
+    """Find blocks without ``type``: DeepSpeed reads nothing else of them (runtime/config.py:288-299, 325-336)."""
     for name, example in (("optimizer", "AdamW"), ("scheduler", "WarmupLR")):
         inner = block(case.config, name)
         if inner.get("type") is None and any(not key.startswith("_") for key in inner):

@@ -20,7 +20,7 @@ from dsconf.errors import nearest
 
 _NICE = ("Adam", "AdamW", "Adagrad", "Lamb", "Lion", "Muon", "MuAdam", "MuAdamW", "MuSGD")
 _UNTESTED = ("lamb", "musgd", *TORCH_OPTIMIZERS)
-"""What runtime/zero/utils.py:45-77 does not list, under the names DeepSpeed builds it by."""
+"""Optimizers that runtime/zero/utils.py:45-77 does not list, under the names by which DeepSpeed builds them."""
 
 
 def _name(case: Case) -> str | None:

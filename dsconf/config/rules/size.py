@@ -10,7 +10,7 @@ from dsconf.units import format_bytes
 
 _LARGEST_GROUP = 10**12
 _SMALL_GROUP = 100_000_000
-"""What ``dsconf recommend`` writes: a kernel over so many elements is still bound by bandwidth alone."""
+"""Sub-group that ``dsconf recommend`` writes: a kernel over so many elements is still bound by bandwidth alone."""
 
 
 def bucket_larger_than_model(case: Case) -> Iterator[Problem]:

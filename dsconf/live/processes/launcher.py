@@ -29,7 +29,7 @@ PHASES = {
     "task": "measuring",
 }
 UNANNOUNCED = ("plan", "launch")
-"""Phases of the first process that the parent has words of its own for."""
+"""Phases of the first process that the parent announces in its own words or not at all."""
 
 
 class Failure(NamedTuple):

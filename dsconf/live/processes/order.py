@@ -53,7 +53,7 @@ class Order(NamedTuple):
     module: str = ""
     """``package.file:factory`` of a model of the person's own, instead of ``hf_config``."""
     cap_bytes: int = 0
-    """Most that the process may allocate on its card, as if the card were smaller; 0: all there is."""
+    """Most bytes that the process may allocate on its card, as if the card were smaller; 0: all there is."""
     snapshot: str = ""
     """Where torch's memory snapshot goes; empty: none is taken."""
     checkpoint: str = ""

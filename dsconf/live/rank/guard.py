@@ -28,7 +28,7 @@ from dsconf.live.processes.session import kill_session
 
 STDIN = 0
 LINGER_SECONDS = 2.0
-"""How long a keeper outlives its rank, in case that the parent was killed with it. A living parent ends it sooner."""
+"""How long a keeper outlives its rank, in case the parent was killed with it. A living parent ends it sooner."""
 
 
 def keep(folder: Path, name: str) -> Journal:
