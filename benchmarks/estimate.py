@@ -57,7 +57,7 @@ class Times(NamedTuple):
 
 
 def job(stage: int, layers: int, micro_batch: int = 1, bucket: int = 500_000_000) -> Job:
-    """A llama of ``layers`` layers in bf16 on eight GPUs."""
+    """Make a llama of ``layers`` layers in bf16 on eight GPUs."""
     model = read_model(model={**LLAMA, "num_hidden_layers": layers})
     zero = {"stage": stage, "reduce_bucket_size": bucket}
     config = {"zero_optimization": zero, "bf16": {"enabled": True}, "optimizer": {"type": "AdamW", "params": {}}}
@@ -65,35 +65,35 @@ def job(stage: int, layers: int, micro_batch: int = 1, bucket: int = 500_000_000
     return Job(model, read_cluster(WORLD_SIZE, gpu="h200"), resolve(config, WORLD_SIZE), workload)
 
 
-def batches(one: Job) -> Iterator[Job]:
-    """``one`` with ever larger micro-batches, from two sequences on."""
+def batches(base: Job) -> Iterator[Job]:
+    """Yield ``base`` with ever larger micro-batches, from two sequences on."""
     for size in count(2):
-        settings = replace(one.settings, micro_batch=size, accumulation=1, train_batch=size * WORLD_SIZE)
-        yield replace(one, settings=settings, workload=replace(one.workload, micro_batch=size))
+        settings = replace(base.settings, micro_batch=size, accumulation=1, train_batch=size * WORLD_SIZE)
+        yield replace(base, settings=settings, workload=replace(base.workload, micro_batch=size))
 
 
-def buckets(one: Job) -> Iterator[Job]:
-    """``one`` with ever larger reduce buckets, about as large as a layer."""
+def buckets(base: Job) -> Iterator[Job]:
+    """Yield ``base`` with ever larger reduce buckets, about as large as a layer."""
     for number in count():
-        yield replace(one, settings=replace(one.settings, reduce_bucket_size=200_000_000 + 100_003 * number))
+        yield replace(base, settings=replace(base.settings, reduce_bucket_size=200_000_000 + 100_003 * number))
 
 
 def measure(stage: int, layers: int, rounds: int = 15, calls: int = 20) -> Times:
-    """The times of one stage and depth."""
-    one = job(stage, layers)
-    first = _seconds([one], None)
-    unseen = [batches(one), buckets(one)]
-    for some in unseen:
-        estimate(next(some))
-    again = [min(_seconds([one] * calls, rank) for _ in range(rounds)) for rank in (0, None)]
-    others = [min(_seconds(list(islice(some, calls)), None) for _ in range(rounds)) for some in unseen]
+    """Measure the times of one stage and depth."""
+    base = job(stage, layers)
+    first = _seconds([base], None)
+    unseen = [batches(base), buckets(base)]
+    for jobs in unseen:
+        estimate(next(jobs))
+    again = [min(_seconds([base] * calls, rank) for _ in range(rounds)) for rank in (0, None)]
+    others = [min(_seconds(list(islice(jobs, calls)), None) for _ in range(rounds)) for jobs in unseen]
     return Times(*(1e6 * seconds / calls for seconds in (*again, *others)), 1e6 * first)
 
 
 def _seconds(jobs: list[Job], rank: int | None) -> float:
     start = perf_counter()
-    for one in jobs:
-        estimate(one, rank=rank)
+    for each_job in jobs:
+        estimate(each_job, rank=rank)
     return perf_counter() - start
 
 
@@ -104,10 +104,10 @@ def main() -> None:
     estimate(job(0, 2), rank=0)
     rows, slow = [], False
     for stage in STAGES:
-        found = {layers: measure(stage, layers) for layers in LAYERS}
-        rows += [[f"ZeRO {stage}", layers, *(f"{value:.0f}" for value in times)] for layers, times in found.items()]
+        by_layers = {layers: measure(stage, layers) for layers in LAYERS}
+        rows += [[f"ZeRO {stage}", layers, *(f"{value:.0f}" for value in times)] for layers, times in by_layers.items()]
         for name in HELD:
-            times = [getattr(one, name) for one in found.values()]
+            times = [getattr(measured, name) for measured in by_layers.values()]
             slow |= max(times) > BOUNDS["microseconds"] or times[-1] / times[0] > BOUNDS["growth"]
     print("microseconds of one estimate, of the fullest rank where none is named\n")
     print(tabulate(rows, ["stage", "layers", "again, rank 0", "again", "another batch", "another bucket", "first"]))

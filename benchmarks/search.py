@@ -50,20 +50,20 @@ QUESTIONS = (
 
 
 def search(model: Model, question: Question) -> Examined:
-    """All of what ``recommend`` examines before it orders the candidates."""
+    """Return everything that ``recommend`` examines before it orders the candidates."""
     cluster = read_cluster(question.gpus, question.gpu, nvme="/nvme")
     return examine(model, cluster, combinations(model, cluster, question.wish), real_tools())
 
 
 def timed(model: Model, question: Question) -> tuple[float, Examined]:
-    """Seconds of one search, and what it found."""
+    """Return the seconds of one search, and what it found."""
     start = perf_counter()
-    found = search(model, question)
-    return perf_counter() - start, found
+    answer = search(model, question)
+    return perf_counter() - start, answer
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--strict", action="store_true", help="exit with 1 where a search is too slow")
     parser.add_argument("--rounds", type=int, default=5)
@@ -72,11 +72,11 @@ def main() -> None:
     for question in QUESTIONS:
         model = read_model(model=question.model)
         first, _ = timed(model, question)
-        best, found = min((timed(model, question) for _ in range(arguments.rounds)), key=lambda pair: pair[0])
-        looked = len(found.candidates)
+        best, answer = min((timed(model, question) for _ in range(arguments.rounds)), key=lambda pair: pair[0])
+        looked = len(answer.candidates)
         each = 1e6 * best / looked
         slow = slow or each > MICROSECONDS
-        row = [question.model, question.gpus, question.wish.seq_len, looked + found.ruled_out, looked]
+        row = [question.model, question.gpus, question.wish.seq_len, looked + answer.ruled_out, looked]
         table.append([*row, 1e3 * first, 1e3 * best, each])
     heads = ["model", "GPUs", "tokens", "candidates", "looked at", "first ms", "ms", "µs each looked at"]
     print(tabulate(table, heads, floatfmt=".0f"))

@@ -31,7 +31,7 @@ COMMANDS: dict[str, tuple[list[str], float]] = {
 
 
 def seconds(command: list[str], folder: str) -> float:
-    """Wall time of ``command`` run in ``folder``; an exit code other than yes or no stops the benchmark."""
+    """Return the wall time of ``command`` run in ``folder``; an exit code other than 0 or 1 stops the benchmark."""
     start = perf_counter()
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     elapsed = perf_counter() - start
@@ -41,7 +41,7 @@ def seconds(command: list[str], folder: str) -> float:
 
 
 def measure(rounds: int, warm_up: int) -> dict[str, list[float]]:
-    """Seconds of each process, by name, one figure a round."""
+    """Measure the seconds of each process, by name, one figure a round."""
     commands = {"baseline": BASELINE, **{name: command for name, (command, _) in COMMANDS.items()}}
     times: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:
@@ -55,9 +55,9 @@ def measure(rounds: int, warm_up: int) -> dict[str, list[float]]:
 
 def require_installed_package() -> None:
     """Exit unless ``import dsconf`` finds a copy in site-packages."""
-    found = find_spec("dsconf")
+    spec = find_spec("dsconf")
     home = Path(sysconfig.get_path("purelib")).resolve()
-    if found is None or found.origin is None or not Path(found.origin).resolve().is_relative_to(home):
+    if spec is None or spec.origin is None or not Path(spec.origin).resolve().is_relative_to(home):
         sys.exit("measure an installed copy: pip install . (not -e), then run this with that environment's Python")
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.config.finding import Problem, Report
-from dsconf.config.validate import Asked, Rule, Source, check_asked
+from dsconf.config.validate import Rule, Source, ValidationOptions, checked_options
 from dsconf.config.validate import validate as validate_config
 from dsconf.errors import InputError
 from dsconf.memory.estimate import Estimate
@@ -64,17 +64,17 @@ def validate(
     Raises:
         InputError: a word that cannot be used as given.
     """
-    return validate_config(files, asked=read_asked(gpus, target, **words))
+    return validate_config(files, options=read_asked(gpus, target, **words))
 
 
-def read_asked(gpus: int | None, target: str | None, **words: Unpack[ValidateWords]) -> Asked:
+def read_asked(gpus: int | None, target: str | None, **words: Unpack[ValidateWords]) -> ValidationOptions:
     """Return the words of ``validate`` as one value.
 
     Raises:
         InputError: a word that cannot be used as given, whatever the config says.
     """
     word = read(ValidateWords, words)
-    asked = check_asked(Asked(target, gpus, word["deepspeed_version"], word["resume_gpus"]))
+    asked = checked_options(ValidationOptions(target, gpus, word["deepspeed_version"], word["resume_gpus"]))
     params, model = word["params"], word["model"]
     known, values = words_of(JobWords), cast("dict[str, Any]", dict(word))
     about_job = cast("JobWords", {name: values[name] for name in known if name in values})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 from dsconf.accepted import accepted
 from dsconf.errors import InputError
 from dsconf.job import Job
-from dsconf.model.lengths import USUAL, sequence_length
+from dsconf.model.spec import USUAL_SEQ_LEN, sequence_length
 from dsconf.request import ConfigWords, DiskWords, JobWords, KernelWords, NodeWords, RateWords, StageWords, WeightWords
 from dsconf.word import read
 from dsconf.workload import ALLOCATORS, Workload, require_adapters
@@ -138,7 +138,7 @@ def _model(params: str | int | None, model: str | Path | Mapping[str, Any] | Non
         word["module"],
         word["batch"],
         micro_batch_size=word["micro_batch_size"],
-        seq_len=word["seq_len"] or USUAL,
+        seq_len=word["seq_len"] or USUAL_SEQ_LEN,
         precision=word["precision"] or "bf16",
     )
 
@@ -150,7 +150,7 @@ def _sizes(model: Model, word: JobWords, settings: Settings) -> tuple[int, int]:
         return micro_batch or 1, sequence_length(word["seq_len"], model)
     from dsconf.memory.trace.module import batch_sizes
 
-    return batch_sizes(model, micro_batch, word["seq_len"] or USUAL)
+    return batch_sizes(model, micro_batch, word["seq_len"] or USUAL_SEQ_LEN)
 
 
 def _settings(word: JobWords, world_size: int, hidden_size: int | None) -> Settings:

@@ -36,13 +36,13 @@ class Measures(NamedTuple):
     shared_names: tuple[str, ...]
 
     def faults(self) -> list[str]:
-        """Lines that say which limits are passed, none where all are kept."""
-        found = [f"import circle: {circle}" for circle in self.circles]
-        found += [f"more than {MAX_MODULES} modules in a folder: {folder}" for folder in self.crowded]
-        found += [f"more than {MAX_PARAMETERS} parameters: {function}" for function in self.long_signatures]
+        """List the limits that are passed; nothing where all are kept."""
+        faults = [f"import circle: {circle}" for circle in self.circles]
+        faults += [f"more than {MAX_MODULES} modules in a folder: {folder}" for folder in self.crowded]
+        faults += [f"more than {MAX_PARAMETERS} parameters: {function}" for function in self.long_signatures]
         if len(self.positional_calls) > MAX_POSITIONAL_CALLS:
-            found += [f"{MANY_POSITIONAL} or more positional arguments: {call}" for call in self.positional_calls]
-        return found + [f"one class name for two things: {name}" for name in self.shared_names]
+            faults += [f"{MANY_POSITIONAL} or more positional arguments: {call}" for call in self.positional_calls]
+        return faults + [f"one class name for two things: {name}" for name in self.shared_names]
 
 
 def measure(package: Path) -> Measures:
@@ -80,25 +80,25 @@ def _imports(name: str, tree: ast.AST, modules: dict[str, ast.Module]) -> Iterat
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
             inside = [f"{node.module}.{alias.name}" for alias in node.names]
-            names = [one if one in modules else node.module for one in inside]
-        yield from (found for found in names if found in modules and found != name)
+            names = [inner if inner in modules else node.module for inner in inside]
+        yield from (imported for imported in names if imported in modules and imported != name)
 
 
 def _circles(graph: dict[str, set[str]]) -> list[list[str]]:
-    """Groups of modules that reach each other."""
+    """Find groups of modules that reach each other."""
     reached = {name: _reachable(name, graph) for name in graph}
     groups = {tuple(sorted(other for other in reached[name] if name in reached[other])) for name in graph}
     return [list(group) for group in sorted(groups) if group]
 
 
 def _reachable(name: str, graph: dict[str, set[str]]) -> set[str]:
-    found: set[str] = set()
+    reached: set[str] = set()
     waiting = list(graph[name])
     while waiting:
-        if (here := waiting.pop()) not in found:
-            found.add(here)
+        if (here := waiting.pop()) not in reached:
+            reached.add(here)
             waiting += graph[here]
-    return found
+    return reached
 
 
 def _long_signatures(name: str, tree: ast.AST) -> Iterator[str]:
@@ -118,14 +118,14 @@ def _positional_calls(name: str, tree: ast.AST) -> Iterator[str]:
 
 def main() -> None:
     """Print what was measured; exit code 1 where a limit is passed."""
-    found = measure(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dsconf")
+    measures = measure(Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT / "dsconf")
     print(
-        f"{len(found.circles)} import circles, {len(found.crowded)} folders of more than {MAX_MODULES} modules, "
-        f"{len(found.long_signatures)} functions of more than {MAX_PARAMETERS} parameters, "
-        f"{len(found.positional_calls)} calls with {MANY_POSITIONAL} or more positional arguments, "
-        f"{len(found.shared_names)} class names used twice"
+        f"{len(measures.circles)} import circles, {len(measures.crowded)} folders of more than {MAX_MODULES} modules, "
+        f"{len(measures.long_signatures)} functions of more than {MAX_PARAMETERS} parameters, "
+        f"{len(measures.positional_calls)} calls with {MANY_POSITIONAL} or more positional arguments, "
+        f"{len(measures.shared_names)} class names used twice"
     )
-    if faults := found.faults():
+    if faults := measures.faults():
         sys.exit("\n".join(faults))
 
 

@@ -81,7 +81,7 @@ def _compare(args: argparse.Namespace) -> int:
 
 
 def _of_kind(kind: str, found: Found) -> Groups:
-    """The groups of ``found``, those of help apart from those of answers."""
+    """Return the groups of ``found``, those of help apart from those of answers."""
     if kind != "help":
         return found.groups
     return {
@@ -90,7 +90,7 @@ def _of_kind(kind: str, found: Found) -> Groups:
 
 
 def _part(recorded: Iterable[tuple[Question, Answer]], share: float) -> Iterator[tuple[Question, Answer]]:
-    """``share`` of what was recorded, always the same."""
+    """Yield ``share`` of what was recorded, always the same."""
     chance = random.Random("part")
     return (row for row in recorded if chance.random() < share)
 
@@ -109,14 +109,14 @@ def _asked_again(
 def _both(
     other: Path, kind: str, recorded: Iterable[tuple[Question, Answer]]
 ) -> Iterator[tuple[Question, Answer, Answer]]:
-    """The answers of both records to the questions of the first."""
+    """Yield the answers of both records to the questions of the first."""
     answers = {repr(question): answer for question, answer in rows(other, kind)}
     missing = Answer(-1, "", "", {}, "was not asked")
     return ((question, old, answers.get(repr(question), missing)) for question, old in recorded)
 
 
 def _say_which() -> None:
-    """The code that answers may be another than that of this file."""
+    """Say which code answers, because it may be another than that of this file."""
     print(f"asking {Path(sys.modules['dsconf'].__file__ or '').parent}", flush=True)
 
 
@@ -126,7 +126,7 @@ def _tell(kind: str, count: int, start: float) -> None:
 
 
 def main() -> int:
-    """Runs the command line; 1 if answers differ."""
+    """Run the command line; return 1 if answers differ."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True, metavar="record|compare")
     record = commands.add_parser("record", help="ask everything and write the answers into FOLDER")

@@ -21,7 +21,7 @@ _AT_A_TIME = 4
 
 
 def ask(question: Question) -> Answer:
-    """The answer to one question. Files are named relative to its folder, so that answers do not depend on where."""
+    """Answer one question. Files are named relative to its folder, so that answers do not depend on where it is."""
     before = Path.cwd()
     with TemporaryDirectory() as folder:
         given = {name: text.encode("utf-8", "surrogateescape") for name, text in question.files.items()}
@@ -42,7 +42,7 @@ def ask(question: Question) -> Answer:
 
 
 def _written(folder: Path, given: dict[str, bytes]) -> Iterator[tuple[str, str]]:
-    """What is new or other in ``folder``."""
+    """Yield the files in ``folder`` that are new or changed."""
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and given.get(name) != (data := path.read_bytes()):
@@ -50,7 +50,7 @@ def _written(folder: Path, given: dict[str, bytes]) -> Iterator[tuple[str, str]]
 
 
 def ask_with_more(question: Question) -> list[Answered]:
-    """The question and, if it ``asks_more``, the same as a table and about each term of the answer."""
+    """Answer the question and, if it ``asks_more``, ask for the same as a table and about each term of the answer."""
     answer = ask(question)
     found = [(question._replace(asks_more=False), answer)]
     if question.asks_more and answer.exit_code in (0, 1):
@@ -63,7 +63,7 @@ def ask_with_more(question: Question) -> list[Answered]:
 
 
 def ask_all(questions: Iterable[Question], processes: int) -> Iterator[Answered]:
-    """Every question and its answer, in order."""
+    """Yield every question and its answer, in order."""
     if processes == 1:
         for question in questions:
             yield from ask_with_more(question)

@@ -153,7 +153,7 @@ _CONFLICTS: tuple[tuple[tuple[Path, Any], ...], ...] = (
 
 
 def broken(chance: random.Random, config: Config) -> str:
-    """The file of a config spoilt in one, two or three ways."""
+    """Return the file of a config spoilt in one, two or three ways."""
     for _ in range(chance.choice((1, 1, 2, 3))):
         chance.choice(_IN_VALUES)(chance, config)
     text = json.dumps(config, indent=chance.choice((None, 2, 2, "\t")))
@@ -178,7 +178,7 @@ def _members(config: Config) -> list[Path]:
 
 
 def _put(config: Config, path: Path, value: Any) -> None:
-    """Sets the value at ``path``, making blocks, whatever stands in the way."""
+    """Set the value at ``path``, making blocks, whatever stands in the way."""
     for key in path[:-1]:
         inner = config.get(key)
         if not isinstance(inner, dict):
@@ -256,7 +256,7 @@ def _spliced(chance: random.Random, text: str) -> str:
 
 
 def _commented(chance: random.Random, text: str) -> str:
-    """As HJSON allows: comments, and commas left out at line ends."""
+    """Write as HJSON allows: with comments, and with commas left out at line ends."""
     text = text.replace("{", "{ # settings\n", 1)
     return text.replace(",\n", "\n") if chance.random() < 0.5 else text + "\n// end\n"
 

@@ -42,7 +42,7 @@ class Found(NamedTuple):
 
 
 def compare(pairs: Iterable[tuple[Question, Answer, Answer]], numbers_only: bool = False) -> Found:
-    """How the old and the new answer to each question differ."""
+    """Compare the old and the new answer to each question."""
     answers = equal = 0
     groups: Groups = defaultdict(list)
     for question, old, new in pairs:
@@ -58,7 +58,7 @@ def compare(pairs: Iterable[tuple[Question, Answer, Answer]], numbers_only: bool
 
 
 def differences(old: Answer, new: Answer) -> Iterator[Difference]:
-    """Everything that is not the same."""
+    """Yield everything that is not the same."""
     if old == new:
         return
     if old.exit_code != new.exit_code:
@@ -87,7 +87,7 @@ def _of_outputs(place: str, old: str, new: str) -> Iterator[Difference]:
 
 
 def _document(text: str) -> Any:
-    """The JSON object or list that ``text`` is, or None."""
+    """Return the JSON object or list that ``text`` is, or None."""
     try:
         found = json.loads(text)
     except ValueError:
@@ -96,7 +96,7 @@ def _document(text: str) -> Any:
 
 
 def _of_values(place: str, old: Any, new: Any) -> Iterator[Difference]:
-    """Differences of JSON values, of all items of a list under one place."""
+    """Yield the differences of JSON values, those of all items of a list under one place."""
     if isinstance(old, dict) and isinstance(new, dict):
         for key in dict.fromkeys([*old, *new]):
             if key not in old or key not in new:
@@ -117,7 +117,7 @@ def _of_values(place: str, old: Any, new: Any) -> Iterator[Difference]:
 
 
 def _of_texts(place: str, old: str, new: str) -> Difference:
-    """The first line that is another."""
+    """Return the first line that differs."""
     if not re.search(r"\s", old + new):
         return Difference(place, "word", old, new)
     alike = _NUMBER.sub("0", old) == _NUMBER.sub("0", new)
@@ -127,7 +127,7 @@ def _of_texts(place: str, old: str, new: str) -> Difference:
 
 
 def report(found: Found, shown: int, most: int = 60) -> Iterator[str]:
-    """Lines for a person: the groups from the largest down, each with its first ``shown`` cases."""
+    """Yield lines for a person: the groups from the largest down, each with its first ``shown`` cases."""
     yield f"{found.equal} of {found.answers} answers are equal"
     largest = sorted(found.groups.items(), key=lambda item: -len(item[1]))
     for (command, place, nature), cases in largest[:most]:
@@ -141,7 +141,7 @@ def report(found: Found, shown: int, most: int = 60) -> Iterator[str]:
 
 
 def _apart(nature: str, cases: list[tuple[Question, Difference]]) -> str:
-    """By how much numbers differ at most."""
+    """Say by how much numbers differ at most."""
     if nature != "number":
         return ""
     worst = max(abs(one.new - one.old) / max(abs(one.old), abs(one.new), 1e-300) for _, one in cases)

@@ -110,7 +110,7 @@ _REST: dict[str, Sequence[Any]] = {
 
 
 def some(chance: random.Random, choices: dict[str, Sequence[Any]], share: float) -> Config:
-    """``share`` of the keys of ``choices``, each with one of its values."""
+    """Return ``share`` of the keys of ``choices``, each with one of its values."""
     return {key: chance.choice(values) for key, values in choices.items() if chance.random() < share}
 
 
@@ -148,7 +148,7 @@ def _precision(chance: random.Random, auto: bool) -> Config:
 
 
 def _offload(chance: random.Random, stage: int) -> Config:
-    """Mostly what the stage can do."""
+    """Draw offload blocks, mostly such as the stage can have."""
     allowed = {"cpu": 6, "nvme": 3 if stage == 3 else 0.3, "none": 1}
     found: Config = {}
     if chance.random() < (0.35 if stage else 0.03):
@@ -191,7 +191,7 @@ def _built(chance: random.Random, table: dict[str, dict[str, Sequence[Any]]], na
 
 
 def config(chance: random.Random, gpus: int) -> Config:
-    """A config for ``gpus`` GPUs, mostly one that DeepSpeed takes."""
+    """Draw a config for ``gpus`` GPUs, mostly one that DeepSpeed takes."""
     auto = chance.random() < 0.12
     made = _batches(chance, gpus, auto) | _precision(chance, auto and chance.random() < 0.8) | _zero(chance, auto)
     if chance.random() < 0.85:
@@ -204,12 +204,12 @@ def config(chance: random.Random, gpus: int) -> Config:
 
 
 def _without_auto(value: Any) -> Any:
-    """``value`` without the keys that only a trainer fills in."""
+    """Return ``value`` without the keys that only a trainer fills in."""
     if not isinstance(value, dict):
         return value
     return {key: _without_auto(inner) for key, inner in value.items() if inner != "auto"}
 
 
 def text(chance: random.Random, made: Config) -> str:
-    """``made`` as a file."""
+    """Write ``made`` as a file."""
     return json.dumps(made, indent=chance.choice((None, 2, 2, 2, "\t")))

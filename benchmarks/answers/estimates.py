@@ -39,7 +39,7 @@ _ZERO = {0: 1, 1: 2, 2: 3, 3: 5}
 
 
 def estimates(count: int, seed: int) -> Iterator[Question]:
-    """``count`` questions, always the same for a ``seed``; the last of them about each rank of small worlds."""
+    """Yield ``count`` questions, always the same for a ``seed``; the last of them about each rank of small worlds."""
     of_ranks = round(count * RANKS)
     for number in range(count - of_ranks):
         chance = chance_of(seed, "estimate", number)
@@ -81,7 +81,7 @@ def _job(chance: random.Random, gpus: int) -> tuple[Words, dict[str, str]]:
 
 
 def _plan(chance: random.Random, gpus: int) -> Words:
-    """What a config would say."""
+    """Draw what a config would say."""
     stage = pick(chance, _ZERO)
     words: Words = [("--stage", str(stage))] if chance.random() < 0.88 else []
     words += maybe(chance, 0.5, "--precision", ("bf16", "fp16", "fp32"))
@@ -100,7 +100,7 @@ def _sharing(chance: random.Random, gpus: int, share: float) -> Words:
 
 
 def workload(chance: random.Random, given: float) -> Words:
-    """The words that ``estimate`` and ``validate`` share, sizes in ``given`` of all cases."""
+    """Draw the words that ``estimate`` and ``validate`` share, sizes in ``given`` of all cases."""
     words = maybe(chance, given, "--seq-len", _LENGTHS)
     words += maybe(chance, given, "--micro-batch-size", (1, 1, 2, 4, 8, 16, 3, 64))
     words += maybe(chance, given / 2, "--gradient-accumulation-steps", (1, 2, 4, 8, 5, 64))
@@ -122,7 +122,8 @@ def _rare(chance: random.Random) -> Words:
 
 
 def spoilt(chance: random.Random, words: Words, mistakes: tuple[tuple[str, str | None], ...]) -> Words:
-    """``words`` with one or two mistakes: a misspelt option or value, an impossible number, or one of ``mistakes``."""
+    """Put one or two mistakes into ``words``: a misspelt option or value, an impossible number, or one of
+    ``mistakes``."""
     words = list(words)
     for _ in range(chance.choice((1, 1, 1, 2))):
         way = chance.randrange(5)
@@ -146,20 +147,20 @@ def spoilt(chance: random.Random, words: Words, mistakes: tuple[tuple[str, str |
 
 
 def terms_to_explain(question: Question, terms: list[str]) -> list[str]:
-    """Every term that the answer named, one that only a host may have, and a misspelt one."""
+    """List every term that the answer named, one that only a host may have, and a misspelt one."""
     chance = random.Random(" ".join(question.args))
     host = ("process", "swap buffers", "parameter bounce buffer", "16-bit gradients", "gradient staging buffer")
     return [*terms, chance.choice(host), misspelt(chance, chance.choice(terms or ["gradients"]))]
 
 
 def as_table(question: Question) -> Question:
-    """The same question, answered as a table."""
+    """Ask the same question for a table."""
     kept = [part for part in question.args if part not in ("--format", "json")]
     return Question(tuple(kept), question.files, question.stdin)
 
 
 def explained(question: Question, term: str) -> Question:
-    """The same question about one term."""
+    """Ask the same question about one term."""
     plain = as_table(question)
     return Question((*plain.args, "--explain", term), plain.files, plain.stdin)
 

@@ -90,7 +90,7 @@ FAMILIES: dict[str, dict[str, tuple[Any, ...]]] = {
 
 
 def shape(chance: random.Random) -> dict[str, Any]:
-    """A small config.json of any family; each key may be left to the family's default."""
+    """Draw a small config.json of any family; each key may be left to the family's default."""
     family = chance.choice(list(FAMILIES))
     heads = chance.choice((4, 8, 16))
     config: dict[str, Any] = {
@@ -109,7 +109,7 @@ def shape(chance: random.Random) -> dict[str, Any]:
 
 
 def model(chance: random.Random, largest: int = len(SIZES)) -> tuple[Words, dict[str, str]]:
-    """What names a model, and the files that it needs."""
+    """Draw words that name a model, and the files that they need."""
     way = pick(chance, {"catalogue": 45, "size": 33, "file": 22})
     if way == "catalogue":
         name = chance.choice(CATALOGUE)
@@ -125,7 +125,7 @@ def model(chance: random.Random, largest: int = len(SIZES)) -> tuple[Words, dict
 
 
 def gpu(chance: random.Random, named: float = 0.6) -> Words:
-    """What kind of GPU, how many to a node, and the node's memory."""
+    """Draw a kind of GPU, how many to a node, and the node's memory."""
     words = maybe(chance, named, "--gpu", GPUS)
     words += maybe(chance, 0.05 if words else 0.3, "--gpu-memory", ("16GiB", "24GB", "40GiB", "80GiB", "80GB", "141GB"))
     words += maybe(chance, 0.15, "--gpus-per-node", (1, 2, 4, 4, 16))

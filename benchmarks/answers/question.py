@@ -34,34 +34,34 @@ class Answer(NamedTuple):
 
 
 def chance_of(seed: int, kind: str, number: int) -> random.Random:
-    """The dice of question ``number``, so that no question depends on those before it."""
+    """Return the dice of question ``number``, so that no question depends on those before it."""
     return random.Random(f"{seed} {kind} {number}")
 
 
 def flat(words: Words) -> list[str]:
-    """``words`` as a command line."""
+    """Return ``words`` as a command line."""
     return [part for name, value in words for part in (name, value) if part]
 
 
 def pick(chance: random.Random, weights: dict[Any, float]) -> Any:
-    """One key, as often as its weight says."""
+    """Draw one key, as often as its weight says."""
     return chance.choices(list(weights), list(weights.values()))[0]
 
 
 def maybe(chance: random.Random, share: float, name: str, values: Sequence[Any] | None = None) -> Words:
-    """The option ``name`` in ``share`` of all cases, with one of ``values``."""
+    """Return the option ``name`` in ``share`` of all cases, with one of ``values``."""
     if chance.random() >= share:
         return []
     return [(name, None if values is None else str(chance.choice(values)))]
 
 
 def switch(chance: random.Random, share: float, *names: str) -> Words:
-    """One of the switches ``names`` in ``share`` of all cases."""
+    """Return one of the switches ``names`` in ``share`` of all cases."""
     return [(chance.choice(names), None)] if chance.random() < share else []
 
 
 def misspelt(chance: random.Random, word: str) -> str:
-    """``word`` with one slip of the fingers."""
+    """Return ``word`` with one slip of the fingers."""
     spot = chance.randrange(len(word)) if word else 0
     slips = (
         word[:spot] + word[spot + 1 :],

@@ -19,7 +19,8 @@ _LARGEST = 26
 
 
 def recommendations(count: int, seed: int) -> Iterator[Question]:
-    """``count`` questions to ``recommend``, then some to ``stages`` and sweeps; always the same for a ``seed``."""
+    """Yield ``count`` questions to ``recommend``, then some to ``stages`` and sweeps; always the same for a
+    ``seed``."""
     for number in range(count):
         yield _recommend(chance_of(seed, "recommend", number), sweep=False)
     for number in range(round(count * STAGES)):

@@ -22,13 +22,13 @@ class Writer(Protocol):
 
 
 def path_of(folder: Path, kind: str) -> Path:
-    """The file of ``kind`` in ``folder``."""
+    """Return the file of ``kind`` in ``folder``."""
     return folder / f"{kind}.jsonl.gz"
 
 
 @contextmanager
 def writing(folder: Path, kind: str) -> Iterator[Writer]:
-    """A function that appends to the file of ``kind``, which is made anew."""
+    """Provide a function that appends to the file of ``kind``, which is made anew."""
     folder.mkdir(parents=True, exist_ok=True)
     with (
         path_of(folder, kind).open("wb") as raw,
@@ -45,7 +45,7 @@ def _line(question: Question, answer: Answer) -> str:
 
 
 def rows(folder: Path, kind: str) -> Iterator[tuple[Question, Answer]]:
-    """What was recorded of ``kind``; nothing where there is no file."""
+    """Yield what was recorded of ``kind``; nothing where there is no file."""
     if not path_of(folder, kind).is_file():
         return
     with gzip.open(path_of(folder, kind), "rt", encoding="ascii") as lines:

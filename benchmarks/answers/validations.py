@@ -19,7 +19,7 @@ _GPUS = {1: 3, 2: 3, 4: 3, 8: 10, 16: 4, 64: 2, 6: 1}
 
 
 def validations(count: int, seed: int) -> Iterator[Question]:
-    """``count`` questions, always the same for a ``seed``."""
+    """Yield ``count`` questions, always the same for a ``seed``."""
     for number in range(count):
         yield _question(chance_of(seed, "validate", number))
 
@@ -49,7 +49,7 @@ def _text(chance: random.Random, gpus: int) -> str:
 
 
 def _words(chance: random.Random, gpus: int) -> tuple[Words, dict[str, str]]:
-    """The options, and the files that they need."""
+    """Draw the options, and the files that they need."""
     files: dict[str, str] = {}
     words: Words = []
     if chance.random() < FITS:

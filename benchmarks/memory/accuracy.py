@@ -50,17 +50,17 @@ class Result(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Percent that the prediction is too high."""
+        """Return by how many percent the prediction is too high."""
         return 100 * (self.predicted / self.measured - 1)
 
     @property
     def their_error(self) -> float | None:
-        """Percent that DeepSpeed's estimator is too high."""
+        """Return by how many percent DeepSpeed's estimator is too high."""
         return None if self.theirs is None else 100 * (self.theirs / self.measured - 1)
 
 
 def job_of(row: Row) -> Job:
-    """The job that ``row`` measured. Plain DDP ran torch's AdamW over fp32 parameters."""
+    """Make the job that ``row`` measured. Plain DDP ran torch's AdamW over fp32 parameters."""
     lora = row.get("lora")
     model = read_model(model=row["model"], lora_rank=lora["r"] if lora else None)
     settings = resolve(row["ds_config"] or {}, row["world_size"])
@@ -82,23 +82,23 @@ def job_of(row: Row) -> Job:
 
 
 def comparable(row: Row) -> bool:
-    """Whether ``row`` has a peak that is predicted."""
+    """Say whether ``row`` has a peak that is predicted."""
     zero = (row.get("ds_config") or {}).get("zero_optimization", {})
     offloaded = any(name.startswith("offload_") for name in zero)
     return "error" not in row and not (row.get("device") == "CPU" and offloaded)
 
 
 def result_of(row: Row) -> Result:
-    """The rank of ``row``, predicted and measured."""
+    """Predict the rank of ``row``, beside what was measured."""
     job = job_of(row)
     measured = round(row["measured"]["peak_mib"] * MIB)
-    found = of_estimate(estimate(job, rank=row.get("rank", 0)), "cpu" if row.get("device") == "CPU" else "cuda")
-    assert found.peak_bytes is not None
-    return Result(row["name"], job, measured, found.peak_bytes, deepspeed_bytes(job))
+    prediction = of_estimate(estimate(job, rank=row.get("rank", 0)), "cpu" if row.get("device") == "CPU" else "cuda")
+    assert prediction.peak_bytes is not None
+    return Result(row["name"], job, measured, prediction.peak_bytes, deepspeed_bytes(job))
 
 
 def deepspeed_bytes(job: Job) -> int | None:
-    """What DeepSpeed 0.19.8's estimators say one GPU needs.
+    """Return what DeepSpeed 0.19.8's estimators say one GPU needs.
 
     runtime/zero/stage_1_and_2.py: estimate_zero2_model_states_mem_needs; runtime/zero/stage3.py:
     estimate_zero3_model_states_mem_needs. There is none for stages 0 and 1.
@@ -116,7 +116,7 @@ def deepspeed_bytes(job: Job) -> int | None:
 
 
 def _largest_module(job: Job) -> int:
-    """Elements that the module with the most parameters of its own holds."""
+    """Count the elements that the module with the most parameters of its own holds."""
     sizes: dict[str, int] = {}
     params = job.model.parameters
     for block, prefix in ((params.before, ""), (params.layer, "layer "), (params.after, "")):
@@ -144,12 +144,12 @@ def _offload(job: Job) -> str:
 
 
 def percentile(values: list[float], share: float) -> float:
-    """The smallest value that ``share`` of all values do not exceed."""
+    """Return the smallest value that ``share`` of all values do not exceed."""
     return sorted(values)[ceil(share * len(values)) - 1]
 
 
 def spread(errors: Iterable[float | None]) -> list[str]:
-    """Number, median, 95th percentile and largest of the absolute errors, in percent."""
+    """Return number, median, 95th percentile and largest of the absolute errors, in percent."""
     sizes = [abs(error) for error in errors if error is not None]
     if not sizes:
         return ["0", "", "", ""]
@@ -157,7 +157,7 @@ def spread(errors: Iterable[float | None]) -> list[str]:
 
 
 def summary(results: list[Result]) -> list[list[str]]:
-    """A row for all cases, then one for each value of each group: dsconf's spread, then DeepSpeed's."""
+    """Make a row for all cases, then one for each value of each group: dsconf's spread, then DeepSpeed's."""
     rows = [["all", *_both(results)]]
     for group, value_of in GROUPS.items():
         for value in sorted({value_of(r) for r in results}):
@@ -170,7 +170,7 @@ def _both(results: list[Result]) -> list[str]:
 
 
 def cases(results: list[Result]) -> list[list[str]]:
-    """A row for each case, the largest error last."""
+    """Make a row for each case, the largest error last."""
     rows = []
     for r in sorted(results, key=lambda r: abs(r.error)):
         theirs = "none" if r.their_error is None else f"{r.their_error:+.1f} %"
@@ -184,19 +184,19 @@ SUMMARY_HEADERS = ("absolute error in %", "cases", "median", "95th", "worst", "t
 
 
 def report(results: list[Result], style: str) -> str:
-    """Both tables as text, in one of tabulate's styles."""
+    """Return both tables as text, in one of tabulate's styles."""
     every = table(CASE_HEADERS, cases(results), style)
     return f"{every}\n\n{table(SUMMARY_HEADERS, summary(results), style)}\n\n{NOTE}"
 
 
 def table(headers: tuple[str, ...], rows: list[list[str]], style: str) -> str:
-    """Text of a table: words to the left, figures to the right, each as it is."""
+    """Lay out a table as text: words to the left, figures to the right, each as it is."""
     align = ["left", *["right"] * (len(headers) - 1)]
     return tabulate(rows, headers, tablefmt=style, colalign=align, headersalign=align, disable_numparse=True)
 
 
 def read(path: Path) -> list[Row]:
-    """The cases of one file; the program ends with one line where it cannot be read."""
+    """Read the cases of one file; end the program with one line where it cannot be read."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         return [json.loads(line) for line in lines if line.strip()]

@@ -23,15 +23,15 @@ Case = dict[str, Any]
 
 
 def measure(case: Case) -> dict[str, int]:
-    """Largest bytes of live tensors in forward and backward of rank 0's last iteration."""
+    """Measure the largest bytes of live tensors in forward and backward of rank 0's last iteration."""
     with TemporaryDirectory() as folder:
         ranks = range(case["world"] if case.get("gloo") else 1)
         running = [_start(case, rank, folder) for rank in ranks]
         printed = [process.communicate(timeout=600)[0] for process in running]
     if any(process.returncode for process in running):
         raise SystemExit(f"{case}: a rank failed")
-    found: dict[str, int] = json.loads(printed[0].splitlines()[-1])
-    return found
+    peaks: dict[str, int] = json.loads(printed[0].splitlines()[-1])
+    return peaks
 
 
 def _start(case: Case, rank: int, folder: str) -> subprocess.Popen[str]:
@@ -114,7 +114,7 @@ def _typed(dtype: Any) -> Iterator[None]:
 
 
 def ds_config(case: Case) -> dict[str, Any]:
-    """The config of ``case``."""
+    """Return the config of ``case``."""
     return {
         "train_micro_batch_size_per_gpu": case["batch"],
         "bf16": {"enabled": True},
@@ -124,7 +124,7 @@ def ds_config(case: Case) -> dict[str, Any]:
 
 
 def main() -> None:
-    """As the module says."""
+    """Run what the module's docstring says."""
     if sys.argv[1] == "--rank":
         _run(json.loads(sys.argv[4]), int(sys.argv[2]), sys.argv[3])
     elif sys.argv[1] == "--write":

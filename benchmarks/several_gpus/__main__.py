@@ -33,7 +33,7 @@ STEPS = {"cuda": 8, "cpu": 3}
 
 
 def arguments() -> argparse.Namespace:
-    """The words of the command line."""
+    """Read the words of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--record", type=Path, required=True, metavar="FOLDER", help="made where there is none")
     parser.add_argument("--gpus", default="2,4,8", help="numbers of ranks (default %(default)s)")
@@ -50,7 +50,7 @@ def arguments() -> argparse.Namespace:
 
 
 def numbers(text: str) -> list[int]:
-    """The numbers of ranks in ``text``, smallest first.
+    """Read the numbers of ranks in ``text``, smallest first.
 
     Raises:
         InputError: something that is no number of ranks.
@@ -62,7 +62,7 @@ def numbers(text: str) -> list[int]:
 
 
 def run(words: argparse.Namespace) -> int:
-    """Everything, and the exit code."""
+    """Run everything and return the exit code."""
     records = Records(words.record)
     if words.read:
         print("\n".join(summary(records)))
@@ -86,10 +86,10 @@ def run(words: argparse.Namespace) -> int:
     if words.list:
         print("\n".join(plan.units()))
         return 0
-    known = records.rows(store.MACHINES)
-    if any(not same_kind(machine, other) for other in known):
+    recorded = records.rows(store.MACHINES)
+    if any(not same_kind(machine, other) for other in recorded):
         raise InputError(f"--record {words.record}: measured with other cards or versions; name another folder")
-    if machine not in known:
+    if machine not in recorded:
         records.add(store.MACHINES, [machine])
     if words.retry:
         records.forget_failures()
@@ -104,7 +104,7 @@ def run(words: argparse.Namespace) -> int:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     words = arguments()
     try:
         sys.exit(run(words))

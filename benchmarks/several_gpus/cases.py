@@ -1,4 +1,4 @@
-"""The training cases: which there are, and each of their ranks measured, real or rehearsed, beside its prediction."""
+"""The training cases, and each of their ranks measured, real or rehearsed, beside its prediction."""
 
 from __future__ import annotations
 
@@ -70,12 +70,12 @@ class Case(NamedTuple):
 
     @property
     def name(self) -> str:
-        """``llama-z3-w8``."""
+        """Return a name such as ``llama-z3-w8``."""
         return f"{self.family}-{self.setting.name}-w{self.world_size}"
 
 
 def cases(world_sizes: Iterable[int]) -> list[Case]:
-    """Every setting on each number of ranks; the families take turns, so that each meets each kind of setting."""
+    """List every setting on each number of ranks; the families take turns, so that each meets each kind of setting."""
     return [
         Case(FAMILIES[(number + turn) % len(FAMILIES)], setting, world_size)
         for number, setting in enumerate(SETTINGS)
@@ -84,7 +84,7 @@ def cases(world_sizes: Iterable[int]) -> list[Case]:
 
 
 def config(case: Case, on_cpu: bool) -> dict[str, Any]:
-    """The ds_config: DeepSpeed's own bucket sizes, communication beside computation from stage 2 on.
+    """Return the ds_config: DeepSpeed's own bucket sizes, communication beside computation from stage 2 on.
 
     On the CPU torch's AdamW, which needs no compiler.
     """
@@ -99,17 +99,17 @@ def config(case: Case, on_cpu: bool) -> dict[str, Any]:
         accumulation=setting.accumulation,
         train_batch=case.micro_batch * setting.accumulation * case.world_size,
     )
-    found: dict[str, Any] = json.loads(render(settings, learning_rate=1e-4))
+    ds_config: dict[str, Any] = json.loads(render(settings, learning_rate=1e-4))
     if on_cpu:
-        found["optimizer"]["params"]["torch_adam"] = True
-        found["zero_force_ds_cpu_optimizer"] = False
-    return found
+        ds_config["optimizer"]["params"]["torch_adam"] = True
+        ds_config["zero_force_ds_cpu_optimizer"] = False
+    return ds_config
 
 
 def wish(
     case: Case, steps: int, on_cpu: bool, launcher: str | None = None, rehearse: int | None = None
 ) -> CheckRequest:
-    """What is launched: every rank, or (``rehearse``) that one alone."""
+    """Return what is launched: every rank, or (``rehearse``) that one alone."""
     ddp = case.setting.engine == "ddp"
     return settled(
         CheckRequest(
@@ -133,61 +133,61 @@ def wish(
 
 
 def measure(
-    case: Case, wanted: CheckRequest, known: Row, limit: float, tell: Callable[[str], None], runner: Runner
+    case: Case, wanted: CheckRequest, machine: Row, limit: float, tell: Callable[[str], None], runner: Runner
 ) -> list[Row]:
-    """A row for every rank that ran, or one with the error. ``known`` is what all rows say of the machine."""
+    """Return a row for every rank that ran, or one with the error. ``machine`` is what all rows say of the machine."""
     with HostMemory() as host:
         result = launch(wanted, (), limit, tell, runner)
     name = case.name if wanted.rehearse_rank is None else rehearsal(case.name, wanted.rehearse_rank)
     about: Row = {"unit": name, "case": case.name, "world_size": case.world_size}
     if result.failure is not None:
         return [{**about, "name": name, **error_of(result.failure)}]
-    node: Row = {"host_peak_mib": _mib(sum(one.host_peak_bytes or 0 for one in result.every_rank))}
+    node: Row = {"host_peak_mib": _mib(sum(figures.host_peak_bytes or 0 for figures in result.every_rank))}
     if wanted.rehearse_rank is None:
         node["host_used_mib"] = _mib(host.used_bytes)
-    return [_row(result, one, {**about, **known, "node": node}) for one in result.every_rank]
+    return [_row(result, figures, {**about, **machine, "node": node}) for figures in result.every_rank]
 
 
 def rehearsal(case: str, rank: int) -> str:
-    """The unit in which ``rank`` of ``case`` is rehearsed."""
+    """Name the unit in which ``rank`` of ``case`` is rehearsed."""
     return f"rehearse-{case}-r{rank}"
 
 
 def error_of(failure: Failure) -> Row:
-    """What a row says of a run that failed."""
+    """Return what a row says of a run that failed."""
     return {"error": failure.message, "kind": failure.kind, "phase": failure.phase, "log": list(failure.log)}
 
 
-def _row(result: CheckResult, one: RankFigures, about: Row) -> Row:
-    row = {**record_of(result, one), **about}
+def _row(result: CheckResult, figures: RankFigures, about: Row) -> Row:
+    row = {**record_of(result, figures), **about}
     row["world_size"] = result.world_size_run
-    row["name"] = f"{row['case']}-r{one.rank}" + ("-rehearsed" if row["rehearsed"] else "")
-    row["measured"].update(_outside(one), after_init_mib=_mib(one.after_init_bytes))
-    row["measured"]["host_peak_mib"] = _mib(one.host_peak_bytes)
+    row["name"] = f"{row['case']}-r{figures.rank}" + ("-rehearsed" if row["rehearsed"] else "")
+    row["measured"].update(_outside(figures), after_init_mib=_mib(figures.after_init_bytes))
+    row["measured"]["host_peak_mib"] = _mib(figures.host_peak_bytes)
     row["scaled_down"] = list(result.scaled_down)
     row["predicted"] = predicted(row)
     return row
 
 
-def _outside(one: RankFigures) -> Row:
-    """What the process holds beside torch's allocator: CUDA's context, kernels, and NCCL where it runs.
+def _outside(figures: RankFigures) -> Row:
+    """Return what the process holds beside torch's allocator: CUDA's context, kernels, and NCCL where it runs.
 
     Where the driver does not tell one process from another, all that is in use on its card.
     """
-    last = one.iterations[-1]
+    last = figures.iterations[-1]
     reserved = last.get("reserved_end_bytes")
-    held = last.get("process_bytes") or last.get("card_used_bytes")
-    found: Row = {"reserved_end_mib": _mib(reserved), "card_used_mib": _mib(last.get("card_used_bytes"))}
-    found["outside_mib"] = None if held is None or reserved is None else _mib(held - reserved)
-    return found
+    used = last.get("process_bytes") or last.get("card_used_bytes")
+    outside: Row = {"reserved_end_mib": _mib(reserved), "card_used_mib": _mib(last.get("card_used_bytes"))}
+    outside["outside_mib"] = None if used is None or reserved is None else _mib(used - reserved)
+    return outside
 
 
 def predicted(row: Row) -> Row:
-    """The figures of the memory and speed models for the very rank of ``row``, in MiB and seconds."""
+    """Return the figures of the memory and speed models for the very rank of ``row``, in MiB and seconds."""
     job = speed.job_of(row)
-    found = estimate(job, row["rank"])
+    memory = estimate(job, row["rank"])
     on_cpu = row["device"] == "CPU"
-    figures = of_estimate(found, "cpu" if on_cpu else "cuda")
+    figures = of_estimate(memory, "cpu" if on_cpu else "cuda")
     peaks = {"peak_mib": _mib(figures.peak_bytes)}
     peaks |= {f"{phase}_mib": _mib(sum(terms.values())) for phase, terms in figures.phases.items()}
     if on_cpu and job.settings.offload_optimizer != "none":  # what is offloaded lies in the same memory there
@@ -198,8 +198,8 @@ def predicted(row: Row) -> Row:
         "reserved_mib": _mib(figures.reserved_bytes),
         "process_mib": _mib(figures.process_bytes),
         "nccl_mib": _mib(nccl_bytes(job.cluster, job.settings)),
-        "host_mib": _mib(found.host_bytes_per_node),
-        "loading_host_mib": _mib(found.loading_host_bytes_per_node),
+        "host_mib": _mib(memory.host_bytes_per_node),
+        "loading_host_mib": _mib(memory.loading_host_bytes_per_node),
         "step_seconds": None if on_cpu else speed.seconds_of(row, step_time(job)),
     }
 

@@ -22,42 +22,43 @@ TASK = "benchmarks.several_gpus.collectives:bandwidths"
 
 
 def sizes(largest: int) -> list[int]:
-    """Powers of two from 1 KiB up to ``largest``."""
-    found = [SMALLEST]
-    while 2 * found[-1] <= largest:
-        found.append(2 * found[-1])
-    return found
+    """Return the powers of two from 1 KiB up to ``largest``."""
+    powers = [SMALLEST]
+    while 2 * powers[-1] <= largest:
+        powers.append(2 * powers[-1])
+    return powers
 
 
 def measure(
-    ranks: int, largest: int, known: Row, limit: float, tell: Callable[[str], None], runner: Runner, launcher: str
+    ranks: int, largest: int, machine: Row, limit: float, tell: Callable[[str], None], runner: Runner, launcher: str
 ) -> list[Row]:
-    """A row for each collective and size, of the slowest rank; or one with the error."""
+    """Return a row for each collective and size, of the slowest rank, or one with the error."""
     from benchmarks.several_gpus.cases import error_of
 
     unit = f"collectives-w{ranks}"
-    found = call(TASK, {"largest": largest}, ranks, limit, tell, runner, launcher)
-    if found.failure is not None:
-        return [{"unit": unit, "name": unit, "world_size": ranks, **error_of(found.failure)}]
-    assert found.probe is not None
-    about = {"unit": unit, "world_size": ranks, "device": found.probe.device_name, **known}
-    slowest = [max(of_ranks, key=lambda one: float(one[2])) for of_ranks in zip(*found.answers, strict=True)]
+    outcome = call(TASK, {"largest": largest}, ranks, limit, tell, runner, launcher)
+    if outcome.failure is not None:
+        return [{"unit": unit, "name": unit, "world_size": ranks, **error_of(outcome.failure)}]
+    assert outcome.probe is not None
+    about = {"unit": unit, "world_size": ranks, "device": outcome.probe.device_name, **machine}
+    slowest = [max(of_ranks, key=lambda timing: float(timing[2])) for of_ranks in zip(*outcome.answers, strict=True)]
     return [row(kind, size, seconds, about) for kind, size, seconds in slowest]
 
 
 def row(kind: str, size: int, seconds: float, about: Row) -> Row:
-    """One line. Bus bandwidth as nccl-tests counts it: what each link carries, whatever the number of ranks."""
+    """Make one line. Bus bandwidth is counted as nccl-tests does: what each link carries, whatever the number of
+    ranks."""
     ranks = about["world_size"]
     on_bus = (2 if kind == "all-reduce" else 1) * (ranks - 1) / ranks * size
     predicted = predicted_seconds(kind, size, about)
-    found = {"collective": kind, "bytes": size, "seconds": seconds, "bus_bytes_per_second": on_bus / seconds}
-    found["predicted_seconds"] = predicted
-    found["predicted_bus_bytes_per_second"] = on_bus / predicted if predicted else None
-    return {"name": f"{kind} {size}", **about, **found}
+    figures = {"collective": kind, "bytes": size, "seconds": seconds, "bus_bytes_per_second": on_bus / seconds}
+    figures["predicted_seconds"] = predicted
+    figures["predicted_bus_bytes_per_second"] = on_bus / predicted if predicted else None
+    return {"name": f"{kind} {size}", **about, **figures}
 
 
 def predicted_seconds(kind: str, size: int, about: Row) -> float | None:
-    """What the speed model says of one such call; nothing on the CPU, whose links it does not know."""
+    """Return what the speed model predicts for one such call; nothing on the CPU, whose links it does not know."""
     if "gpu" not in about:
         return None
     of = nccl.all_reduce if kind == "all-reduce" else nccl.all_gather
@@ -65,7 +66,8 @@ def predicted_seconds(kind: str, size: int, about: Row) -> float | None:
 
 
 def bandwidths(largest: int) -> list[tuple[str, int, float]]:
-    """Runs on every rank: each collective, each size in bytes (of the whole), and the seconds of one call."""
+    """Run on every rank: measure each collective at each size in bytes (of the whole), and return the seconds of one
+    call."""
     import torch
     import torch.distributed as dist
 

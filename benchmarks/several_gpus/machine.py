@@ -1,4 +1,4 @@
-"""What the measurements are made on."""
+"""The machine that the measurements are made on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ print(json.dumps({
 
 
 def describe() -> Row:
-    """GPUs, driver, links, processor, memory and versions; torch is asked in a process of its own, which ends.
+    """Describe GPUs, driver, links, processor, memory and versions; torch is asked in a process that ends again.
 
     Raises:
         UnavailableError: there is no torch.
@@ -58,7 +58,8 @@ def describe() -> Row:
 
 
 def same_kind(one: Row, other: Row) -> bool:
-    """Whether measurements of both belong into one folder: the same card and the same versions, any number of GPUs."""
+    """Say whether measurements of both belong into one folder: the same card and the same versions, any number of
+    GPUs."""
     return _kind(one) == _kind(other)
 
 
@@ -68,25 +69,26 @@ def _kind(machine: Row) -> tuple[Any, ...]:
 
 
 def in_a_row(machine: Row) -> Row:
-    """The machine as ``benchmarks.speed.accuracy`` reads it; a card not in the catalogue as the nearest in memory."""
+    """Return the machine as ``benchmarks.speed.accuracy`` reads it; a card not in the catalogue as the nearest in
+    memory."""
     if not machine["gpus"]:
         return {"cpu_cores": machine["cpu_cores"]}
     card = machine["gpus"][0]
-    known: Row = {"gpus_per_node": len(machine["gpus"]), "cpu_cores": machine["cpu_cores"], "nvlink_switches": False}
+    node: Row = {"gpus_per_node": len(machine["gpus"]), "cpu_cores": machine["cpu_cores"], "nvlink_switches": False}
     try:
-        return {"gpu": find_gpu(card["name"]).name, **known}
+        return {"gpu": find_gpu(card["name"]).name, **node}
     except InputError:
         nearest = nearest_in_memory(card["memory_bytes"])
-        return {"gpu": nearest.name, "figures": {"memory_bytes": card["memory_bytes"]}, **known}
+        return {"gpu": nearest.name, "figures": {"memory_bytes": card["memory_bytes"]}, **node}
 
 
 def cores() -> int:
-    """Those that this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def memory(name: str) -> int | None:
-    """Bytes of one line of /proc/meminfo; None where there is none."""
+    """Return the bytes of one line of /proc/meminfo; None where there is none."""
     place = Path("/proc/meminfo")
     for line in place.read_text(encoding="ascii").splitlines() if place.exists() else ():
         if line.startswith(f"{name}:"):
@@ -95,7 +97,7 @@ def memory(name: str) -> int | None:
 
 
 class HostMemory:
-    """While entered, the most that the machine's memory was in use beyond what it was before."""
+    """While entered, notes the most that the machine's memory was in use beyond what it was before."""
 
     SECONDS = 0.2
 
@@ -119,7 +121,7 @@ class HostMemory:
 
 
 def _in_use() -> int:
-    """MemTotal grows with use on some virtual machines, so the difference is what counts."""
+    """Return the memory in use. MemTotal grows with use on some virtual machines, so the difference is what counts."""
     return (memory("MemTotal") or 0) - (memory("MemAvailable") or 0)
 
 

@@ -1,4 +1,4 @@
-"""What is measured so far: files of JSON lines in one folder, each line written whole."""
+"""What has been measured so far: files of JSON lines in one folder, each line written whole."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ class Records:
         self._rows = {name: self._read(name) for name in (CASES, COLLECTIVES, BENCH, MACHINES)}
 
     def rows(self, name: str) -> list[Row]:
-        """The lines of the file ``name``, failures included."""
+        """Return the lines of the file ``name``, failures included."""
         return list(self._rows[name])
 
     def done(self) -> set[str]:
-        """The units that need not be run again, those that failed among them."""
+        """Return the units that need not be run again, failed ones included."""
         return {row["unit"] for name in (CASES, COLLECTIVES, BENCH) for row in self._rows[name]}
 
     def add(self, name: str, rows: list[Row]) -> None:
@@ -47,7 +47,8 @@ class Records:
         draft.replace(self.folder / name)
 
     def _read(self, name: str) -> list[Row]:
-        """The whole lines; a last one without its end was cut short by a kill and is dropped from the file, too."""
+        """Read the whole lines; a last one without its end was cut short by a kill and is dropped from the file,
+        too."""
         place = self.folder / name
         if not place.exists():
             return []

@@ -22,39 +22,39 @@ PHASES = ("fwd_mib", "bwd_mib", "step_mib")
 
 
 def summary(records: Records, not_run: Iterable[str] = ()) -> list[str]:
-    """All tables and lines. Predictions are those of the models as they are now."""
+    """Return all tables and lines. Predictions are those of the models as they are now."""
     rows = [row for row in records.rows(store.CASES) if "error" not in row]
     real = [row for row in rows if not row["rehearsed"]]
     rehearsed = {(row["case"], row["rank"]): row for row in rows if row["rehearsed"]}
-    found = [*_machine(records), *_cases(real, rehearsed)]
-    found += [*_bandwidths(records.rows(store.COLLECTIVES)), *_strategies(records.rows(store.BENCH))]
+    lines = [*_machine(records), *_cases(real, rehearsed)]
+    lines += [*_bandwidths(records.rows(store.COLLECTIVES)), *_strategies(records.rows(store.BENCH))]
     failed = [row for name in (store.CASES, store.COLLECTIVES, store.BENCH) for row in records.rows(name)]
-    found += [f"failed: {row['unit']}: {row['error']}" for row in failed if "error" in row]
-    return found + [f"not run: {line}" for line in not_run]
+    lines += [f"failed: {row['unit']}: {row['error']}" for row in failed if "error" in row]
+    return lines + [f"not run: {line}" for line in not_run]
 
 
 def missed(records: Records) -> list[str]:
-    """The ranks whose rehearsal is further from the real rank than ``REHEARSAL_PERCENT``."""
+    """List the ranks whose rehearsal is further from the real rank than ``REHEARSAL_PERCENT``."""
     rows = [row for row in records.rows(store.CASES) if "error" not in row]
     real = {(row["case"], row["rank"]): row for row in rows if not row["rehearsed"]}
     pairs = [(real[key], row) for row in rows if row["rehearsed"] and (key := (row["case"], row["rank"])) in real]
-    return [one["name"] for one, other in pairs if abs(apart(one, other)) > REHEARSAL_PERCENT]
+    return [real_row["name"] for real_row, other in pairs if abs(apart(real_row, other)) > REHEARSAL_PERCENT]
 
 
 def apart(real: Row, rehearsed: Row) -> float:
-    """Percent by which the rehearsed peak is above the real one."""
+    """Return by how many percent the rehearsed peak is above the real one."""
     return _error(rehearsed["measured"]["peak_mib"], real["measured"]["peak_mib"])
 
 
 def phases_apart(real: Row, rehearsed: Row) -> float:
-    """The same of the phase that is furthest off, in any iteration."""
+    """Return the same for the phase that is furthest off, in any iteration."""
     pairs = zip(real["measured"]["iterations"], rehearsed["measured"]["iterations"], strict=False)
-    errors = [_error(other[phase], one[phase]) for one, other in pairs for phase in PHASES]
+    errors = [_error(other[phase], real_phases[phase]) for real_phases, other in pairs for phase in PHASES]
     return max(errors, key=abs, default=0.0)
 
 
-def _error(found: float, wanted: float) -> float:
-    return 100 * (found / wanted - 1)
+def _error(value: float, reference: float) -> float:
+    return 100 * (value / reference - 1)
 
 
 def _machine(records: Records) -> Iterator[str]:
@@ -123,16 +123,16 @@ def _lines(real: list[Row], now: dict[str, Row], rehearsed: dict[tuple[str, int]
 
 
 def peak_error(row: Row, of: Row) -> float | None:
-    """Percent that the predicted peak is too high; None where it cannot be compared."""
+    """Return by how many percent the predicted peak is too high; None where it cannot be compared."""
     return None if of["peak_mib"] is None else _error(of["peak_mib"], row["measured"]["peak_mib"])
 
 
-def _off(wanted: float | None, found: float | None) -> float | None:
-    return None if wanted is None or not found else _error(wanted, found)
+def _off(value: float | None, reference: float | None) -> float | None:
+    return None if value is None or not reference else _error(value, reference)
 
 
 def nccl_mib(real: Row, rehearsed: Row | None) -> float | None:
-    """What NCCL holds: what the real process holds beside torch's allocator more than the rehearsed one.
+    """Return what NCCL holds: how much more the real process holds beside torch's allocator than the rehearsed one.
 
     Where it was not rehearsed, more than CUDA's context and kernels as the memory model has them.
     """

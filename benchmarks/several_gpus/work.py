@@ -1,4 +1,4 @@
-"""Runs one unit after the other, rehearsals side by side, and writes down what came of each."""
+"""Runs one unit after the other, rehearsals side by side, and writes down the result of each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Progress = Callable[[str], None]
 
 
 class Plan(NamedTuple):
-    """What is to be measured, and how long that may take, in seconds."""
+    """What is to be measured, and how many seconds that may take."""
 
     cases: list[Case]
     """All, those among them that have more ranks than there are GPUs."""
@@ -46,15 +46,15 @@ class Plan(NamedTuple):
     launcher: str
 
     def wanted(self, unit: str) -> bool:
-        """Whether ``--only`` lets ``unit`` through."""
+        """Say whether ``--only`` lets ``unit`` through."""
         return any(fnmatch(unit, pattern.strip()) for pattern in self.only)
 
     def possible(self) -> list[Case]:
-        """The cases whose ranks can all be real here."""
+        """List the cases whose ranks can all be real here."""
         return [case for case in self.cases if case.world_size in self.world_sizes]
 
     def units(self) -> list[str]:
-        """The names of all units that are wanted."""
+        """List the names of all units that are wanted."""
         names = [f"collectives-w{ranks}" for ranks in self.world_sizes]
         names += [case.name for case in self.possible()]
         names += [f"bench-w{ranks}-{name}" for ranks in self.world_sizes[-1:] for name in self.strategies]
@@ -78,13 +78,13 @@ class Session:
         self.plan, self.records = plan, records
         self.gpus = len(machine["gpus"])
         self.cores: int = machine["cpu_cores"]
-        self.known = in_a_row(machine)
+        self.about_machine = in_a_row(machine)
         self.until = time.monotonic() + plan.seconds
         self.last = dict(USUAL_SECONDS)
         self.left: list[str] = []
 
     def work(self) -> list[str]:
-        """Run what is not in the records yet; the units that there was no time for.
+        """Run what is not in the records yet, and return the units that there was no time for.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal asked to stop; what has ended by then is in the records.
@@ -100,42 +100,42 @@ class Session:
         return (unit for unit in units if unit.name not in done and self.plan.wanted(unit.name))
 
     def _alone(self) -> Iterator[Unit]:
-        """What needs the machine for itself."""
+        """Yield what needs the machine for itself."""
         plan = self.plan
         for ranks in plan.world_sizes:
-            found = partial(self._collectives, ranks)
-            yield Unit(f"collectives-w{ranks}", "collectives", store.COLLECTIVES, found)
+            run = partial(self._collectives, ranks)
+            yield Unit(f"collectives-w{ranks}", "collectives", store.COLLECTIVES, run)
         for case in plan.possible():
-            yield Unit(case.name, "case", store.CASES, partial(self._case, case, None, self.known))
+            yield Unit(case.name, "case", store.CASES, partial(self._case, case, None, self.about_machine))
         for name in plan.strategies:
-            for most in plan.world_sizes[-1:]:
-                yield Unit(f"bench-w{most}-{name}", "bench", store.BENCH, partial(self._strategy, name, most))
+            for ranks in plan.world_sizes[-1:]:
+                yield Unit(f"bench-w{ranks}-{name}", "bench", store.BENCH, partial(self._strategy, name, ranks))
 
     def _rehearsals(self) -> Iterator[Unit]:
-        """Every rank of the cases that ran with real ranks, on the machine that they ran on."""
+        """Yield every rank of the cases that ran with real ranks, on the machine that they ran on."""
         ran = [row for row in self.records.rows(store.CASES) if "error" not in row and not row["rehearsed"]]
         real = {row["case"]: row for row in ran}
         for case in self.plan.cases:
             if case.name in real:
                 row = real[case.name]
-                known = {name: row[name] for name in self.known if name in row}
+                machine = {name: row[name] for name in self.about_machine if name in row}
                 for rank in range(row["world_size"]):
-                    run = partial(self._case, case, rank, known)
+                    run = partial(self._case, case, rank, machine)
                     yield Unit(rehearsal(case.name, rank), "rehearsal", store.CASES, run)
 
     def _collectives(self, ranks: int, limit: float, tell: Progress, runner: Runner) -> list[Row]:
         largest, launcher = self.plan.largest, self.plan.launcher
-        return collectives.measure(ranks, largest, self.known, limit, tell, runner, launcher)
+        return collectives.measure(ranks, largest, self.about_machine, limit, tell, runner, launcher)
 
     def _case(
-        self, case: Case, rank: int | None, known: Row, limit: float, tell: Progress, runner: Runner
+        self, case: Case, rank: int | None, machine: Row, limit: float, tell: Progress, runner: Runner
     ) -> list[Row]:
         launcher = self.plan.launcher if rank is None else "direct"
-        return measure(case, wish(case, self.plan.steps, not self.gpus, launcher, rank), known, limit, tell, runner)
+        return measure(case, wish(case, self.plan.steps, not self.gpus, launcher, rank), machine, limit, tell, runner)
 
     def _strategy(self, name: str, ranks: int, limit: float, tell: Progress, runner: Runner) -> list[Row]:
         unit = f"bench-w{ranks}-{name}"
-        found = bench(
+        result = bench(
             model=BENCH_MODEL,
             gpus=ranks,
             strategies=name,
@@ -145,16 +145,16 @@ class Session:
             timeout=limit,
             progress=tell,
         )
-        one = found.rows[0]
-        about: Row = {"unit": unit, "name": unit, **self.known}
-        if one.failure is not None:
-            return [{**about, **error_of(one.failure)}]
-        about |= {"device": found.device, "model": BENCH_MODEL, "scaled_down": list(found.scaled_down)}
-        about |= {"global_batch": found.global_batch, "seq_len": found.seq_len, "steps": found.steps}
-        return [{**about, **{key: value for key, value in one._asdict().items() if key != "failure"}}]
+        strategy = result.rows[0]
+        about: Row = {"unit": unit, "name": unit, **self.about_machine}
+        if strategy.failure is not None:
+            return [{**about, **error_of(strategy.failure)}]
+        about |= {"device": result.device, "model": BENCH_MODEL, "scaled_down": list(result.scaled_down)}
+        about |= {"global_batch": result.global_batch, "seq_len": result.seq_len, "steps": result.steps}
+        return [{**about, **{key: value for key, value in strategy._asdict().items() if key != "failure"}}]
 
     def _side_by_side(self, units: list[Unit]) -> None:
-        """One rehearsal on each GPU, with the share of the cores that a rank among that many, or of two, has."""
+        """Run one rehearsal on each GPU, with the share of the cores that a rank among that many, or of two, has."""
         waiting: SimpleQueue[Unit] = SimpleQueue()
         for unit in units:
             waiting.put(unit)
@@ -199,7 +199,7 @@ class Session:
 
 
 def _visible(gpu: int) -> str:
-    """The name of the ``gpu``-th of the GPUs that this process may use."""
+    """Name the ``gpu``-th of the GPUs that this process may use."""
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     return named[gpu] if gpu < len(named) else str(gpu)
 

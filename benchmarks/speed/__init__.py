@@ -1,1 +1,1 @@
-"""Accuracy of the step times, and what it is fitted to."""
+"""Accuracy of the step times, and the measurements that they are fitted to."""

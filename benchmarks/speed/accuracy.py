@@ -63,23 +63,24 @@ class Result(NamedTuple):
 
     @property
     def error(self) -> float:
-        """Percent that the prediction is too slow."""
+        """Return by how many percent the prediction is too slow."""
         return 100 * (self.predicted / self.measured - 1)
 
 
 def cluster_of(row: Row) -> Cluster:
-    """What ``row`` ran on. One process of a rehearsal has all the cores of its machine."""
+    """Make the cluster that ``row`` ran on. One process of a rehearsal has all the cores of its machine."""
     if "gpus_per_node" not in row:
         cluster = read_cluster(row["world_size"], gpu="h200")
         return replace(cluster, cpu_cores=OWN_CORES * cluster.gpus_per_node)
     cluster = read_cluster(row["world_size"], gpu=row["gpu"], gpus_per_node=row["gpus_per_node"])
     words = ("node_bandwidth", "cpu_cores", "host_memory_bandwidth", "nvlink_switches")
-    known = {key: row[key] for key in words if key in row}
-    return replace(cluster, gpu=replace(cluster.gpu, **row.get("figures", {})), **known)
+    given = {key: row[key] for key in words if key in row}
+    return replace(cluster, gpu=replace(cluster.gpu, **row.get("figures", {})), **given)
 
 
 def job_of(row: Row) -> Job:
-    """The job that ``row`` measured; a row of ``benchmarks.speed.grid`` names engine and adapters in its own words."""
+    """Make the job that ``row`` measured; a row of ``benchmarks.speed.grid`` names engine and adapters in its own
+    words."""
     if row.get("lora_rank"):
         row = {**row, "lora": {"r": row["lora_rank"]}}
     if row.get("engine") == "ddp":
@@ -89,13 +90,13 @@ def job_of(row: Row) -> Job:
 
 
 def seconds_of(row: Row, step: StepTime) -> float:
-    """The predicted step, without communication where nothing was sent."""
+    """Return the predicted step, without communication where nothing was sent."""
     sent = "source" in row or row.get("rehearsed") is False
     return step.seconds if sent else step.seconds - step.parts["communication"]
 
 
 def predicted(row: Row, job: Job) -> float:
-    """Seconds of one step; where a share of the layers is recomputed, that share between none and all."""
+    """Predict the seconds of one step; where a share of the layers is recomputed, interpolate between none and all."""
 
     def at(checkpointing: bool) -> float:
         work = replace(job.workload, checkpointing=checkpointing)
@@ -106,18 +107,18 @@ def predicted(row: Row, job: Job) -> float:
 
 
 def measured(row: Row) -> float:
-    """The median step, without the first two where there are more."""
+    """Return the median step, without the first two where there are more."""
     seconds = row["measured"]["step_seconds"]
     return float(median(seconds[2:] or seconds))
 
 
 def timed(row: Row) -> bool:
-    """Whether ``row`` has a time that the model predicts: of a GPU, of a run that went well, of its first rank."""
+    """Say whether ``row`` has a time that the model predicts: of a GPU, of a run that went well, of its first rank."""
     return "error" not in row and row.get("device") != "CPU" and row.get("rank", 0) == 0
 
 
 def result_of(row: Row) -> Result:
-    """``row``, predicted and measured."""
+    """Predict ``row`` beside what was measured."""
     job = job_of(row)
     together = row.get("rehearsed") is False and row["world_size"] > 1
     own = OWN_RANKS if together else OWN_H100 if row.get("gpu", "").startswith("H100") else OWN
@@ -170,7 +171,8 @@ GROUPS: dict[str, Callable[[Result], str]] = {
 
 
 def spread(results: Iterable[Result]) -> list[str]:
-    """Number, median, 95th percentile and largest of the absolute errors, and the median with its sign, in percent."""
+    """Return number, median, 95th percentile and largest of the absolute errors, and the median with its sign, in
+    percent."""
     errors = [r.error for r in results]
     sizes = [abs(error) for error in errors]
     figures = (median(sizes), percentile(sizes, 0.95), max(sizes))
@@ -178,7 +180,7 @@ def spread(results: Iterable[Result]) -> list[str]:
 
 
 def summary(results: list[Result]) -> list[list[str]]:
-    """A row for each value of each group that the cases differ in."""
+    """Make a row for each value of each group in which the cases differ."""
     rows = []
     for group, value_of in GROUPS.items():
         values = sorted({value_of(r) for r in results})
@@ -188,7 +190,7 @@ def summary(results: list[Result]) -> list[list[str]]:
 
 
 def cases(results: list[Result]) -> list[list[str]]:
-    """A row for each case, the largest error last."""
+    """Make a row for each case, the largest error last."""
     ordered = sorted(results, key=lambda r: abs(r.error))
     return [[r.source, r.name, f"{r.measured:.4g}", f"{r.predicted:.4g}", f"{r.error:+.1f} %"] for r in ordered]
 
@@ -198,7 +200,8 @@ SUMMARY_HEADERS = ("absolute error in %", "cases", "median", "95th", "worst", "s
 
 
 def medians(results: list[Result]) -> dict[str, float]:
-    """Median absolute error in percent of own cases and of published ones, as far as there are any."""
+    """Return the median absolute error in percent of the project's cases and of published ones, as far as there are
+    any."""
     sets = {
         "own": [r for r in results if r.source in SETS],
         "published": [r for r in results if r.source not in SETS],

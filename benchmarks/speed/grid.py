@@ -43,7 +43,7 @@ WARM_UP = 2
 
 
 def candidates(arguments: argparse.Namespace) -> list[Candidate]:
-    """Everything the recommender would choose from, best first; what does not fit is left out."""
+    """List everything the recommender would choose from, best first; what does not fit is left out."""
     from dsconf.job import Job
 
     model = read_model(model=arguments.model, lora_rank=arguments.lora_rank or None)
@@ -51,17 +51,17 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     cluster = replace(cluster, cpu_cores=len(os.sched_getaffinity(0)))
     wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
     tools = real_tools()
-    found = []
+    evaluated = []
     for settings, workloads in combinations(model, cluster, wish):
         for workload in workloads:
             job = Job(model, cluster, with_batch(settings, workload, cluster), workload)
-            found.append(evaluate(job, tools))
-    kept = ranked(one for one in found if one.fits != "no")
-    return [one for one in kept if not (arguments.skip and arguments.skip.search(name(one)))]
+            evaluated.append(evaluate(job, tools))
+    kept = ranked(candidate for candidate in evaluated if candidate.fits != "no")
+    return [candidate for candidate in kept if not (arguments.skip and arguments.skip.search(name(candidate)))]
 
 
 def pattern(text: str) -> re.Pattern[str]:
-    """A regular expression that a person typed."""
+    """Compile a regular expression that a person typed."""
     try:
         return re.compile(text)
     except re.error as error:
@@ -71,25 +71,25 @@ def pattern(text: str) -> re.Pattern[str]:
 def chosen(
     ordered: list[Candidate], micro_batches: Sequence[int], following: int, only: re.Pattern[str] | None
 ) -> list[Candidate]:
-    """The recommendation, those ranked next, and the grid; or those alone whose words match ``only``."""
+    """Return the recommendation, those ranked next, and the grid; or only those whose words match ``only``."""
     if only:
-        return [one for one in ordered if only.fullmatch(f"{one.settings.engine} {name(one)}")]
+        return [candidate for candidate in ordered if only.fullmatch(f"{candidate.settings.engine} {name(candidate)}")]
     best = choose(ordered)
-    ours = [one for one in ordered if one.settings.engine == "deepspeed"]
-    first = ([best] if best else []) + [one for one in ours if one is not best][:following]
-    most = max(micro_batches, default=0)
+    ours = [candidate for candidate in ordered if candidate.settings.engine == "deepspeed"]
+    first = ([best] if best else []) + [candidate for candidate in ours if candidate is not best][:following]
+    largest = max(micro_batches, default=0)
     grid = [
-        one
-        for one in ordered
-        if one.workload.micro_batch in micro_batches
-        and (not (one.workload.checkpointing or one.offloads) or one.workload.micro_batch == most)
-        and not (one.workload.checkpointing and one.offloads)
+        candidate
+        for candidate in ordered
+        if candidate.workload.micro_batch in micro_batches
+        and (not (candidate.workload.checkpointing or candidate.offloads) or candidate.workload.micro_batch == largest)
+        and not (candidate.workload.checkpointing and candidate.offloads)
     ]
-    return list({id(one): one for one in (*first, *grid)}.values())
+    return list({id(candidate): candidate for candidate in (*first, *grid)}.values())
 
 
 def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict[str, Any]:
-    """What identifies a candidate in a file, and what is predicted of it."""
+    """Return what identifies a candidate in a file, and what is predicted for it."""
     work, settings = candidate.workload, candidate.settings
     engine = settings.engine
     config = json.loads(render(settings)) if engine == "deepspeed" else _plain(candidate)
@@ -115,7 +115,7 @@ def row(candidate: Candidate, arguments: argparse.Namespace, place: int) -> dict
 
 
 def _plain(candidate: Candidate) -> dict[str, Any]:
-    """What torch alone is told: the batch, the precision and the optimizer, in the words of a ds_config."""
+    """Return what torch alone is given: the batch, the precision and the optimizer, in the words of a ds_config."""
     work = candidate.workload
     return {
         "train_micro_batch_size_per_gpu": work.micro_batch,
@@ -127,7 +127,7 @@ def _plain(candidate: Candidate) -> dict[str, Any]:
 
 
 def preload(cases: list[dict[str, Any]]) -> None:
-    """Imports in the parent what every run needs; no CUDA context may be there before a fork."""
+    """Import in the parent what every run needs; no CUDA context may be there before a fork."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")
     os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")  # as every launch line has it
     import deepspeed  # noqa: F401
@@ -140,7 +140,7 @@ def preload(cases: list[dict[str, Any]]) -> None:
 
 
 def train(case: dict[str, Any], steps: int, folder: Path) -> None:
-    """Runs in a process of its own: journals the steps of ``case`` in ``folder``."""
+    """Train in a process of its own: journal the steps of ``case`` in ``folder``."""
     from dsconf.live.plan import CheckRequest, make_plan, settled
     from dsconf.live.processes.journal import Journal
     from dsconf.live.rank.worker import _prepare_environment, _probe, _train
@@ -164,7 +164,7 @@ def train(case: dict[str, Any], steps: int, folder: Path) -> None:
 
 
 def measure(case: dict[str, Any], steps: int, limit: float) -> dict[str, Any]:
-    """``case`` with what was measured, or with the error."""
+    """Return ``case`` with what was measured, or with the error."""
     folder = Path(tempfile.mkdtemp(prefix="dsconf-grid-"))
     pid = os.fork()
     if pid == 0:
@@ -187,9 +187,9 @@ def measure(case: dict[str, Any], steps: int, limit: float) -> dict[str, Any]:
             (folder / "error").write_text(f"no end after {limit:.0f} s")
             break
         time.sleep(0.02)
-    found = _measured(folder, case)
+    measured = _measured(folder, case)
     shutil.rmtree(folder)
-    return found
+    return measured
 
 
 def _measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
@@ -206,12 +206,12 @@ def _measured(folder: Path, case: dict[str, Any]) -> dict[str, Any]:
 
 
 def seconds_of(case: dict[str, Any]) -> float:
-    """Median of the timed steps."""
+    """Return the median of the timed steps."""
     return statistics.median(case["measured"]["step_seconds"][WARM_UP:])
 
 
 def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Model by model: measured beside predicted, fastest first, and how the recommendation does."""
+    """Say model by model what was measured beside the prediction, fastest first, and how the recommendation does."""
     models = dict.fromkeys(case["name"].partition(":")[0] for case in rows)
     for model in models:
         ran = [case for case in rows if case["name"].startswith(f"{model}:") and "measured" in case]
@@ -240,7 +240,7 @@ def summary(rows: list[dict[str, Any]]) -> Iterator[str]:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--read", type=Path, help="only the summary of this file")
     parser.add_argument("--list", action="store_true", help="name the candidates, run none")

@@ -28,7 +28,7 @@ from dsconf.job import Job
 from dsconf.model.read import read_model
 from dsconf.speed import rates
 from dsconf.speed.compute import micro_batch
-from dsconf.speed.python_time import engine
+from dsconf.speed.cpu_overhead import engine
 from dsconf.workload import Workload
 
 SEQ_LEN, STEPS, WARM_UP = 128, 9, 3
@@ -70,7 +70,7 @@ Row = dict[str, Any]
 
 
 def job_of(row: Row) -> Job:
-    """The job that ``row`` measured; early rows have DeepSpeed's defaults in place of a ``zero`` block."""
+    """Make the job that ``row`` measured; early rows have DeepSpeed's defaults in place of a ``zero`` block."""
     if "zero" in row:
         settings = resolve({"bf16": {"enabled": True}, "zero_optimization": row["zero"]}, 1)
     elif row["how"] == "plain":
@@ -83,32 +83,34 @@ def job_of(row: Row) -> Job:
 
 
 def seconds_of(job: Job) -> dict[str, float]:
-    """Predicted milliseconds of the CPU in forward, backward and step, as rows have them."""
-    layers, head, tail, backward, again = micro_batch(job)
+    """Predict the milliseconds of the CPU in forward, backward and step, as rows have them."""
+    passes = micro_batch(job)
     python = engine(job)
+    backward = passes.head_backward.launch + passes.backward.launch + passes.recompute.launch
     return {
-        "forward_ms": 1e3 * (layers.launch + head.launch + python.forward),
-        "backward_ms": 1e3 * (tail.launch + backward.launch + again.launch + python.backward + python.again),
+        "forward_ms": 1e3 * (passes.layers.launch + passes.head.launch + python.forward),
+        "backward_ms": 1e3 * (backward + python.backward + python.recompute),
         "step_ms": 1e3 * python.step,
     }
 
 
 def counts(job: Job) -> dict[str, dict[str, float]]:
-    """How often each fitted figure is in each phase: what the model predicts where that figure alone is a second."""
+    """Count how often each fitted figure is in each phase: what the model predicts where that figure alone is a
+    second."""
     keep = {name: getattr(rates, name) for name, _ in FITTED.values()}
     zero = {name: dict.fromkeys(value, 0.0) if isinstance(value, dict) else 0.0 for name, value in keep.items()}
-    found: dict[str, dict[str, float]] = {phase: {} for phase in ("forward_ms", "backward_ms", "step_ms")}
+    by_phase: dict[str, dict[str, float]] = {phase: {} for phase in ("forward_ms", "backward_ms", "step_ms")}
     try:
         for label, (name, stage) in FITTED.items():
-            one = zero | {name: 1.0 if stage is None else {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0, stage: 1.0}}
+            values = zero | {name: 1.0 if stage is None else {0: 0.0, 1: 0.0, 2: 0.0, 3: 0.0, stage: 1.0}}
             if stage == 1:
-                one["STEP_SECONDS"] = {0: 0.0, 1: 1.0, 2: 1.0, 3: 0.0}
-            _set(one)
+                values["STEP_SECONDS"] = {0: 0.0, 1: 1.0, 2: 1.0, 3: 0.0}
+            _set(values)
             for phase, value in seconds_of(job).items():
-                found[phase][label] = value / 1e3
+                by_phase[phase][label] = value / 1e3
     finally:
         _set(keep)
-    return found
+    return by_phase
 
 
 def _set(values: dict[str, Any]) -> None:
@@ -121,7 +123,7 @@ def _set(values: dict[str, Any]) -> None:
 
 
 def fit(rows: list[Row]) -> dict[str, float]:
-    """Seconds of each fitted figure: least squares of relative errors, by coordinates, none below zero."""
+    """Fit the seconds of each figure: least squares of relative errors, by coordinates, none below zero."""
     lines: list[tuple[dict[str, float], float]] = []
     for row in rows:
         for phase, count in counts(job_of(row)).items():
@@ -129,17 +131,17 @@ def fit(rows: list[Row]) -> dict[str, float]:
             if not (phase == "step_ms" and "wide" in row["name"].split()):
                 measured = row["measured"][phase] / 1e3
                 lines.append(({label: times / measured for label, times in count.items()}, 1.0))
-    found = dict.fromkeys(FITTED, 0.0)
+    fitted = dict.fromkeys(FITTED, 0.0)
     for _ in range(2000):
-        for label in found:
+        for label in fitted:
             weight = sum(line[label] ** 2 for line, _ in lines)
-            rest = [(line, one - sum(line[k] * v for k, v in found.items() if k != label)) for line, one in lines]
-            found[label] = max(0.0, sum(line[label] * left for line, left in rest) / weight) if weight else 0.0
-    return found
+            rest = [(line, goal - sum(line[k] * v for k, v in fitted.items() if k != label)) for line, goal in lines]
+            fitted[label] = max(0.0, sum(line[label] * left for line, left in rest) / weight) if weight else 0.0
+    return fitted
 
 
 def measure(name: str, model: Row, zero: Row, checkpointing: bool, lora_rank: int) -> Row:
-    """One row, on the GPU of this process."""
+    """Measure one row, on the GPU of this process."""
     import deepspeed
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -189,7 +191,7 @@ def measure(name: str, model: Row, zero: Row, checkpointing: bool, lora_rank: in
 
 
 def measure_all(record: Path) -> None:
-    """Every model, kind and variant, a line each as it ends."""
+    """Measure every model, kind and variant, and write a line each as it ends."""
     import torch
 
     for key, value in {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29777", "RANK": "0", "WORLD_SIZE": "1"}.items():
@@ -207,7 +209,7 @@ def measure_all(record: Path) -> None:
 
 
 def main() -> None:
-    """See the module's docstring."""
+    """Run what the module's docstring says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--record", type=Path, help="measure here, and append to this file")
@@ -217,11 +219,11 @@ def main() -> None:
         measure_all(arguments.record)
         return
     rows = [json.loads(line) for line in arguments.fit.read_text().splitlines()]
-    found = fit([row for row in rows if row["offload"] == "none"])
+    fitted = fit([row for row in rows if row["offload"] == "none"])
     table = []
     for label, (name, stage) in FITTED.items():
         has = getattr(rates, name)
-        table.append([label, 1e6 * found[label], 1e6 * (has if stage is None else has[stage])])
+        table.append([label, 1e6 * fitted[label], 1e6 * (has if stage is None else has[stage])])
     print(tabulate(table, ["figure", "fitted µs", "in rates.py µs"], floatfmt=".1f"))
 
 

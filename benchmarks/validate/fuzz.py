@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from dsconf.config.load import LoadError, read_text
 from dsconf.config.repair.fix import repair
-from dsconf.config.validate import Asked, check_text, validate
+from dsconf.config.validate import ValidationOptions, check_text, validate
 from dsconf.report.findings import findings_json, findings_text
 from dsconf.report.sarif import sarif
 
@@ -76,7 +76,7 @@ class Outcome(NamedTuple):
 
 
 def texts(count: int, seed: int) -> Iterator[bytes]:
-    """``count`` files' contents, always the same for a ``seed``."""
+    """Yield ``count`` files' contents, always the same for a ``seed``."""
     chance = random.Random(seed)
     for number in range(count):
         if number % 2:
@@ -100,7 +100,7 @@ def _spoilt(chance: random.Random) -> str:
 
 
 def look_at(path: Path, data: bytes) -> str:
-    """The verdict on ``data`` after everything that validate can do with it was done; raises what dsconf raises."""
+    """Do everything with ``data`` that validate can do, and return the verdict; raise what dsconf raises."""
     path.write_bytes(data)
     report = validate(path, gpus=4)
     json.dumps(findings_json(report))
@@ -109,17 +109,17 @@ def look_at(path: Path, data: bytes) -> str:
     if not report.readable:
         return "unreadable"
     try:
-        made = repair("f", read_text(path), Asked(gpus=4))
+        made = repair("f", read_text(path), ValidationOptions(gpus=4))
     except LoadError:
         return "unreadable"
-    again = check_text("f", made.after, Asked(report.files[0].target, 4))
+    again = check_text("f", made.after, ValidationOptions(report.files[0].target, 4))
     if not again.readable:
         raise AssertionError("what was repaired cannot be read")
     return "repaired" if made.repaired else "valid" if report.valid else "invalid"
 
 
 def fuzz(count: int, seed: int) -> Outcome:
-    """Looks at ``count`` texts.
+    """Look at ``count`` texts.
 
     Raises:
         AssertionError: one of them stopped dsconf, or took longer than MAX_SECONDS; the text is in the message.

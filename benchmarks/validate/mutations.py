@@ -1,4 +1,4 @@
-"""Breaks good configs in every way and holds ``validate`` to what DeepSpeed itself makes of each.
+"""Breaks good configs in every way and compares what ``validate`` says with what DeepSpeed itself makes of each.
 
     python -m benchmarks.validate.mutations                         3000 mutants
     python -m benchmarks.validate.mutations --count 20000 --seed 7 --list
@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 
 from dsconf.config.finding import dotted
 from dsconf.config.releases import follow, load_schema, property_at
-from dsconf.config.validate import Asked, check_text
+from dsconf.config.validate import ValidationOptions, check_text
 
 ROOT = Path(__file__).resolve().parents[2]
 BASES: tuple[dict[str, Any], ...] = (
@@ -120,7 +120,7 @@ class Verdict(NamedTuple):
 
 
 def places(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """The path of every object in ``config``, its own first."""
+    """Yield the path of every object in ``config``, its own first."""
     if isinstance(config, dict):
         yield path
         for key, inner in config.items():
@@ -128,7 +128,7 @@ def places(config: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]
 
 
 def schema_keys(part: Any = None, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], dict[str, Any]]]:
-    """Every key that the newest schema knows, with what it says about it."""
+    """Yield every key that the newest schema knows, with what it says about it."""
     for key, inner in (part or load_schema()).get("properties", {}).items():
         full = dict(follow(inner))
         yield (*path, key), full
@@ -139,14 +139,14 @@ KEYS = [(path, part) for path, part in schema_keys() if path[-1] != "$schema"]
 
 
 def at(config: Any, path: tuple[str, ...]) -> Any:
-    """The value at ``path``; KeyError or TypeError where there is none."""
+    """Return the value at ``path``; raise KeyError or TypeError where there is none."""
     for key in path:
         config = config[key]
     return config
 
 
 def put(config: dict[str, Any], path: tuple[str, ...], value: Any) -> bool:
-    """Sets the value at ``path``, making blocks; False where something else stands in the way."""
+    """Set the value at ``path``, making blocks; return False where something else stands in the way."""
     for key in path[:-1]:
         config = config.setdefault(key, {})
         if not isinstance(config, dict):
@@ -156,7 +156,7 @@ def put(config: dict[str, Any], path: tuple[str, ...], value: Any) -> bool:
 
 
 def misspelt(chance: random.Random, word: str) -> str:
-    """``word`` with one slip of the fingers."""
+    """Return ``word`` with one slip of the fingers."""
     spot = chance.randrange(len(word))
     slips = (
         word[:spot] + word[spot + 1 :],
@@ -171,7 +171,7 @@ def misspelt(chance: random.Random, word: str) -> str:
 
 
 def members(config: dict[str, Any]) -> list[tuple[str, ...]]:
-    """The path of every key."""
+    """List the path of every key."""
     return [(*place, key) for place in places(config) for key in at(config, place)]
 
 
@@ -258,7 +258,7 @@ def deep(chance: random.Random, config: dict[str, Any]) -> Mutant:
 
 
 def harmless(chance: random.Random, config: dict[str, Any]) -> Mutant:
-    """Says the same, or what DeepSpeed would do anyway."""
+    """Say the same in another way, or what DeepSpeed would do anyway."""
     way = chance.randrange(4)
     if way == 0:
         shuffled = list(config.items())
@@ -288,7 +288,7 @@ def dumped(config: dict[str, Any]) -> bytes:
 
 
 def mutant(chance: random.Random) -> Mutant:
-    """A good config, spoilt in one way."""
+    """Spoil a good config in one way."""
     return chance.choice(WAYS)(chance, json.loads(json.dumps(chance.choice(BASES))))
 
 
@@ -306,7 +306,7 @@ class Judge:
         self._hjson, self._pairs, self._watched = hjson, dict_raise_error_on_duplicate_keys, Watched
 
     def __call__(self, mutant: Mutant) -> Verdict:
-        """What becomes of the file."""
+        """Return what becomes of the file."""
         from deepspeed.runtime.config import DeepSpeedConfig
 
         reads: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -334,7 +334,7 @@ def _by_constructor(path: tuple[str, ...]) -> bool:
 
 
 def _construct(config: dict[str, Any]) -> None:
-    """Builds what DeepSpeed builds from the optimizer and scheduler blocks (runtime/engine.py:1900-2060, 2377-2550)."""
+    """Build what DeepSpeed builds from the optimizer and scheduler blocks (runtime/engine.py:1900-2060, 2377-2550)."""
     import torch
     from deepspeed.ops.adam import DeepSpeedCPUAdam, FusedAdam
     from deepspeed.ops.lion import FusedLion
@@ -367,8 +367,8 @@ def _construct(config: dict[str, Any]) -> None:
 
 
 def ours(mutant: Mutant) -> bool:
-    """Whether ``validate`` finds an error."""
-    asked = Asked("deepspeed", gpus=1)
+    """Say whether ``validate`` finds an error."""
+    asked = ValidationOptions("deepspeed", gpus=1)
     try:
         text = mutant.data.decode("utf-8")
     except UnicodeDecodeError:
@@ -384,7 +384,8 @@ class Score(NamedTuple):
 
 
 def outcome(mutant: Mutant, judge: Judge) -> tuple[str, Verdict]:
-    """``found``, ``missed``, ``false alarm``, ``clean``, or ``stricter`` where DeepSpeed's parser takes the value."""
+    """Return ``found``, ``missed``, ``false alarm``, ``clean``, or ``stricter`` where DeepSpeed's parser takes the
+    value."""
     verdict, error = judge(mutant), ours(mutant)
     if verdict.error or verdict.dropped:
         return ("found" if error else "missed"), verdict
@@ -394,7 +395,7 @@ def outcome(mutant: Mutant, judge: Judge) -> tuple[str, Verdict]:
 
 
 def score(count: int, seed: int) -> Score:
-    """``count`` mutants, always the same for a ``seed``."""
+    """Judge ``count`` mutants, always the same for a ``seed``."""
     chance, judge = random.Random(seed), Judge()
     counts: Counter[tuple[str, str]] = Counter()
     look: list[tuple[str, Mutant, Verdict]] = []
@@ -414,18 +415,18 @@ def main() -> None:
     parser.add_argument("--list", action="store_true", help="name each value that only validate refuses, too")
     args = parser.parse_args()
     start = perf_counter()
-    found = score(args.count, args.seed)
+    result = score(args.count, args.seed)
     words = ("found", "missed", "false alarm", "stricter", "clean")
     print(
         f"{args.count} mutants in {perf_counter() - start:.0f} s\n\n{'':14}" + "".join(f"{word:>13}" for word in words)
     )
-    for kind in (*dict.fromkeys(kind for kind, _ in found.counts),):
-        print(f"{kind:14}" + "".join(f"{found.counts[kind, word]:13}" for word in words))
-    total = {word: sum(number for (_, what), number in found.counts.items() if what == word) for word in words}
+    for kind in (*dict.fromkeys(kind for kind, _ in result.counts),):
+        print(f"{kind:14}" + "".join(f"{result.counts[kind, word]:13}" for word in words))
+    total = {word: sum(number for (_, what), number in result.counts.items() if what == word) for word in words}
     print(f"{'all':14}" + "".join(f"{total[word]:13}" for word in words))
     bad = total["found"] + total["missed"]
     print(f"\nfound {total['found'] / max(bad, 1):.2%} of {bad} that DeepSpeed refuses or drops")
-    for what, made, verdict in found.worth_a_look:
+    for what, made, verdict in result.worth_a_look:
         if what != "stricter" or args.list:
             value = _value(made)
             print(

@@ -38,7 +38,7 @@ AUTO = {**GOOD, "train_micro_batch_size_per_gpu": "auto", "bf16": {"enabled": "a
 
 
 def seconds(command: list[str]) -> float:
-    """Wall time of ``command``; an exit code other than yes or no stops the benchmark."""
+    """Return the wall time of ``command``; an exit code other than 0 or 1 stops the benchmark."""
     start = perf_counter()
     done = subprocess.run(command, capture_output=True, text=True)
     elapsed = perf_counter() - start
@@ -48,7 +48,7 @@ def seconds(command: list[str]) -> float:
 
 
 def write_files(folder: Path) -> list[str]:
-    """A good config, one with four faults, one with "auto" values and one with comments, over and over."""
+    """Write a good config, one with four faults, one with "auto" values and one with comments, over and over."""
     texts = [json.dumps(config, indent=2) for config in (GOOD, BAD, AUTO, GOOD)]
     texts[-1] = f"// by hand\n{texts[-1]}"
     names = []
@@ -60,7 +60,8 @@ def write_files(folder: Path) -> list[str]:
 
 
 def measure(names: list[str], rounds: int) -> dict[str, float]:
-    """Median seconds of the baseline, of a file with nothing to say, of one with findings, and of all files."""
+    """Measure the median seconds of the baseline, of a file with nothing to say, of one with findings, and of all
+    files."""
     commands = {
         "baseline": BASELINE,
         "one good file": [*VALIDATE, names[0]],

@@ -14,7 +14,7 @@ from dsconf.request import ValidateWords, WorldWords
 
 if TYPE_CHECKING:
     from dsconf.config.finding import FileReport, Report
-    from dsconf.config.validate import Asked
+    from dsconf.config.validate import ValidationOptions
 
 
 @click.command(
@@ -47,7 +47,7 @@ def command(files: tuple[str, ...], fix: bool, diff: bool, output_format: str, *
     if fix or diff:
         report = _repair([str(file) for file in listed(files)], asked, output_format, writes=fix and not diff)
     else:
-        report = validate(files, asked=asked)
+        report = validate(files, options=asked)
     if not (fix and "-" in files):
         _print(_shown(report, output_format))
     return 0 if report.valid else 1 if report.readable else 2
@@ -73,7 +73,7 @@ def _print(text: str, err: bool = False, nl: bool = True) -> None:
     click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"), err=err, nl=nl)
 
 
-def _repair(files: list[str], asked: Asked, output_format: str, writes: bool) -> Report:
+def _repair(files: list[str], asked: ValidationOptions, output_format: str, writes: bool) -> Report:
     """Shows every change and, if it ``writes``, makes it; the report is of the files as they are then."""
     from dsconf.config.finding import Report
     from dsconf.report.repair import after, repairs, write

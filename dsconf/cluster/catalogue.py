@@ -1,4 +1,4 @@
-"""The GPUs that dsconf knows by name, read from ``gpus.json``; every figure there names what it was read in."""
+"""The GPUs that dsconf knows by name, read from ``gpus.json``, where every figure names its source."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAKERS = ("nvidia", "geforce", "tesla", "quadro", "amd", "instinct")
 
 
 def _plain(name: str) -> str:
-    """``name`` without case, separators and maker: ``NVIDIA A100-SXM4-80GB`` is ``a100sxm480gb``."""
+    """Return ``name`` without case, separators and maker: ``NVIDIA A100-SXM4-80GB`` is ``a100sxm480gb``."""
     word = "".join(letter for letter in name.lower() if letter.isalnum())
     for maker in _MAKERS:
         word = word.removeprefix(maker)
@@ -39,12 +39,12 @@ def _gpu(row: dict[str, Any], sources: dict[str, dict[str, str | None]]) -> Gpu:
 
 
 def _cited(source: dict[str, str | None]) -> str:
-    """Title and address; a figure found by a text search has no address."""
+    """Return title and address; a figure found by a text search has no address."""
     return f"{source['title']} ({source['url']})" if source["url"] else f"{source['title']}"
 
 
 def _beside(name: str) -> bytes:
-    """The file ``name`` of this package, from a folder or a zip.
+    """Read the file ``name`` of this package, from a folder or a zip.
 
     As ``pkgutil.get_data`` does; importing that or ``importlib.resources`` would take longer than all the rest.
     """
@@ -55,7 +55,7 @@ def _beside(name: str) -> bytes:
 
 @lru_cache(maxsize=1)
 def _read() -> tuple[tuple[Gpu, ...], dict[str, Gpu]]:
-    """All GPUs, and what each plain name and alias stands for."""
+    """Read all GPUs, and which one each plain name and alias stands for."""
     import json
 
     document = json.loads(_beside("gpus.json"))
@@ -69,15 +69,15 @@ def _read() -> tuple[tuple[Gpu, ...], dict[str, Gpu]]:
 
 
 def all_gpus() -> tuple[Gpu, ...]:
-    """Every GPU of the catalogue, newest data-centre cards first."""
+    """List every GPU of the catalogue, newest data-centre cards first."""
     return _read()[0]
 
 
 def find_gpu(name: str) -> Gpu:
-    """The GPU called ``name``; case, spaces, dashes, underscores and the maker's name do not matter.
+    """Find the GPU called ``name``; case, spaces, dashes, underscores and the maker's name do not matter.
 
     Raises:
-        InputError: nobody is called so, or several are (``a100`` comes with 40 and 80 GB).
+        InputError: no card has this name, or several do (``a100`` comes with 40 and 80 GB).
     """
     if not isinstance(name, str):
         raise InputError(f"--gpu: {name!r} is not the name of a card, such as 'h100-80gb'")
@@ -93,7 +93,8 @@ def find_gpu(name: str) -> Gpu:
 
 
 def nearest_in_memory(memory_bytes: int) -> Gpu:
-    """The GPU whose memory is closest to ``memory_bytes``; cards whose memories differ by 2 %: the first listed."""
+    """Return the GPU whose memory is closest to ``memory_bytes``; of cards whose memories differ by at most 2 %, the
+    first listed."""
     gpus = all_gpus()
     best = min(gpus, key=lambda gpu: abs(gpu.memory_bytes - memory_bytes)).memory_bytes
     return next(gpu for gpu in gpus if abs(gpu.memory_bytes - best) <= best // 50)

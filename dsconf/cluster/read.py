@@ -1,20 +1,18 @@
-"""Reads what a person says about the cluster."""
+"""Reads what a person says about the cluster, and says what is assumed where nobody said."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from dsconf.cluster.catalogue import find_gpu, nearest_in_memory
-from dsconf.cluster.figures import figures
-from dsconf.cluster.spec import Cluster, Gpu
+from dsconf.cluster.spec import CORES, Cluster, Gpu
 from dsconf.errors import InputError
-from dsconf.units import format_bytes, rate, size, whole
+from dsconf.units import format_bytes, format_rate, rate, size, whole
 
 DEFAULT_GPU = "H100 SXM 80GB"
 _ASSUMED = "assumed"
-
-
 LARGEST = 2**17
 """GPUs of one job: a gradient larger than its bucket is followed through the slices of its ranks, which takes longer
 with more of them."""
@@ -42,23 +40,23 @@ def _gpu(name: str | None, memory: int | str | None) -> Gpu:
     if memory is None:
         if name is not None:
             return find_gpu(name)
-        known = find_gpu(DEFAULT_GPU)
-        return replace(known, name=f"{known.name} ({_ASSUMED}, name yours with --gpu)")
+        card = find_gpu(DEFAULT_GPU)
+        return replace(card, name=f"{card.name} ({_ASSUMED}, name yours with --gpu)")
     num_bytes = size("--gpu-memory", memory)
     if name is not None:
-        known = find_gpu(name)
-        return replace(known, memory_bytes=num_bytes, source=f"memory as given; {known.source}")
-    known = nearest_in_memory(num_bytes)
+        card = find_gpu(name)
+        return replace(card, memory_bytes=num_bytes, source=f"memory as given; {card.source}")
+    card = nearest_in_memory(num_bytes)
     return replace(
-        known,
-        name=f"{format_bytes(num_bytes)} GPU (speed {_ASSUMED}: {known.name})",
+        card,
+        name=f"{format_bytes(num_bytes)} GPU (speed {_ASSUMED}: {card.name})",
         memory_bytes=num_bytes,
-        source=f"memory as given; speed of {known.name}: {known.source}",
+        source=f"memory as given; speed of {card.name}: {card.source}",
     )
 
 
 def refuse_too_many(gpus: int) -> None:
-    """Nothing, where ``gpus`` are no more than ``LARGEST``.
+    """Raise where ``gpus`` are more than ``LARGEST``, else do nothing.
 
     Raises:
         InputError: they are more.
@@ -78,13 +76,14 @@ def read_cluster(
     cpu_cores: int | str | None = None,
     host_bandwidth: str | None = None,
 ) -> Cluster:
-    """The cluster of ``gpus`` GPUs in all, at most ``gpus_per_node`` to a node.
+    """Read a cluster of ``gpus`` GPUs in all, at most ``gpus_per_node`` to a node.
 
     ``gpu_memory`` and ``host_memory`` (of one node) are bytes, or text such as ``80GiB``. With ``gpu`` named,
     ``gpu_memory`` replaces that card's memory; alone, it stands for the catalogue card nearest in memory; with
-    neither, a H100 of 80 GB is assumed. ``network`` is what one GPU sends to other nodes, in one direction
-    (``400Gbit/s``); ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``) are the cores that the job has in a node and
-    what they read and write of its memory; None is what ``Cluster`` assumes. ``assumption`` says what was assumed.
+    neither, an H100 of 80 GB is assumed. ``network`` is what one GPU sends to other nodes, in one direction
+    (``400Gbit/s``). ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``) are the cores that the job has in a node and the
+    rate at which they read and write its memory. None stands for what ``Cluster`` assumes; ``assumption`` says what was
+    assumed.
 
     Raises:
         InputError: a number that is not positive, a size or a rate that cannot be read, an unknown GPU, an empty path.
@@ -105,9 +104,39 @@ def read_cluster(
     return with_rates(cluster, network, cpu_cores, host_bandwidth)
 
 
+class Figure(NamedTuple):
+    """One figure in words: ``network 400 Gbit/s a GPU (assumed, --network)``."""
+
+    text: str
+    assumed: bool
+
+
+def figures(cluster: Cluster, networked: bool, offloads: bool) -> Iterator[Figure]:
+    """Yield every figure that was stated, and those assumed ones that matter: the network's where a job is
+    ``networked`` (on several nodes), those of the hosts where it ``offloads``."""
+    network, host = format_rate(cluster.network_rate, "bit"), format_rate(cluster.host_rate)
+    has_all = cluster.cpu_cores is not None or cluster.gpus_per_node == (cluster.node_gpus or cluster.gpus_per_node)
+    cores = f"{cluster.cores} CPU cores a node" if has_all else f"{cluster.cores} of a node's {CORES} CPU cores"
+    rows = (
+        (cluster.node_bandwidth, networked, f"network {network} a GPU", "--network"),
+        (cluster.cpu_cores, offloads, cores, "--cpu-cores"),
+        (cluster.host_memory_bandwidth, offloads, f"{host} of host memory bandwidth a node", "--host-bandwidth"),
+    )
+    for stated, matters, text, option in rows:
+        if stated is not None:
+            yield Figure(text, False)
+        elif matters:
+            yield Figure(f"{text} (assumed, {option})", True)
+
+
 def assumption(cluster: Cluster, networked: bool = False, offloads: bool = False) -> str | None:
-    """One line for a person on what was assumed rather than named: the GPU or its speed, the network where the job is
-    ``networked``, cores and memory of the hosts where it ``offloads``; None where nothing was."""
+    """Say in one line what was assumed: the GPU or its speed, the network where the job is ``networked``, cores and
+    memory of the hosts where it ``offloads``; None where nothing was."""
     gpu = [f"GPU: {cluster.gpu.name}"] if _ASSUMED in cluster.gpu.name else []
     rates = [figure.text for figure in figures(cluster, networked, offloads) if figure.assumed]
     return "; ".join([*gpu, *rates]) or None
+
+
+def figures_text(cluster: Cluster, networked: bool, offloads: bool) -> str:
+    """Return ``figures`` as the end of a sentence, each after a comma; empty where there are none."""
+    return "".join(f", {figure.text}" for figure in figures(cluster, networked, offloads))

@@ -1,4 +1,4 @@
-"""What it runs on: GPUs, nodes and the links in and between them."""
+"""What a job runs on: GPUs, nodes and the links in and between them."""
 
 from __future__ import annotations
 
@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 MOST_HOST_BYTES = 4 * 2**40
-"""The most memory that a node is taken to have where nobody said: the 32 slots of a DGX B200 hold 2 TB as it is sold
+"""The most memory that a node is assumed to have where nobody said: the 32 slots of a DGX B200 hold 2 TB as it is sold
 and 4 TB at most (https://docs.nvidia.com/dgx/dgxb200-user-guide/introduction-to-dgxb200.html)."""
 
 NETWORK = 50e9
-"""Bytes a second of one GPU to another node where nobody says: 400 Gbit/s InfiniBand for each, as a DGX H100 has."""
+"""Bytes a second that one GPU sends to another node where nobody says: 400 Gbit/s InfiniBand for each, as in a DGX
+H100."""
 CORES = 64
 """CPU cores of a node with all its GPUs, where nobody says."""
 HOST_RATE = 300e9
@@ -62,7 +63,7 @@ class Cluster:
     node_bandwidth: float | None = None
     """Bytes a second one GPU sends to another node, one direction; None when nobody said."""
     cpu_cores: int | None = None
-    """Of one node, for this job; None when nobody said."""
+    """Cores of one node for this job; None when nobody said."""
     host_memory_bandwidth: float | None = None
     """Bytes a second that a node's cores read and write of its memory; None when nobody said."""
     nvlink_switches: bool = True
@@ -72,17 +73,17 @@ class Cluster:
 
     @property
     def nodes(self) -> int:
-        """Number of nodes, the last one possibly not full."""
+        """Return the number of nodes, of which the last may not be full."""
         return -(-self.world_size // self.gpus_per_node)
 
     @property
     def network_rate(self) -> float:
-        """``node_bandwidth``, or what is assumed."""
+        """Return ``node_bandwidth``, or what is assumed."""
         return NETWORK if self.node_bandwidth is None else self.node_bandwidth
 
     @property
     def cores(self) -> int:
-        """``cpu_cores``, or of those that a full node is assumed to have the share of the GPUs that the job uses."""
+        """Return ``cpu_cores``, or the share of a full node's assumed cores that belongs to the GPUs the job uses."""
         if self.cpu_cores is not None:
             return self.cpu_cores
         used = min(self.gpus_per_node, self.world_size)
@@ -90,12 +91,13 @@ class Cluster:
 
     @property
     def host_rate(self) -> float:
-        """``host_memory_bandwidth``, or what is assumed."""
+        """Return ``host_memory_bandwidth``, or what is assumed."""
         return HOST_RATE if self.host_memory_bandwidth is None else self.host_memory_bandwidth
 
     @property
     def host_limit_bytes(self) -> int:
-        """Memory of one node that a job may take: as stated, else the most that a node is taken to have."""
+        """Return the memory of one node that a job may take: as stated, else the most that a node is assumed to
+        have."""
         return MOST_HOST_BYTES if self.host_memory_bytes is None else self.host_memory_bytes
 
     def __hash__(self) -> int:

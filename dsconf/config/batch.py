@@ -17,7 +17,7 @@ class Batch(NamedTuple):
 
 
 def solve(batch: Batch, ranks: int) -> Batch:
-    """``batch`` with what is missing worked out as DeepSpeed does it (runtime/config.py:607-656).
+    """Work out what is missing in ``batch`` as DeepSpeed does (runtime/config.py:607-656).
 
     Divisions round down, so the result need not satisfy the rule: ask ``problem``. What comes out as 0 stays None.
     """
@@ -34,7 +34,7 @@ def solve(batch: Batch, ranks: int) -> Batch:
 
 
 def problem(batch: Batch, ranks: int) -> str | None:
-    """Why DeepSpeed would refuse ``batch`` on ``ranks`` data-parallel ranks, in one line, or None."""
+    """Say in one line why DeepSpeed would refuse ``batch`` on ``ranks`` data-parallel ranks, or return None."""
     if batch.train is None and batch.micro is None:
         return "neither train_batch_size nor train_micro_batch_size_per_gpu is given"
     train, micro, accumulation = solve(batch, ranks)
@@ -49,6 +49,7 @@ def problem(batch: Batch, ranks: int) -> str | None:
 
 
 def data_parallel_ranks(config: Mapping[str, Any], world_size: int) -> int:
-    """Ranks that see different data: the world over ``sequence_parallel_size`` (runtime/config.py:456-474)."""
+    """Return the ranks that see different data: the world over ``sequence_parallel_size``
+    (runtime/config.py:456-474)."""
     degree = config.get("sequence_parallel_size", 1)
     return max(1, world_size // max(1, as_int("sequence_parallel_size", degree)))

@@ -31,7 +31,7 @@ def _wrong(path: str, value: Any, wanted: str) -> InputError:
 
 
 def as_int(path: str, value: Any) -> int:
-    """``value`` as a whole number.
+    """Read ``value`` as a whole number.
 
     Raises:
         InputError: DeepSpeed would not read it as one; the message begins with ``path``.
@@ -46,7 +46,7 @@ def as_int(path: str, value: Any) -> int:
 
 
 def as_float(path: str, value: Any) -> float:
-    """``value`` as a finite number.
+    """Read ``value`` as a finite number.
 
     Raises:
         InputError: DeepSpeed would not read it as one; the message begins with ``path``.
@@ -62,7 +62,7 @@ def as_float(path: str, value: Any) -> float:
 
 
 def as_bool(path: str, value: Any) -> bool:
-    """``value`` as true or false.
+    """Read ``value`` as true or false.
 
     Raises:
         InputError: DeepSpeed would not read it as one; the message begins with ``path``.
@@ -75,7 +75,7 @@ def as_bool(path: str, value: Any) -> bool:
 
 
 def as_text(path: str, value: Any) -> str:
-    """``value``, which must be a string.
+    """Return ``value``, which must be a string.
 
     Raises:
         InputError: it is not; the message begins with ``path``.
@@ -86,7 +86,7 @@ def as_text(path: str, value: Any) -> str:
 
 
 def as_dtype(path: str, value: Any) -> str:
-    """``bf16``, ``fp16`` or ``fp32`` from any of the names DeepSpeed knows (runtime/config.py: DtypeEnum).
+    """Read ``bf16``, ``fp16`` or ``fp32`` under any of the names DeepSpeed knows (runtime/config.py: DtypeEnum).
 
     Raises:
         InputError: none of them; the message begins with ``path``.
@@ -98,7 +98,7 @@ def as_dtype(path: str, value: Any) -> str:
 
 
 def as_block(path: str, value: Any) -> dict[str, Any]:
-    """``value``, which must be an object.
+    """Return ``value``, which must be an object.
 
     Raises:
         InputError: it is not; the message begins with ``path``.

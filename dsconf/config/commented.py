@@ -1,4 +1,4 @@
-"""A ds_config with comments that say why each value is what it is: HJSON, as DeepSpeed reads it."""
+"""A ds_config with comments that say why each value is what it is: HJSON, which DeepSpeed reads."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def commented(
     workload: Workload,
     reasons: Sequence[str] = (),
 ) -> str:
-    """``config`` as HJSON that reads as the same values, ``reasons`` at its head and a comment above what has one.
+    """Write ``config`` as HJSON that reads as the same values, with ``reasons`` at its head and a comment above every
+    key that has one.
 
     The HF Trainer and Accelerate take no comments (``json.load``): DeepSpeed alone reads this.
     """
@@ -35,7 +36,8 @@ def commented(
 
 
 def comments(settings: Settings, model: Model, cluster: Cluster, workload: Workload) -> dict[str, str]:
-    """Dotted path → why, for every path that a config with ``settings`` may have. A block's comment covers its keys."""
+    """Return the reason for every dotted path that a config with ``settings`` may have. A block's comment covers its
+    keys."""
     from dsconf.config.render import text_environment
 
     environment = text_environment()
@@ -49,8 +51,8 @@ def comments(settings: Settings, model: Model, cluster: Cluster, workload: Workl
 
 
 def _sent(settings: Settings, wide: int) -> int:
-    """Bytes of an element of a reduce bucket. At stage 3 it has the type gradients are sent in, which sequence
-    parallelism makes fp32 (runtime/engine.py:2173); below, the type they are computed in."""
+    """Return the bytes of an element of a reduce bucket: at stage 3 those of the type that gradients are sent in, which
+    sequence parallelism makes fp32 (runtime/engine.py:2173); below, those of the type they are computed in."""
     if settings.stage < 3:
         return wide
     if settings.sequence_parallel > 1:

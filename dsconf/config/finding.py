@@ -15,7 +15,7 @@ class Rename(NamedTuple):
 
 
 class Move(NamedTuple):
-    """Put the key at ``path``, value and all, at ``to``; blocks that are not there yet are made."""
+    """Put the key at ``path``, value and all, at ``to``; blocks that do not exist yet are made."""
 
     path: Path
     to: Path
@@ -28,7 +28,7 @@ class Remove(NamedTuple):
 
 
 class SetValue(NamedTuple):
-    """Give the key at ``path`` the JSON value ``value``; a key that is not there is added at the end of its block."""
+    """Give the key at ``path`` the JSON value ``value``; a key that does not exist is added at the end of its block."""
 
     path: Path
     value: Any
@@ -38,11 +38,12 @@ Edit = Rename | Move | Remove | SetValue
 
 
 class Problem(NamedTuple):
-    """What one rule found, before anybody knows where in which file."""
+    """What one rule found, before its place in a file is known."""
 
     code: str
     severity: str
-    """``error``: DeepSpeed rejects, ignores or changes it; ``warning``: it has no effect or will go; ``note``."""
+    """``error``: DeepSpeed rejects, ignores or changes it; ``warning``: it has no effect, or will be removed;
+    ``note``."""
     path: Path
     message: str
     suggestion: str | None = None
@@ -63,7 +64,7 @@ class Finding(NamedTuple):
     column: int | None = None
     suggestion: str | None = None
     end_column: int | None = None
-    """Of the character after the key, on the same line."""
+    """Column of the character after the key, on the same line."""
     fix: tuple[Edit, ...] = ()
     """What ``--fix`` does about it; empty where it leaves it alone."""
 
@@ -89,22 +90,22 @@ class Report(NamedTuple):
 
     @property
     def valid(self) -> bool:
-        """Whether every file is."""
+        """Say whether every file is valid."""
         return all(file.valid for file in self.files)
 
     @property
     def readable(self) -> bool:
-        """Whether every file could be read."""
+        """Say whether every file could be read."""
         return all(file.readable for file in self.files)
 
 
 def dotted(path: Path) -> str:
-    """``("optimizer", "params", "betas", 0)`` as ``optimizer.params.betas.0``."""
+    """Write ``("optimizer", "params", "betas", 0)`` as ``optimizer.params.betas.0``."""
     return ".".join(str(part) for part in path)
 
 
 def edit_json(edit: Edit) -> dict[str, Any]:
-    """``edit`` as the JSON of the outside contract."""
+    """Return ``edit`` as the JSON of the outside contract."""
     path = dotted(edit.path)
     if isinstance(edit, Rename):
         return {"edit": "rename", "path": path, "to": dotted((*edit.path[:-1], edit.key))}
@@ -118,7 +119,7 @@ def edit_json(edit: Edit) -> dict[str, Any]:
 
 
 def finding_json(finding: Finding) -> dict[str, Any]:
-    """``finding`` as the JSON of the outside contract; ``fix`` is there when ``--fix`` would do something about it."""
+    """Return ``finding`` as the JSON of the outside contract; it has a ``fix`` where ``--fix`` would do something."""
     names = ("code", "severity", "path", "line", "column", "message", "suggestion")
     shown = {name: getattr(finding, name) for name in names}
     return {**shown, "fix": [edit_json(edit) for edit in finding.fix]} if finding.fix else shown

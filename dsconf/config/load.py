@@ -1,9 +1,9 @@
-"""Reads a ds_config file as the one who loads it does.
+"""Reads a ds_config file the way its loader does.
 
-DeepSpeed reads HJSON and refuses a key that stands twice in one object (runtime/config.py:444,
-runtime/config_utils.py: dict_raise_error_on_duplicate_keys). HF Trainer and Accelerate read it with ``json.load``
-in UTF-8 (transformers training_args.py:1678 through accelerate utils/deepspeed.py: HfDeepSpeedConfig), which takes
-strict JSON, NaN and Infinity, and keeps the last of two equal keys.
+DeepSpeed reads HJSON and refuses a key that appears twice in one object (runtime/config.py:444,
+runtime/config_utils.py: dict_raise_error_on_duplicate_keys). HF Trainer and Accelerate read it with ``json.load`` in
+UTF-8 (transformers training_args.py:1678 through accelerate utils/deepspeed.py: HfDeepSpeedConfig), which takes strict
+JSON, NaN and Infinity, and keeps the last of two equal keys.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from dsconf.config.positions import MAX_DEPTH, HjsonError, Lines, Places, consta
 from dsconf.errors import InputError
 
 MAX_BYTES = 64 * 2**20
-"""What is larger is not read."""
+"""Largest file that is read."""
 MAX_PLACED = 256 * 2**10
-"""Characters, fifty times a long ds_config: hjson, which is pure Python, reads half a MiB a second. A longer text has
-to be strict JSON, and its findings have no line."""
+"""Characters of the longest text in which findings get a line, fifty times a long ds_config. hjson is pure Python and
+reads half a MiB a second, so a longer text has to be strict JSON."""
 _MAX_VALUES = 400_000
-"""Of a text longer than MAX_PLACED: each takes a hundred bytes and more."""
+"""Most values in a text longer than MAX_PLACED: each takes a hundred bytes and more."""
 _HJSON_BEGINS = "#/'"
 
 
@@ -67,10 +67,11 @@ class Loaded(NamedTuple):
     not_finite: tuple[Path, ...] = ()
     """The paths of NaN and infinite numbers, which ``json.load`` reads."""
     repeated: str | None = None
-    """A key that stands twice in a text without places."""
+    """A key that appears twice, in a text too long to say where."""
 
     def places(self) -> Places:
-        """Where each key and value stands in ``text``; the whole alone where hjson cannot read what json reads."""
+        """Find where each key and value stands in ``text``; only the whole file where hjson cannot read what json
+        reads."""
         text = without_constants(self.text) if self.not_finite else self.text
         try:
             return decode(text)[1]
@@ -79,7 +80,7 @@ class Loaded(NamedTuple):
 
 
 def read_text(source: str | FilePath) -> str:
-    """The text of a file, or of standard input for ``-``, with a byte order mark and its own newlines if it has any.
+    """Read the text of a file, or of standard input for ``-``, with its byte order mark and newlines as they are.
 
     Raises:
         LoadError: missing, a folder, not permitted, larger than MAX_BYTES, not UTF-8.
@@ -87,7 +88,7 @@ def read_text(source: str | FilePath) -> str:
     name = name_of(source)
     data = _read_bytes(source)
     if len(data) > MAX_BYTES:
-        raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB: no ds_config is", 1, 1)
+        raise LoadError(name, f"is larger than {MAX_BYTES // 2**20} MiB, which no ds_config is", 1, 1)
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
@@ -98,12 +99,12 @@ def read_text(source: str | FilePath) -> str:
 
 
 def name_of(source: str | FilePath) -> str:
-    """What messages call ``source``."""
+    """Return what messages call ``source``."""
     return "<stdin>" if str(source) == "-" else str(source)
 
 
 def _read_bytes(source: str | FilePath) -> bytes:
-    """At most one byte more than MAX_BYTES: a device or a pipe may have no end."""
+    """Read at most one byte more than MAX_BYTES: a device or a pipe may have no end."""
     try:
         if str(source) == "-":
             return sys.stdin.buffer.read(MAX_BYTES + 1)
@@ -123,32 +124,32 @@ class _Json(NamedTuple):
 
     value: Any
     twice: tuple[str, ...]
-    """A key that stands twice in its object, if there is one."""
+    """A key that appears twice in its object, if there is one."""
     constants: bool
 
 
 def _as_json(text: str) -> _Json:
-    """``json.load``'s own reading, with the two things that it takes and hjson does not noted."""
+    """Read ``text`` as ``json.load`` does, and note the two things that it takes and hjson does not."""
     twice: list[str] = []
     words: list[str] = []
 
-    def pairs(found: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(found)
-        if len(made) != len(found) and not twice:
-            times = Counter(key for key, _ in found)
-            twice.append(next(key for key in made if times[key] > 1))
-        return made
+    def to_dict(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) != len(pairs) and not twice:
+            times = Counter(key for key, _ in pairs)
+            twice.append(next(key for key in members if times[key] > 1))
+        return members
 
     def constant(word: str) -> float:
         words.append(word)
         return float(word)
 
-    value = json.loads(text, object_pairs_hook=pairs, parse_constant=constant)
+    value = json.loads(text, object_pairs_hook=to_dict, parse_constant=constant)
     return _Json(value, tuple(twice), bool(words))
 
 
 def _number(text: str) -> float:
-    """A number with a point or an exponent as hjson reads it (hjson/decoder.py: scantfnns).
+    """Read a number with a point or an exponent as hjson does (hjson/decoder.py: scantfnns).
 
     Raises:
         OverflowError: infinite.
@@ -175,10 +176,10 @@ def _not_finite(value: Any, path: Path = ()) -> Iterator[Path]:
 
 
 def parse(name: str, text: str, target: str | None = None) -> Loaded:
-    """The config in ``text`` as ``target`` reads it; ``name`` is what messages call it.
+    """Read the config in ``text`` as ``target`` does; ``name`` is what messages call it.
 
     Without a target it is ``hf`` where an "auto" has to be filled in, else ``deepspeed``. What only HF Trainer and
-    Accelerate refuse, or only they take, is said in the answer and not raised.
+    Accelerate refuse, or only they accept, is part of the answer and not an error.
 
     Raises:
         LoadError: empty, neither JSON nor HJSON, not an object, nested too deeply, a number that is too large.
@@ -210,23 +211,23 @@ def parse(name: str, text: str, target: str | None = None) -> Loaded:
 
 
 def _parse_large(name: str, text: str, target: str | None, not_json: NotJson | None) -> Loaded:
-    """``parse`` for a text in which nothing can be placed in a second or two.
+    """Do what ``parse`` does for a text so long that finding places in it would take seconds.
 
     Raises:
         LoadError: also for what is not strict JSON, and for more than _MAX_VALUES values.
     """
     size = f"is larger than {MAX_PLACED // 2**10} KiB and"
     if _holds_too_much(text):
-        raise LoadError(name, f"{size} holds more than {_MAX_VALUES} values: no ds_config does", 1, 1)
+        raise LoadError(name, f"{size} holds more than {_MAX_VALUES} values, which no ds_config does", 1, 1)
     try:
         strict = _as_json(text)
         _check(name, strict.value)
         target = target or _loader(strict.value)
         if target == "deepspeed" and strict.constants:
-            raise LoadError(name, "NaN or Infinity, which are no numbers in HJSON", code="DS002")
+            raise LoadError(name, "NaN or Infinity, which HJSON does not have", code="DS002")
         value = json.loads(text, parse_float=_number) if target == "deepspeed" else strict.value
     except json.JSONDecodeError as error:
-        problem = f"{size} not strict JSON ({_why_not_json(error)}): in a file of this size dsconf reads no HJSON"
+        problem = f"{size} not strict JSON ({_why_not_json(error)}): dsconf does not read HJSON in a file of this size"
         raise LoadError(name, problem, error.lineno, error.colno, code="DS002") from None
     except RecursionError:
         raise _deep(name) from None
@@ -234,17 +235,24 @@ def _parse_large(name: str, text: str, target: str | None, not_json: NotJson | N
         if isinstance(error, LoadError):
             raise
         raise LoadError(name, str(error).partition(";")[0], code="DS002") from None
-    unread = tuple(_not_finite(value)) if target != "deepspeed" else ()
-    return Loaded(value, "", target, not_json, bool(strict.twice), unread, *strict.twice)
+    return Loaded(
+        value,
+        "",
+        target,
+        not_json,
+        twice=bool(strict.twice),
+        not_finite=tuple(_not_finite(value)) if target != "deepspeed" else (),
+        repeated=next(iter(strict.twice), None),
+    )
 
 
 def _values(text: str) -> int:
-    """The number of values in JSON, or fewer by one for each block that is not empty."""
+    """Count the values in JSON, possibly one too few for each block that is not empty."""
     return text.count(",") + text.count("[") + text.count("{")
 
 
 def _holds_too_much(text: str) -> bool:
-    """Whether strict JSON holds more than _MAX_VALUES values, found without making them."""
+    """Say whether strict JSON holds more than _MAX_VALUES values, without building them."""
     if _values(text) <= _MAX_VALUES:
         return False
     plain = text.replace("\\\\", "").replace('\\"', "")  # JSON has backslashes in strings alone
@@ -281,12 +289,12 @@ def _deep(name: str) -> LoadError:
 
 def _digits(text: str) -> tuple[int, int]:
     limit = sys.get_int_max_str_digits() if hasattr(sys, "get_int_max_str_digits") else 0
-    found = re.search(f"[0-9]{{{limit + 1}}}", text)
-    return Lines(text).place(found.start()) if found else (1, 1)
+    match = re.search(f"[0-9]{{{limit + 1}}}", text)
+    return Lines(text).place(match.start()) if match else (1, 1)
 
 
 def _as_deepspeed(name: str, text: str, has_constants: bool) -> Any:
-    """hjson's reading of what ``json`` reads: other numbers, and no word for NaN or Infinity."""
+    """Read as hjson does what ``json`` can read: numbers differ, and there is no word for NaN or Infinity."""
     try:
         if not has_constants:
             return json.loads(text, parse_float=_number)
@@ -312,7 +320,7 @@ def _hjson_problem(text: str) -> tuple[str, int] | None:
 
 
 def _from_hjson(name: str, text: str, error: json.JSONDecodeError) -> tuple[Any, bool]:
-    """hjson's reading of ``text``, which ``json`` refused with ``error``, and whether a key stands twice."""
+    """Read ``text``, which ``json`` refused with ``error``, as hjson does, and say whether a key stands twice."""
     try:
         value, places = decode(text)
     except RecursionError:
@@ -328,7 +336,7 @@ def _from_hjson(name: str, text: str, error: json.JSONDecodeError) -> tuple[Any,
 
 
 def read(source: str | FilePath, target: str | None = None) -> Loaded:
-    """The config in the file ``source``, or on standard input for ``-``.
+    """Read the config in the file ``source``, or on standard input for ``-``.
 
     Raises:
         LoadError: what ``read_text`` and ``parse`` raise.
@@ -337,7 +345,7 @@ def read(source: str | FilePath, target: str | None = None) -> Loaded:
 
 
 def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
-    """The config in a file, on standard input (``-``), or a copy of the mapping given.
+    """Read the config in a file or on standard input (``-``), or copy the mapping given.
 
     Raises:
         InputError: one line that says what cannot be read and why.
@@ -347,11 +355,11 @@ def load_config(source: str | FilePath | Mapping[str, Any]) -> dict[str, Any]:
     loaded = read(source)
     lines = Lines(loaded.text)
     if loaded.repeated is not None:
-        message = f"key {loaded.repeated!r} stands twice in one object"
+        message = f"key {loaded.repeated!r} appears twice in one object"
         raise DuplicateKeyError(name_of(source), message, code="DS003")
     if loaded.twice:
         path, offset = loaded.places().twice[0]
-        message = f"key {path[-1]!r} stands twice in one object"
+        message = f"key {path[-1]!r} appears twice in one object"
         raise DuplicateKeyError(name_of(source), message, *lines.place(offset), code="DS003")
     if loaded.not_finite:
         path = loaded.not_finite[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TARGETS = ("deepspeed", "hf", "accelerate")
 RELEASES = ("0.16.9", "0.17.6", "0.18.9", "0.19.6", "0.19.8")
-"""Releases of DeepSpeed whose ds_config has a schema, oldest first; the last is the one everything else speaks of."""
+"""Releases of DeepSpeed whose ds_config has a schema, oldest first; the last is the one that dsconf follows."""
 DEVICES = ("none", "cpu", "nvme")
 STAGE3_ALIASED = (
     "prefetch_bucket_size",

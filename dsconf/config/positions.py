@@ -1,7 +1,7 @@
 """Reads HJSON with hjson's own decoder, which is DeepSpeed's, and notes where each key and value stands.
 
-hjson parses; its hooks for objects and lists are wrapped so that the offsets which it passes around are kept.
-JSON is HJSON too, so this places strict JSON as well.
+hjson parses; its hooks for objects and lists are wrapped to keep the offsets that it passes around. JSON is HJSON too,
+so strict JSON gets its positions in the same way.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class Places(NamedTuple):
     """Where everything stands in one text."""
 
     spans: dict[Path, Span]
-    """The last one where a key stands twice, as ``json`` and ``dict`` keep the last value."""
+    """The last one where a key appears twice, as ``json`` and ``dict`` keep the last value."""
     twice: tuple[tuple[Path, int], ...]
     """Every key that its object already had, with its offset, in file order."""
 
@@ -56,7 +56,7 @@ Scan = Callable[[str, int], tuple[Any, int]]
 Inner = dict[int, list[tuple[str | int, Span]]]
 
 
-class _Recorder:
+class _PositionRecorder:
     """Wraps the hooks of one decoder; ``inner`` has the members of the object or list that begins at an offset."""
 
     def __init__(self, decoder: Any) -> None:
@@ -66,7 +66,7 @@ class _Recorder:
     def object(self, state: tuple[str, int], encoding: str, strict: bool, scan: Scan, *rest: Any) -> tuple[Any, int]:
         text, start = state
         values: list[tuple[int, int]] = []
-        found: tuple[Any, int] = self._hjson.JSONObject(state, encoding, strict, _noting(scan, values), *rest)
+        parsed: tuple[Any, int] = self._hjson.JSONObject(state, encoding, strict, _noting(scan, values), *rest)
         members: list[tuple[str | int, Span]] = []
         for value, value_end in values:
             char, key = self._hjson.getNext(text, start)
@@ -77,17 +77,17 @@ class _Recorder:
             start = value_end
         without_braces = len(rest) > 3
         self.inner[_ROOT if without_braces else state[1] - 1] = members
-        return found
+        return parsed
 
     def array(self, state: tuple[str, int], scan: Scan) -> tuple[Any, int]:
         text, start = state
         values: list[tuple[int, int]] = []
-        found: tuple[Any, int] = self._hjson.JSONArray(state, _noting(scan, values))
+        parsed: tuple[Any, int] = self._hjson.JSONArray(state, _noting(scan, values))
         self.inner[start - 1] = [
             (number, Span(value, value, value, _stripped(text, value, end)))
             for number, (value, end) in enumerate(values)
         ]
-        return found
+        return parsed
 
     def bare(self, context: Any, text: str, start: int) -> tuple[Any, int]:
         window = text[start : start + _MAX_BARE]
@@ -117,7 +117,7 @@ def _noting(scan: Scan, values: list[tuple[int, int]]) -> Scan:
 
 
 def _stripped(text: str, start: int, end: int) -> int:
-    """``end`` without the blanks before it, which hjson reads as part of a value without quotes."""
+    """Move ``end`` before the blanks that hjson reads as part of a value without quotes."""
     while end > start and text[end - 1] in " \t\r\n":
         end -= 1
     return end
@@ -125,7 +125,8 @@ def _stripped(text: str, start: int, end: int) -> int:
 
 @contextmanager
 def _room_to_recurse() -> Iterator[None]:
-    """The notes take more frames a level than hjson alone; the depth that is allowed must not depend on them."""
+    """Allow deeper recursion: noting offsets takes more frames a level than hjson alone, and the depth a config may
+    have must not depend on that."""
     before = sys.getrecursionlimit()
     sys.setrecursionlimit(max(before, _FRAMES + 1000))
     try:
@@ -135,7 +136,7 @@ def _room_to_recurse() -> Iterator[None]:
 
 
 def decode(text: str) -> tuple[Any, Places]:
-    """What hjson reads in ``text``, where the last of a repeated key wins, and where it stands there.
+    """Read ``text`` as hjson does, where the last of a repeated key wins, and find where everything stands.
 
     Raises:
         HjsonError: hjson cannot read it.
@@ -143,7 +144,7 @@ def decode(text: str) -> tuple[Any, Places]:
     """
     from hjson import HjsonDecodeError, HjsonDecoder, decoder
 
-    recorder, reader = _Recorder(decoder), HjsonDecoder()
+    recorder, reader = _PositionRecorder(decoder), HjsonDecoder()
     reader.parse_object, reader.parse_array, reader.parse_tfnns = recorder.object, recorder.array, recorder.bare
     reader.scan_once, reader.scan_object_once = decoder.make_scanner(reader)
     try:
@@ -176,27 +177,28 @@ def _places(text: str, inner: Inner) -> Places:
             members[name] = span
         spans.update({(*path, name): span for name, span in members.items()})
         waiting += [((*path, name), span.value) for name, span in members.items()]
-    return Places(spans, tuple(sorted(twice, key=lambda one: one[1])))
+    return Places(spans, tuple(sorted(twice, key=lambda key: key[1])))
 
 
 def next_token(text: str, offset: int) -> tuple[str, int]:
-    """The first character from ``offset`` on that is neither blank nor in a comment, and its offset; "" at the end."""
+    """Find the first character from ``offset`` on that is neither blank nor in a comment, and its offset; "" at the
+    end."""
     from hjson.decoder import getNext
 
     try:
-        char, at = getNext(text, offset)
+        char, position = getNext(text, offset)
     except IndexError:
         return "", len(text)
-    return char, at
+    return char, position
 
 
 def without_constants(text: str) -> str:
-    """JSON ``text`` with all that ``json`` reads as NaN or infinite as digits of the same length."""
+    """Replace everything in JSON ``text`` that ``json`` reads as NaN or infinite by digits of the same length."""
     return _CONSTANT.sub(lambda word: "1" * len(word[0]) if _is_constant(word[0]) else word[0], text)
 
 
 def constants(text: str) -> list[tuple[str, int]]:
-    """All that ``json`` reads as NaN or infinite in JSON ``text``, with its offset."""
+    """List everything in JSON ``text`` that ``json`` reads as NaN or infinite, with its offset."""
     return [(word[0], word.start()) for word in _CONSTANT.finditer(text) if _is_constant(word[0])]
 
 
@@ -211,6 +213,6 @@ class Lines:
         self._starts = [0, *(match.end() for match in re.finditer("\n", text))]
 
     def place(self, offset: int) -> tuple[int, int]:
-        """Line and column of the character at ``offset``."""
+        """Return line and column of the character at ``offset``."""
         line = bisect_right(self._starts, offset)
         return line, offset - self._starts[line - 1] + 1

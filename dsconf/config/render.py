@@ -1,4 +1,4 @@
-"""Writes a ds_config through the Jinja2 template of its ZeRO stage."""
+"""Writes a ds_config, and the YAML of ``accelerate launch`` beside it, through Jinja2 templates."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def _optimizer(settings: Settings, target: str, values: dict[str, Any]) -> _Opti
 
 
 def environment(**options: Any) -> Environment:
-    """Of every JSON file that is written: values stand in it as JSON."""
+    """Make the Jinja2 environment of JSON files, in which values are written as JSON."""
     from jinja2 import Environment, FunctionLoader, StrictUndefined
 
     from dsconf.resources import text
@@ -92,7 +92,8 @@ def environment(**options: Any) -> Environment:
 
 
 def text_environment() -> Environment:
-    """Of every other file: values stand in it as they are, a line that only steers the template leaves no line.
+    """Make the Jinja2 environment of every other file: values are written as they are, and a line that only steers the
+    template leaves no line.
 
     The filter ``json`` writes a value as JSON, which YAML reads too; ``quote`` writes it as a shell's word.
     """
@@ -103,7 +104,7 @@ def text_environment() -> Environment:
 
 
 def _rare(settings: Settings, optimizer: _Optimizer | None) -> bool:
-    """Whether the config needs a key that few do; their templates then are read as well."""
+    """Say whether the config needs a key that few configs have; the templates of those keys are read only then."""
     untested = optimizer is not None and not optimizer.tested
     swaps = "nvme" in (settings.offload_optimizer, settings.offload_param)
     return untested or swaps or any(getattr(settings, field) != usual for field, usual in _USUAL.items())
@@ -132,13 +133,13 @@ def render(
     eps: float = 1e-8,
     weight_decay: float = 0.0,
 ) -> str:
-    """The text of a complete ds_config.json, strict JSON of two spaces' indent and a final newline.
+    """Write the text of a complete ds_config.json: strict JSON, indented by two spaces, with a final newline.
 
-    It has every key that matters at ``settings.stage`` and none that DeepSpeed 0.19.8 ignores or rejects. "auto" is,
-    for ``hf``, what its arguments say; for ``accelerate``, what the batches and the DummyOptim of the script say, since
-    it puts 1 for accumulation and false for bf16 where the launch command is silent (accelerate utils/dataclasses.py:
-    DeepSpeedPlugin). The Trainer and Accelerate turn sequence parallelism on themselves (accelerator.py:
-    _prepare_deepspeed). The optimizer's numbers default to the HF Trainer's.
+    It has every key that matters at ``settings.stage`` and none that DeepSpeed 0.19.8 ignores or rejects. For ``hf``,
+    "auto" stands for what the Trainer's arguments say. For ``accelerate`` it stands for the batches and the DummyOptim
+    of the script only, because Accelerate puts 1 for accumulation and false for bf16 where the launch command is silent
+    (accelerate utils/dataclasses.py: DeepSpeedPlugin). The Trainer and Accelerate turn sequence parallelism on
+    themselves (accelerator.py: _prepare_deepspeed). The optimizer's numbers default to the HF Trainer's.
 
     Raises:
         InputError: nothing to render for these settings: no batch size, an optimizer or a target it does not know,
@@ -158,3 +159,23 @@ def render(
     optimizer = _optimizer(settings, target, values)
     raw = template.render(s=settings, auto=auto, trainer=trainer, optimizer=optimizer, rare=_rare(settings, optimizer))
     return json.dumps(json.loads(raw), indent=2, ensure_ascii=False) + "\n"
+
+
+def accelerate_yaml(
+    config: str,
+    *,
+    world_size: int,
+    nodes: int = 1,
+    zero3_init: bool = False,
+    use_cpu: bool = False,
+    sequence_parallel: int = 1,
+    attention: str = "sdpa",
+) -> str:
+    """Write the YAML for ``world_size`` processes on ``nodes`` machines that train with the ds_config file ``config``.
+
+    The keys are those of Accelerate's ClusterConfig (accelerate/commands/config/config_args.py). Everything else
+    Accelerate takes from the DeepSpeed config file (accelerate/utils/dataclasses.py: DeepSpeedPlugin).
+    ``sequence_parallel`` ranks share each sequence, with ``attention`` as Hugging Face calls the kernel.
+    """
+    words = locals()
+    return text_environment().get_template("accelerate.yaml.j2").render(words)

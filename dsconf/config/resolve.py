@@ -1,8 +1,6 @@
 """Reads a ds_config as DeepSpeed 0.19.8 would: defaults filled in, aliases and deprecated names mapped.
 
-Line references are to DeepSpeed 0.19.8: CFG runtime/config.py, ZC runtime/zero/config.py, CU
-runtime/config_utils.py, PC runtime/precision_config.py, ENG runtime/engine.py, Z12 runtime/zero/stage_1_and_2.py;
-HFT is transformers 5.17 integrations/deepspeed.py.
+File and line references are to DeepSpeed 0.19.8, those to transformers to release 5.17.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ from dsconf.errors import InputError, nearest
 __all__ = ["FUSED_OPTIMIZERS", "data_parallel_ranks", "resolve"]
 
 FUSED_OPTIMIZERS = ("lamb", "lion", "muon")
-"""Optimizers besides Adam that DeepSpeed runs as one kernel of its own (ENG:2476-2550)."""
+"""Optimizers besides Adam that DeepSpeed runs as one kernel of its own (runtime/engine.py:2476-2550)."""
 
 Read = Callable[[str, Any], Any]
 # Settings field: (key in zero_optimization, how it is read)
@@ -62,11 +60,12 @@ _HIDDEN_SIZE_KEYS: dict[str, Callable[[int], int]] = {
     "prefetch_bucket_size": lambda hidden: int(0.9 * hidden * hidden),
     "param_persistence_threshold": lambda hidden: 10 * hidden,
 }
-"""What HF Trainer and Accelerate put for "auto" (HFT: trainer_config_finalize)."""
+"""What HF Trainer and Accelerate put for "auto" (transformers integrations/deepspeed.py: trainer_config_finalize)."""
 
 
 def _known(block: Mapping[str, Any], key: str) -> Any:
-    """``key`` or its stage3_ alias in ``block``; None where absent or "auto", which blocks drop (CU:55-56)."""
+    """Return ``key`` or its stage3_ alias in ``block``; None where absent or "auto", which blocks drop
+    (runtime/config_utils.py:55-56)."""
     for name in (f"stage3_{key}", key) if key in STAGE3_ALIASED else (key,):
         if name in block and block[name] != "auto":
             return block[name]
@@ -74,23 +73,23 @@ def _known(block: Mapping[str, Any], key: str) -> Any:
 
 
 def _fields(path: str, block: Mapping[str, Any], fields: Mapping[str, tuple[str, Read]]) -> dict[str, Any]:
-    """The Settings fields that ``block`` sets; those it leaves out keep DeepSpeed's default."""
-    found = {}
+    """Read the Settings fields that ``block`` sets; those it leaves out keep DeepSpeed's default."""
+    settings = {}
     for field, (key, read) in fields.items():
         value = _known(block, key)
         if value is not None:
-            found[field] = read(f"{path}.{key}", value)
-    return found
+            settings[field] = read(f"{path}.{key}", value)
+    return settings
 
 
 def _block(config: Mapping[str, Any], path: str, *, null: bool = False) -> dict[str, Any]:
-    """The object at top-level ``path``, empty where absent (or null, if DeepSpeed allows null there)."""
+    """Return the object at top-level ``path``, empty where absent (or null, if DeepSpeed allows null there)."""
     value = config.get(path, {})
     return {} if value is None and null else as_block(path, value)
 
 
 def _zero_block(config: Mapping[str, Any]) -> dict[str, Any]:
-    """``zero_optimization``; the pre-2020 form ``true`` means stage 1 (ZC:60-78)."""
+    """Return ``zero_optimization``; the pre-2020 form ``true`` means stage 1 (runtime/zero/config.py:60-78)."""
     value = config.get("zero_optimization", {})
     if not isinstance(value, bool):
         return as_block("zero_optimization", value)
@@ -108,7 +107,8 @@ def _stage(zero: Mapping[str, Any], target: str) -> int:
 
 
 def _offload_block(zero: Mapping[str, Any], name: str, deprecated: str) -> dict[str, Any]:
-    """The offload block called ``name``, or what the ``deprecated`` boolean stands for (ZC:188-220)."""
+    """Return the offload block called ``name``, or what the ``deprecated`` boolean stands for
+    (runtime/zero/config.py:188-220)."""
     value = _known(zero, name)
     if value is not None:
         return as_block(f"zero_optimization.{name}", value)
@@ -125,41 +125,44 @@ def _device(path: str, block: Mapping[str, Any]) -> str:
 
 
 def _offload(zero: Mapping[str, Any], stage: int) -> dict[str, Any]:
-    """Both offload blocks, as they act: below stage 3 parameters stay on the GPU and NVMe is CPU (Z12:220-222)."""
+    """Read both offload blocks as they act: below stage 3 parameters stay on the GPU, and NVMe means CPU
+    (runtime/zero/stage_1_and_2.py:220-222)."""
     optimizer = _offload_block(zero, "offload_optimizer", "cpu_offload")
     param = _offload_block(zero, "offload_param", "cpu_offload_param")
-    found = _fields("zero_optimization.offload_optimizer", optimizer, _OFFLOAD_OPTIMIZER_FIELDS)
-    found |= _fields("zero_optimization.offload_param", param, _OFFLOAD_PARAM_FIELDS)
+    settings = _fields("zero_optimization.offload_optimizer", optimizer, _OFFLOAD_OPTIMIZER_FIELDS)
+    settings |= _fields("zero_optimization.offload_param", param, _OFFLOAD_PARAM_FIELDS)
     device = _device("zero_optimization.offload_optimizer", optimizer)
-    found["offload_optimizer"] = "cpu" if device == "nvme" and stage < 3 else device
+    settings["offload_optimizer"] = "cpu" if device == "nvme" and stage < 3 else device
     param_device = _device("zero_optimization.offload_param", param)
-    found["offload_param"] = param_device if stage == 3 else "none"
+    settings["offload_param"] = param_device if stage == 3 else "none"
     path = _known(optimizer, "nvme_path") if device == "nvme" else _known(param, "nvme_path")
-    found["nvme_path"] = None if path is None else as_text("nvme_path", path)
-    return found
+    settings["nvme_path"] = None if path is None else as_text("nvme_path", path)
+    return settings
 
 
 def _zero(config: Mapping[str, Any], target: str, hidden_size: int | None) -> dict[str, Any]:
     zero = _zero_block(config)
     stage = _stage(zero, target)
     overlap = _known(zero, "overlap_comm")
-    found = {"stage": stage} | _fields("zero_optimization", zero, _ZERO_FIELDS) | _offload(zero, stage)
-    found["overlap_comm"] = stage == 3 if overlap is None else as_bool("zero_optimization.overlap_comm", overlap)
+    settings = {"stage": stage} | _fields("zero_optimization", zero, _ZERO_FIELDS) | _offload(zero, stage)
+    settings["overlap_comm"] = stage == 3 if overlap is None else as_bool("zero_optimization.overlap_comm", overlap)
     if target != "deepspeed" and hidden_size is not None:
         for key, fill in _HIDDEN_SIZE_KEYS.items():
             if "auto" in (zero.get(key), zero.get(f"stage3_{key}")):
-                found[key] = fill(hidden_size)
-    return found
+                settings[key] = fill(hidden_size)
+    return settings
 
 
 def _enabled(block: Mapping[str, Any], path: str, target: str) -> bool:
-    """Whether a precision block is on. HF and Accelerate fill "auto" from --bf16/--fp16: taken as given."""
+    """Say whether a precision block is on. HF and Accelerate fill "auto" from --bf16/--fp16, which is taken as
+    given."""
     value = block.get("enabled", False)
     return target != "deepspeed" if value == "auto" else as_bool(f"{path}.enabled", value)
 
 
 def _precision(config: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """bf16, fp16, torch_autocast or fp32. ``bfloat16`` counts only where ``bf16`` is absent (PC:34-38)."""
+    """Read bf16, fp16, torch_autocast or fp32. ``bfloat16`` counts only where ``bf16`` is absent
+    (runtime/precision_config.py:34-38)."""
     bf16_name = "bfloat16" if config.get("bf16") is None and "bfloat16" in config else "bf16"
     bf16, fp16 = _block(config, bf16_name, null=bf16_name == "bf16"), _block(config, "fp16")
     masters = {
@@ -168,19 +171,19 @@ def _precision(config: Mapping[str, Any], target: str) -> dict[str, Any]:
         "immediate_grad_update": (bf16, "immediate_grad_update"),
         "fp16_master": (fp16, "fp16_master_weights_and_grads"),
     }
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for field, (block, key) in masters.items():
-        found |= _fields(bf16_name if block is bf16 else "fp16", block, {field: (key, as_bool)})
+        settings |= _fields(bf16_name if block is bf16 else "fp16", block, {field: (key, as_bool)})
     if _enabled(bf16, bf16_name, target):
-        return found | {"precision": "bf16"}
+        return settings | {"precision": "bf16"}
     if _enabled(fp16, "fp16", target):
-        return found | {"precision": "fp16"}
+        return settings | {"precision": "fp16"}
     autocast = _block(config, "torch_autocast").get("enabled", False)
-    return found | {"precision": "autocast" if autocast else "fp32"}
+    return settings | {"precision": "autocast" if autocast else "fp32"}
 
 
 def _optimizer(config: Mapping[str, Any], target: str) -> dict[str, Any]:
-    """The optimizer. Without a block the script brings one: torch's AdamW, which the HF Trainer takes fused."""
+    """Read the optimizer. Without a block the script brings one: torch's AdamW, which the HF Trainer makes fused."""
     block = _block(config, "optimizer")
     if block.get("type") is None:
         fused = target != "deepspeed"
@@ -202,16 +205,16 @@ def _optimizer(config: Mapping[str, Any], target: str) -> dict[str, Any]:
 
 
 def _options(params: Mapping[str, Any], fused: bool) -> frozenset[str]:
-    """The arguments that change what the optimizer keeps or makes in its step."""
-    found = {name for name in ("amsgrad", "centered") if params.get(name) is True}
+    """Read the arguments that change what the optimizer keeps or makes in its step."""
+    options = {name for name in ("amsgrad", "centered") if params.get(name) is True}
     decay = params.get("weight_decay", 0)
     if isinstance(decay, int | float) and decay:
-        found.add("weight_decay")
+        options.add("weight_decay")
     if params.get("foreach") is False:
-        found.add("for_loop")
+        options.add("for_loop")
     if fused and params.get("torch_adam"):
-        found.add("torch_adam")
-    return frozenset(found)
+        options.add("torch_adam")
+    return frozenset(options)
 
 
 def _batch(config: Mapping[str, Any], world_size: int) -> dict[str, Any]:
@@ -231,19 +234,19 @@ _WIRE_TYPES = {
 
 
 def _rest(config: Mapping[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     clipping = config.get("gradient_clipping")
     if clipping not in (None, "auto"):
-        found["gradient_clipping"] = as_float("gradient_clipping", clipping)
+        settings["gradient_clipping"] = as_float("gradient_clipping", clipping)
     accumulate = _block(config, "data_types").get("grad_accum_dtype")
     if accumulate is not None:
-        found["grad_accum_dtype"] = as_dtype("data_types.grad_accum_dtype", accumulate)
+        settings["grad_accum_dtype"] = as_dtype("data_types.grad_accum_dtype", accumulate)
     if config.get("sequence_parallel_size") is not None:
-        found["sequence_parallel"] = as_int("sequence_parallel_size", config["sequence_parallel_size"])
+        settings["sequence_parallel"] = as_int("sequence_parallel_size", config["sequence_parallel_size"])
     for key, field in _WIRE_TYPES.items():
         if config.get(key) is not None:
-            found[field] = as_dtype(key, config[key])
-    return found
+            settings[field] = as_dtype(key, config[key])
+    return settings
 
 
 def resolve(
@@ -252,17 +255,17 @@ def resolve(
     target: str = "deepspeed",
     hidden_size: int | None = None,
 ) -> Settings:
-    """The settings that ``config`` amounts to on ``world_size`` ranks when ``target`` loads it.
+    """Read the settings that ``config`` amounts to on ``world_size`` ranks when ``target`` loads it.
 
-    "auto" becomes what ``target`` leaves DeepSpeed with: the default in DeepSpeed's own blocks; under ``hf`` and
-    ``accelerate`` bf16/fp16 as if --bf16/--fp16 was given (bf16 first), and, where ``hidden_size`` is known, the
-    bucket sizes they derive from it. Batch sizes that nothing determines stay None. Offload that DeepSpeed ignores
-    at the stage is off here too. It does not judge: ``dsconf.config.validate`` does.
+    "auto" becomes what ``target`` leaves to DeepSpeed: the default in DeepSpeed's own blocks; under ``hf`` and
+    ``accelerate``, bf16/fp16 as if --bf16/--fp16 were given (bf16 first) and, where ``hidden_size`` is known, the
+    bucket sizes they derive from it. Batch sizes that nothing determines stay None. Offload that DeepSpeed ignores at
+    the stage is off here too. Nothing is judged here: ``dsconf.config.validate`` does that.
 
     Raises:
         InputError: a value that cannot be read as its type, an unknown ZeRO stage or offload device.
     """
     if target not in TARGETS:
         raise InputError(f"unknown target {target!r}; use one of {', '.join(TARGETS)}{nearest(target, TARGETS)}")
-    found = _zero(config, target, hidden_size) | _precision(config, target) | _optimizer(config, target)
-    return replace(Settings(), **found, **_batch(config, world_size), **_rest(config))
+    settings = _zero(config, target, hidden_size) | _precision(config, target) | _optimizer(config, target)
+    return replace(Settings(), **settings, **_batch(config, world_size), **_rest(config))

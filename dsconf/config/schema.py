@@ -1,4 +1,4 @@
-"""Checks a config against the JSON Schema of a DeepSpeed release's ds_config and says it in a person's words."""
+"""Checks a config against the JSON Schema of a DeepSpeed release's ds_config and says what is wrong in plain words."""
 
 from __future__ import annotations
 
@@ -11,8 +11,15 @@ from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, SetValue, dotted
-from dsconf.config.releases import NEWEST, history, known_places, known_release, load_schema, property_at
-from dsconf.config.removed import INSTEAD
+from dsconf.config.releases import (
+    INSTEAD,
+    NEWEST,
+    history,
+    known_places,
+    known_release,
+    load_schema,
+    property_at,
+)
 from dsconf.errors import closest, nearest
 
 if TYPE_CHECKING:
@@ -22,21 +29,21 @@ if TYPE_CHECKING:
 __all__ = ["load_schema", "property_at", "schema_problems"]
 
 _SUGGESTIONS = 50
-"""Unknown keys of one object that get a did-you-mean; a file with more is no ds_config."""
+"""Unknown keys of one object that get a did-you-mean; a file with more is not a ds_config."""
 _LISTED = 500
 """Unknown keys of one object that are named one by one."""
 _LONGEST = 80
 """Characters of a key that may be a misspelling."""
 _LONGEST_TEXT = 4096
 _VIOLATIONS = 2000
-"""After so many nobody reads on; a list of a million wrong numbers would take half a minute."""
+"""Most violations that are read: a list of a million wrong numbers would take half a minute."""
 _PLACES = 3
 """A key known in more places than this (``enabled``) says nothing about where it belongs."""
 _CERTAIN_COUNT = 1000
-"""From here on a count with a fraction is one that was worked out and not rounded."""
+"""A count with a fraction, if at least this large, was computed and not rounded."""
 _DECIMAL = r"-?\d{1,15}(\.\d{1,15})?([eE][+-]?\d{1,2})?"
 _CERTAIN = 0.85
-"""From this likeness on a misspelling has one answer: ``zero_optimisation``, but not ``stage2`` for ``stage``."""
+"""Similarity from which on a misspelling has one answer: ``zero_optimisation``, but not ``stage2`` for ``stage``."""
 
 
 def _at(config: Any, path: Path) -> Any:
@@ -49,14 +56,14 @@ def _at(config: Any, path: Path) -> Any:
 
 
 def _move(config: Mapping[str, Any], path: Path, to: Path) -> tuple[Edit, ...]:
-    """Moves the key at ``path`` if its place is free and can be made."""
+    """Move the key at ``path`` if its place is free and can be made."""
     holders = [_at(config, to[:length]) for length in range(1, len(to))]
     free = _at(config, to) is None and all(holder is None or isinstance(holder, dict) for holder in holders)
     return (Move(path, to),) if free else ()
 
 
 def _renamed(config: Mapping[str, Any], path: Path, meant: str) -> tuple[Edit, ...]:
-    """Renames the key at ``path`` if it is surely ``meant``, which is not there."""
+    """Rename the key at ``path`` if it is surely ``meant`` and no such key is there."""
     from difflib import SequenceMatcher
 
     alike = SequenceMatcher(None, str(path[-1]).strip().lower(), meant.lower()).ratio()
@@ -64,26 +71,26 @@ def _renamed(config: Mapping[str, Any], path: Path, meant: str) -> tuple[Edit, .
 
 
 def _says_nothing(block: Any) -> bool:
-    """Whether a removed block was off, so that nothing is lost without it."""
+    """Say whether a removed block was off, so that nothing is lost without it."""
     return not block or (isinstance(block, dict) and block.get("enabled", False) in (False, None))
 
 
 def _of_another_release(config: Mapping[str, Any], path: Path, release: str) -> Problem | None:
-    """A key that another release reads, or that was removed long ago."""
+    """Describe a key that another release reads, or that was removed long ago."""
     instead = INSTEAD.get(dotted(path))
-    found = history(path, release)
-    if found is None and instead is None:
+    seen = history(path, release)
+    if seen is None and instead is None:
         return None
-    if found is not None and found.came is not None:
-        return Problem("DS101", "error", path, f"not known to DeepSpeed {release}; it came in {found.came}")
-    removed = found.removed if found is not None else NEWEST if release == NEWEST else None
+    if seen is not None and seen.came is not None:
+        return Problem("DS101", "error", path, f"not known to DeepSpeed {release}; it was added in {seen.came}")
+    removed = seen.removed if seen is not None else NEWEST if release == NEWEST else None
     message = f"removed in DeepSpeed {removed}" if removed else f"DeepSpeed {release} does not read it any more"
     advice = instead or "leave it out"
     safe = advice.startswith("leave it out") or _says_nothing(_at(config, path))
     return Problem("DS105", "error", path, message, advice, (Remove(path),) if safe else ())
 
 
-def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: bool, release: str) -> Problem:
+def _unknown(config: Mapping[str, Any], path: Path, known_keys: list[str], suggest: bool, release: str) -> Problem:
     key = str(path[-1])
     other = _of_another_release(config, path, release)
     if other is not None:
@@ -93,7 +100,7 @@ def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: b
         names = " or ".join(dotted(place) or "the top level" for place in places)
         fix = _move(config, path, (*places[0], key)) if len(places) == 1 else ()
         return Problem("DS106", "error", path, "unknown key here", f"it belongs under {names}", fix)
-    meant = closest(key.strip(), known) if suggest and len(key) <= _LONGEST else None
+    meant = closest(key.strip(), known_keys) if suggest and len(key) <= _LONGEST else None
     if meant is None:
         return Problem("DS101", "error", path, "unknown key")
     return Problem("DS101", "error", path, "unknown key", f"did you mean {meant!r}?", _renamed(config, path, meant))
@@ -101,13 +108,13 @@ def _unknown(config: Mapping[str, Any], path: Path, known: list[str], suggest: b
 
 def _unknown_keys(config: Mapping[str, Any], error: ValidationError, release: str) -> Iterator[Problem]:
     schema, instance = cast(Mapping[str, Any], error.schema), cast(Mapping[str, Any], error.instance)
-    known, place = schema["properties"], tuple(error.absolute_path)
+    known_keys, place = schema["properties"], tuple(error.absolute_path)
     comments = "patternProperties" in schema
-    extra = [key for key in instance if key not in known and not (comments and key.startswith("_"))]
+    extra = [key for key in instance if key not in known_keys and not (comments and key.startswith("_"))]
     for number, key in enumerate(extra[:_LISTED]):
-        yield _unknown(config, (*place, key), list(known), number < _SUGGESTIONS, release)
+        yield _unknown(config, (*place, key), list(known_keys), number < _SUGGESTIONS, release)
     if len(extra) > _LISTED:
-        yield Problem("DS101", "error", place, f"{len(extra) - _LISTED} more unknown keys; this is no ds_config")
+        yield Problem("DS101", "error", place, f"{len(extra) - _LISTED} more unknown keys; this is not a ds_config")
 
 
 def _shown(value: Any) -> str:
@@ -132,7 +139,8 @@ def _wanted(schema: Mapping[str, Any]) -> str:
 
 
 def _meant(value: Any, schema: Mapping[str, Any]) -> int | float | None:
-    """The one number that ``value`` can mean where ``schema`` wants a number: "8" for 8, 15099494.4 for 15099494.
+    """Return the one number that ``value`` can mean where ``schema`` wants a number: "8" for 8, 15099494.4 for
+    15099494.
 
     A fraction says nothing of a count of a thousand or more; below that, and of true or false, nothing is certain.
     """
@@ -148,7 +156,7 @@ def _meant(value: Any, schema: Mapping[str, Any]) -> int | float | None:
 
 
 def _described(error: ValidationError, release: str) -> Problem:
-    """One schema violation other than an unknown key."""
+    """Describe one schema violation other than an unknown key."""
     path, value, schema = tuple(error.absolute_path), _shown(error.instance), cast(Mapping[str, Any], error.schema)
     if error.validator == "enum":
         choices = [choice for choice in cast(list[Any], error.validator_value) if choice not in (None, "auto")]
@@ -157,7 +165,7 @@ def _described(error: ValidationError, release: str) -> Problem:
         return Problem("DS103", "error", path, f"{value} is not one of {listed}", hint or None)
     if error.validator == "required":
         missing = next(key for key in cast(list[str], error.validator_value) if key not in cast(Any, error.instance))
-        return Problem("DS102", "error", path, f"lacks {missing!r}, which DeepSpeed insists on")
+        return Problem("DS102", "error", path, f"lacks {missing!r}, which DeepSpeed requires")
     if error.validator in _RANGES and _wanted(schema) != "true or false":
         limit = f"{_RANGES[error.validator]} {error.validator_value}"
         return Problem("DS104", "error", path, f"{value} is out of range; it must be {limit}")
@@ -168,7 +176,8 @@ def _described(error: ValidationError, release: str) -> Problem:
 
 
 def _of_numbers_in_text(keyword: str) -> Any:
-    """``keyword`` for text that DeepSpeed reads as a number, too: it holds ``"12"`` against a limit like ``12``."""
+    """Make ``keyword`` look at text that DeepSpeed reads as a number, too: compare ``"12"`` with a limit like
+    ``12``."""
     from jsonschema import Draft202012Validator
 
     plain = Draft202012Validator.VALIDATORS[keyword]
@@ -185,7 +194,7 @@ def _of_numbers_in_text(keyword: str) -> Any:
 
 
 def _short_pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Any:
-    """``pattern``, but text longer than any path fits none: matching would take seconds."""
+    """Apply ``pattern``, but refuse text longer than any path: matching it would take seconds."""
     from jsonschema import Draft202012Validator, ValidationError
 
     if isinstance(instance, str) and len(instance) > _LONGEST_TEXT:
@@ -203,7 +212,8 @@ def _is_infinite(text: str) -> bool:
 
 
 def _is_whole(_checker: Any, value: Any) -> bool:
-    """JSON's whole numbers; one with a point or an exponent has to fit into 64 bits, or pydantic refuses it."""
+    """Test for JSON's whole numbers; one with a point or an exponent has to fit into 64 bits, or pydantic refuses
+    it."""
     if isinstance(value, float):
         return value.is_integer() and abs(value) < 2**63
     return isinstance(value, int) and not isinstance(value, bool)
@@ -221,18 +231,18 @@ def _validator(release: str) -> Validator:
 
 
 def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Problem]:
-    """Every violation of what DeepSpeed ``version`` reads, one for each path; a wrong "auto" is the business of a rule.
+    """List every violation of what DeepSpeed ``version`` reads, one for each path; a wrong "auto" is left to a rule.
 
     Raises:
         InputError: an unknown version.
     """
     release = known_release(version)
-    found: dict[Path, Problem] = {}
+    first_at: dict[Path, Problem] = {}
     for error in islice(_validator(release).iter_errors(config), _VIOLATIONS):
         if error.validator == "additionalProperties":
             problems: list[Problem] = list(_unknown_keys(config, error, release))
         else:
             problems = [] if error.instance == "auto" else [_described(error, release)]
         for problem in problems:
-            found.setdefault(problem.path, problem)
-    return list(found.values())
+            first_at.setdefault(problem.path, problem)
+    return list(first_at.values())

@@ -25,7 +25,7 @@ class Settings:
     momentum: float = 0.0
     """SGD's momentum: 0 keeps no state."""
     optimizer_options: frozenset[str] = frozenset()
-    """What changes the optimizer's memory besides: ``amsgrad``, ``centered``, ``weight_decay`` (not 0), ``for_loop``
+    """What else changes the optimizer's memory: ``amsgrad``, ``centered``, ``weight_decay`` (not 0), ``for_loop``
     (``foreach: false``), ``torch_adam`` (torch's Adam although it is fused)."""
     micro_batch: int | None = None
     accumulation: int | None = None
@@ -79,13 +79,13 @@ class Settings:
 
     @property
     def without_batch(self) -> Settings:
-        """The same settings without batch sizes; themselves where they have none."""
+        """Return the same settings without batch sizes; the very same object where they have none."""
         if self.micro_batch is None and self.accumulation is None and self.train_batch is None:
             return self
         return self.with_batch(None, None, None)
 
     def with_batch(self, micro_batch: int | None, accumulation: int | None, train_batch: int | None) -> Settings:
-        """The same settings with these batch sizes, in sequences."""
+        """Return the same settings with these batch sizes, in sequences."""
         # A search makes one for each candidate; the constructor takes thirty times as long as copying the fields.
         made = object.__new__(Settings)
         fields = vars(made)

@@ -9,7 +9,7 @@ from dsconf.launch.plan import PORT, Launch
 
 
 def rendered(template: str, launch: Launch, **words: Any) -> str:
-    """``template`` with the job as ``job``, its settings and workload as ``s`` and ``w``, and ``words``."""
+    """Render ``template`` with the job as ``job``, its settings and workload as ``s`` and ``w``, and ``words``."""
     from dsconf.config.render import text_environment
 
     template_of = text_environment().get_template
@@ -17,7 +17,7 @@ def rendered(template: str, launch: Launch, **words: Any) -> str:
 
 
 def command(launch: Launch, launcher: str, **words: str) -> list[str]:
-    """The words of the command, an option with its value as one, ready for a shell.
+    """Return the words of the command, an option with its value as one, ready for a shell.
 
     ``words`` are shell words: ``config`` and ``hostfile`` are files, ``yaml`` is the one for ``accelerate launch``
     or empty, ``script`` is the training script, ``ranks`` are those of a node, ``node_rank``, ``host`` and ``port``
@@ -28,7 +28,8 @@ def command(launch: Launch, launcher: str, **words: str) -> list[str]:
 
 
 def environment_lines(launch: Launch, launcher: str, config: str, *, yaml: bool) -> list[str]:
-    """``NAME=VALUE`` for a shell, or ``NAME?=VALUE`` where what is set already may stay, each after a comment.
+    """Return ``NAME=VALUE`` for a shell, or ``NAME?=VALUE`` where a value that is set already may stay, each after a
+    comment.
 
     ``yaml`` says that ``accelerate launch`` reads the rest from its own file.
     """
@@ -37,7 +38,7 @@ def environment_lines(launch: Launch, launcher: str, config: str, *, yaml: bool)
 
 
 def launch_lines(launch: Launch, config: str = "ds_config.json") -> tuple[str, ...]:
-    """The shell lines that start train.py with the file ``config``, to be run on every node.
+    """Return the shell lines that start train.py with the file ``config``, to be run on every node.
 
     The deepspeed launcher alone starts the other nodes itself, from a hostfile beside ``config``; it takes their
     environment from .deepspeed_env (deepspeed/launcher/runner.py).

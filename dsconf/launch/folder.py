@@ -1,4 +1,4 @@
-"""The files of a folder that can be launched, beside its ds_config."""
+"""The files of a folder from which a job can be launched, beside its ds_config."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from dsconf.launch.plan import Launch
 LAUNCH, SLURM, HOSTFILE = "launch.sh", "slurm.sh", "hostfile"
 ACCELERATE, TRAINING_ARGUMENTS = "accelerate.yaml", "training_args.json"
 OF_TARGET = {"deepspeed": (), "hf": (TRAINING_ARGUMENTS,), "accelerate": (ACCELERATE,)}
-"""The file beside ``launch.sh`` that who loads the config reads, too."""
+"""The files beside ``launch.sh`` that each loader of the config reads as well."""
 EVERY = (LAUNCH, SLURM, HOSTFILE, ACCELERATE, TRAINING_ARGUMENTS)
-"""Every name that a launch may have a file of."""
+"""Every file name that a launch may have."""
 
 
 def usual_names(target: str, slurm: bool) -> tuple[str, ...]:
-    """Names of the files that a launch for ``target`` always has, whatever the job turns out to be."""
+    """List the names of the files that a launch for ``target`` always has, whatever the job turns out to be."""
     return (LAUNCH, *OF_TARGET[target], *((SLURM,) if slurm else ()))
 
 
 def launch_files(
     launch: Launch, folder: str, config: str, *, slurm: bool = False, hours: float | None = None
 ) -> dict[str, str]:
-    """File name → text of everything that starts training with the file ``config`` in ``folder``.
+    """Write everything that starts training with the file ``config`` in ``folder``: text by file name.
 
-    ``folder`` is the path that the files name where they cannot know their own place. ``hours`` is what the whole
-    run is expected to take.
+    ``folder`` is the path that the files name where they cannot know where they are. ``hours`` is what the whole run is
+    expected to take.
     """
     files = {LAUNCH: _launch_script(launch, config)}
     path = f"{folder}/{config}"
@@ -49,7 +49,8 @@ def _launch_script(launch: Launch, config: str) -> str:
 
 
 def _slurm_script(launch: Launch, folder: str, config: str, hours: float | None) -> str:
-    """Under Slurm no node needs ssh to another: srun starts torchrun, or accelerate launch, on each."""
+    """Write the script for Slurm, where no node needs ssh to another: srun starts torchrun, or accelerate launch, on
+    each."""
     launcher = "torchrun" if launch.launcher == "deepspeed" else launch.launcher
     words = _words(launch, launcher, config, script='"$0"', ranks='"$ranks"', port="$MASTER_PORT")
     exports = _exports(launch, launcher, config)
@@ -58,7 +59,7 @@ def _slurm_script(launch: Launch, folder: str, config: str, hours: float | None)
 
 
 def _words(launch: Launch, launcher: str, config: str, *, script: str, ranks: str, port: str) -> list[str]:
-    """The command inside a script, in which ``$folder`` is where the files are."""
+    """Return the command inside a script, in which ``$folder`` is where the files are."""
     return command(
         launch,
         launcher,
@@ -74,7 +75,7 @@ def _words(launch: Launch, launcher: str, config: str, *, script: str, ranks: st
 
 
 def _exports(launch: Launch, launcher: str, config: str) -> dict[str, list[str]]:
-    """The environment as lines of a script, ``exports``, and the ``names`` that they set."""
+    """Return the environment as lines of a script, ``exports``, and the ``names`` that they set."""
     exports, names = [], []
     for line in environment_lines(launch, launcher, f'"$folder"/{quote(config)}', yaml=launcher == "accelerate"):
         if line.startswith("#"):
@@ -97,7 +98,7 @@ def _training_arguments(launch: Launch, path: str) -> str:
 
 
 def _accelerate(launch: Launch, path: str) -> str:
-    from dsconf.config.accelerate import accelerate_yaml
+    from dsconf.config.render import accelerate_yaml
 
     return accelerate_yaml(
         path,

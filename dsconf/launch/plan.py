@@ -1,4 +1,4 @@
-"""What starting a job takes, whichever launcher starts it."""
+"""What it takes to start a job, whichever launcher starts it."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KERNELS = {"flash": "flash_attention_2"}
 
 
 class Launch(NamedTuple):
-    """One way to train, as the templates read it. ``cores`` are those of one node."""
+    """One way to train, as the templates read it. ``cores`` are CPU cores of one node."""
 
     title: str
-    """What is trained how, in words."""
+    """What is trained and how, in words."""
     target: str
     """Who loads the config: ``deepspeed``, ``hf`` or ``accelerate``."""
     settings: Settings
@@ -33,32 +33,34 @@ class Launch(NamedTuple):
     whole_nodes: bool
     """Whether the job has every GPU of its nodes."""
     lora_rank: int = 0
-    """Of the adapters that are trained; 0 for the whole model."""
+    """Rank of the adapters that are trained; 0 for the whole model."""
     host_bytes: int = 0
-    """Host memory that the job needs of each node, while it loads and while it trains."""
+    """Host memory that the job needs on each node, while it loads and while it trains."""
     loss_shards: int = 0
-    """Shards that a rank makes the loss of a micro-batch in; 0 where it is made whole."""
+    """Shards in which a rank computes the loss of a micro-batch; 0 where it is computed at once."""
     cores_stated: bool = False
     """Whether somebody said how many ``cores`` there are."""
 
     @property
     def launcher(self) -> str:
-        """``accelerate launch`` gives every node the same number of ranks (accelerate/utils/launch.py:
-        prepare_deepspeed_cmd_env), so torchrun stands in for it where the last node has fewer."""
+        """Name the launcher. ``accelerate launch`` gives every node the same number of ranks
+        (accelerate/utils/launch.py: prepare_deepspeed_cmd_env), so torchrun stands in for it where the last node has
+        fewer."""
         if self.target == "accelerate" and self.last_node == self.per_node:
             return "accelerate"
         return "deepspeed" if self.target == "deepspeed" else "torchrun"
 
     @property
     def attention(self) -> str:
-        """The attention kernel by Hugging Face's name; sequence parallelism has no eager one."""
+        """Return the attention kernel by Hugging Face's name; sequence parallelism has no eager one."""
         return KERNELS.get(self.workload.attention, "sdpa")
 
 
 def launch_of(job: Job, target: str, title: str, host_bytes: int = 0, loss_shards: int = 0) -> Launch:
-    """How to start ``job`` when ``target`` loads its config.
+    """Plan how to start ``job`` when ``target`` loads its config.
 
-    ``host_bytes`` are what it needs of each node, ``loss_shards`` those that a rank makes the loss in.
+    ``host_bytes`` is the host memory it needs on each node, ``loss_shards`` the number of shards in which a rank
+    computes the loss.
     """
     cluster = job.cluster
     per_node = min(cluster.gpus_per_node, cluster.world_size)

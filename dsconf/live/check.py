@@ -16,8 +16,7 @@ from dsconf.live.processes.launcher import Runner, SubprocessRunner
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult, Fit
 from dsconf.live.run import launch, no_progress
-from dsconf.model.lengths import USUAL, sequence_length
-from dsconf.model.spec import Model
+from dsconf.model.spec import USUAL_SEQ_LEN, Model, sequence_length
 from dsconf.read_job import agreed, node_cluster, read_workload
 from dsconf.request import CheckWords
 from dsconf.units import whole
@@ -88,7 +87,7 @@ def _read(
     config = load_config(source)
     model = _model(params, name, word)
     snapshot = word["memory_snapshot"]
-    seq_len = (word["seq_len"] or USUAL) if model is None else sequence_length(word["seq_len"], model)
+    seq_len = (word["seq_len"] or USUAL_SEQ_LEN) if model is None else sequence_length(word["seq_len"], model)
     return CheckRequest(
         config,
         model,

@@ -13,8 +13,7 @@ from dsconf.live import prepare, scale
 from dsconf.live.processes.crew import allocator_of, allocator_setting
 from dsconf.live.processes.order import Order, Probe
 from dsconf.model.attention import runs_eager, sdpa_is_gone
-from dsconf.model.lengths import sequence_length
-from dsconf.model.spec import Model
+from dsconf.model.spec import Model, sequence_length
 from dsconf.workload import Workload
 
 USUAL_HIDDEN = 4096

@@ -54,7 +54,7 @@ class Phase(NamedTuple):
     error_percent: float | None
 
 
-class Part(NamedTuple):
+class PredictedPart(NamedTuple):
     """One part of the prediction: what stays between steps, or what a phase adds to it."""
 
     name: str
@@ -97,7 +97,7 @@ class CheckResult:
     micro_batch_size: int | None = None
     limit_bytes: int | None = None
     """What the process was allowed to allocate, where a smaller card was named."""
-    furthest_off: Part | None = None
+    furthest_off: PredictedPart | None = None
     fit: Fit | None = None
     tokens_per_second: float | None = None
     """Of all ranks together; a rehearsal leaves the communication out."""
@@ -195,7 +195,7 @@ def error_percent(predicted: float | None, measured: float | None) -> float | No
 
 def furthest_off(
     iterations: list[dict[str, Any]], predicted: Mapping[str, Mapping[str, int]], stays: Mapping[str, int]
-) -> Part | None:
+) -> PredictedPart | None:
     """The part of the prediction with the largest error in bytes; None where something is missing.
 
     What stays between steps is measured at the end of the last step.
@@ -203,11 +203,11 @@ def furthest_off(
     if not iterations or not stays or not set(PHASES) <= set(predicted):
         return None
     resting = iterations[-1]["step_end_bytes"]
-    parts = [Part("what stays between steps", _largest_first(stays), sum(stays.values()) - resting)]
+    parts = [PredictedPart("what stays between steps", _largest_first(stays), sum(stays.values()) - resting)]
     for phase in PHASES:
         added = {name: size - stays.get(name, 0) for name, size in predicted[phase].items()}
         measured = max(event[f"{phase}_bytes"] for event in iterations) - resting
-        parts.append(Part(f"what {phase} adds", _largest_first(added), sum(added.values()) - measured))
+        parts.append(PredictedPart(f"what {phase} adds", _largest_first(added), sum(added.values()) - measured))
     return max(parts, key=lambda part: abs(part.off_bytes))
 
 

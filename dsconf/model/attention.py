@@ -20,7 +20,8 @@ SDPA_UNTIL = {"gemma2": (5, 20)}
 
 
 def runs_eager(family: str, attention: str) -> bool:
-    """Whether scores are made one by one: asked for, or the family's only way beside FlashAttention's package."""
+    """Say whether scores are made one by one: because that was asked for, or because the family has no other way beside
+    FlashAttention's package."""
     return attention == "eager" or (attention == "sdpa" and family in EAGER_ALONE)
 
 
@@ -31,23 +32,23 @@ def sdpa_is_gone(family: str, release: str) -> bool:
 
 
 def flash_problem(model: Model, precision: str, has_bf16: bool) -> str | None:
-    """Why FlashAttention's package cannot run, or None; ``has_bf16`` is of the card.
+    """Say why FlashAttention's package cannot run, or return None; ``has_bf16`` is about the card.
 
-    It takes 16 bit alone and cards from Ampere on, which are those with bf16 (github.com/Dao-AILab/flash-attention,
-    README), and transformers has no way to it for Bloom and for Falcon with ALiBi (modeling_falcon.py:
-    FalconFlashAttention2.forward).
+    The package takes only 16-bit types and cards from Ampere on, which are those with bf16
+    (github.com/Dao-AILab/flash-attention, README), and transformers does not offer it for Bloom and for Falcon with
+    ALiBi (modeling_falcon.py: FalconFlashAttention2.forward).
     """
     if precision == "fp32":
-        return "FlashAttention computes in 16 bit; use --attention sdpa"
+        return "FlashAttention only computes in 16 bits; use --attention sdpa"
     if not has_bf16:
-        return "FlashAttention needs an Ampere card or a later one; use --attention sdpa"
+        return "FlashAttention needs an Ampere card or a newer one; use --attention sdpa"
     if model.alibi:
-        return f"{model.family} with ALiBi has no FlashAttention in transformers; leave --attention out"
+        return f"transformers has no FlashAttention for {model.family} with ALiBi; leave --attention out"
     return None
 
 
 def refuse_flash(model: Model, attention: str, precision: str, has_bf16: bool) -> None:
-    """Nothing, where the kernel asked for can run.
+    """Raise where the kernel asked for cannot run, else do nothing.
 
     Raises:
         InputError: FlashAttention in fp32, on a card before Ampere, or of a family without it.
@@ -58,13 +59,14 @@ def refuse_flash(model: Model, attention: str, precision: str, has_bf16: bool) -
 
 
 def shares_one_head(model: Model) -> bool:
-    """Whether all heads share keys and values that nobody repeats for them (Falcon-7B), which no fused kernel takes."""
+    """Say whether all heads share one head of keys and values that the model does not repeat for them (Falcon-7B); no
+    fused kernel takes that."""
     repeats = model.family != "falcon" or bool(model.hf_config.get("new_decoder_architecture"))
     return not repeats and model.kv_heads != model.heads
 
 
 def windowed_layers(model: Model) -> tuple[bool, ...]:
-    """Whether each layer's attention sees a sliding window (``layer_types`` of configuration_<family>.py)."""
+    """Say of each layer whether its attention sees a sliding window (``layer_types`` of configuration_<family>.py)."""
     config, layers = model.hf_config, range(model.layers)
     if not model.sliding_window:
         return (False,) * model.layers
@@ -88,8 +90,9 @@ def _windowed_share(model: Model) -> float:
 
 
 def masked_share(model: Model, attention: str, seq_len: int) -> float:
-    """Part of the layers whose fused kernel is handed a mask in place of the causal flag: all of Falcon's, and those
-    with a sliding window that the sequence fills (transformers/masking_utils.py: _ignore_causal_mask_sdpa)."""
+    """Return the share of the layers whose fused kernel is handed a mask in place of the causal flag: all of Falcon's,
+    and those with a sliding window that the sequence fills (transformers/masking_utils.py:
+    _ignore_causal_mask_sdpa)."""
     if attention != "sdpa":
         return 0.0
     if model.family == "falcon":

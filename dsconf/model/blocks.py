@@ -1,4 +1,4 @@
-"""The modules a decoder is made of, as the parameters they register, and the Model made from them."""
+"""The modules that a decoder is made of, as the parameters they register, and the Model made from them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ Block = tuple[Param, ...]
 
 
 def linear(name: str, inputs: int, outputs: int, bias: bool = False) -> Block:
-    """torch's ``Linear``: weight of outputs × inputs, then the bias."""
+    """Return torch's ``Linear``: weight of outputs × inputs, then the bias."""
     weight = Param(f"{name}.weight", (outputs, inputs), kind="linear")
     return (weight, Param(f"{name}.bias", (outputs,), kind="linear")) if bias else (weight,)
 
 
 def conv1d(name: str, inputs: int, outputs: int) -> Block:
-    """transformers' ``Conv1D`` of GPT-2: a linear layer whose weight is inputs × outputs, always with a bias."""
+    """Return transformers' ``Conv1D`` of GPT-2: a linear layer whose weight is inputs × outputs, always with a bias."""
     return (
         Param(f"{name}.weight", (inputs, outputs), kind="conv1d"),
         Param(f"{name}.bias", (outputs,), kind="conv1d"),
@@ -25,18 +25,18 @@ def conv1d(name: str, inputs: int, outputs: int) -> Block:
 
 
 def norm(name: str, *shape: int, bias: bool = False) -> Block:
-    """A norm with a weight of ``shape``, and a bias where it is a LayerNorm that has one."""
+    """Return a norm with a weight of ``shape``, and a bias where it is a LayerNorm that has one."""
     weight = Param(f"{name}.weight", shape, kind="norm")
     return (weight, Param(f"{name}.bias", shape, kind="norm")) if bias else (weight,)
 
 
 def embedding(name: str, rows: int, width: int) -> Block:
-    """torch's ``Embedding``: rows × width."""
+    """Return torch's ``Embedding``: rows × width."""
     return (Param(f"{name}.weight", (rows, width), kind="embedding"),)
 
 
 def experts(d: Dims, count: int) -> Block:
-    """All experts of a layer, ``mlp`` wide each: gate and up in one tensor, down in another."""
+    """Return all experts of a layer, each ``mlp`` wide: gate and up in one tensor, down in another."""
     return (
         Param("mlp.experts.gate_up_proj", (count, 2 * d.mlp, d.hidden), kind="experts"),
         Param("mlp.experts.down_proj", (count, d.hidden, d.mlp), kind="experts"),
@@ -44,18 +44,19 @@ def experts(d: Dims, count: int) -> Block:
 
 
 def router(d: Dims, count: int) -> Block:
-    """The weight that scores ``count`` experts for each token."""
+    """Return the weight that scores ``count`` experts for each token."""
     return (Param("mlp.gate.weight", (count, d.hidden), kind="router"),)
 
 
 def head(d: Dims, width: int = 0, bias: bool = False) -> Block:
-    """``lm_head``: vocab × ``width`` (hidden by default); a tied weight is the embedding and not listed again."""
+    """Return ``lm_head``: vocab × ``width`` (hidden by default); a tied weight is the embedding and not listed
+    again."""
     weight = () if d.tied else (Param("lm_head.weight", (d.vocab, width or d.hidden), kind="head"),)
     return (*weight, Param("lm_head.bias", (d.vocab,), kind="head")) if bias else weight
 
 
 def attention(d: Dims, bias: bool = False, out_bias: bool = False, middle: Block = ()) -> Block:
-    """Separate query, key, value and output projections under ``self_attn``, then ``middle``."""
+    """Return separate query, key, value and output projections under ``self_attn``, then ``middle``."""
     queries, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
     return (
         *linear("self_attn.q_proj", d.hidden, queries, bias),
@@ -67,7 +68,7 @@ def attention(d: Dims, bias: bool = False, out_bias: bool = False, middle: Block
 
 
 def gated_mlp(d: Dims, bias: bool = False, name: str = "mlp", width: int = 0) -> Block:
-    """Gate, up and down projections of a gated feed-forward network of ``width`` (``mlp`` by default)."""
+    """Return gate, up and down projections of a gated feed-forward network of ``width`` (``mlp`` by default)."""
     width = width or d.mlp
     return (
         *linear(f"{name}.gate_proj", d.hidden, width, bias),
@@ -77,7 +78,7 @@ def gated_mlp(d: Dims, bias: bool = False, name: str = "mlp", width: int = 0) ->
 
 
 def llama_parameters(d: Dims, layer: Block, final_norm: Block | None = None, head_bias: bool = False) -> Parameters:
-    """``layer`` between the token embedding and final norm + head, under the names of Llama and its relatives."""
+    """Put ``layer`` between the token embedding and final norm + head, under the names of Llama and its relatives."""
     return Parameters(
         before=embedding("model.embed_tokens", d.vocab, d.hidden),
         layer=layer,
@@ -87,7 +88,7 @@ def llama_parameters(d: Dims, layer: Block, final_norm: Block | None = None, hea
 
 
 def assemble(config: HfConfig, d: Dims, parameters: Parameters, rotary: int | None = None, **traits: Any) -> Model:
-    """The Model of ``config`` with the sizes ``d``.
+    """Make the Model of ``config`` with the sizes ``d``.
 
     Args:
         config: where it was read from.

@@ -27,7 +27,7 @@ class Entry(NamedTuple):
 
 @cache
 def catalogue() -> tuple[Entry, ...]:
-    """All entries, in the order of the file."""
+    """Return all entries, in the order of the file."""
     import json
 
     document = json.loads(_data())
@@ -35,27 +35,27 @@ def catalogue() -> tuple[Entry, ...]:
 
 
 def _entry(name: str, row: Mapping[str, Any], sources: Mapping[str, Any]) -> Entry:
-    """One row of the file; its sources are keys of ``sources`` or addresses."""
+    """Read one row of the file; its sources are keys of ``sources`` or addresses."""
     addresses = [sources[key]["url"] if key in sources else key for key in row["source"]]
     unconfirmed = tuple(row.get("unconfirmed", ()))
     return Entry(name, row["config"], row.get("num_params"), "; ".join(addresses), unconfirmed)
 
 
 def _data() -> bytes:
-    """catalogue.json from a folder or a zip; ``importlib.resources`` would take longer to import than the rest."""
+    """Read catalogue.json from a folder or a zip; ``importlib.resources`` would take longer to import than the rest."""
     loader: Any = __spec__.loader if __spec__ else None
     data: bytes = loader.get_data(os.path.join(os.path.dirname(__file__), "catalogue.json"))
     return data
 
 
 def names() -> tuple[str, ...]:
-    """Every name, with the organisation and without."""
+    """List every name, with the organisation and without."""
     full = tuple(entry.name for entry in catalogue())
     return (*full, *(name.rpartition("/")[2] for name in full))
 
 
 def find(name: str) -> Entry | None:
-    """The entry called ``name``, in any case, with or without its organisation; None where there is none.
+    """Find the entry called ``name``, in any case, with or without its organisation; None where there is none.
 
     A tuned model (``Llama-3.1-8B-Instruct``, ``gemma-2-9b-it``) has the shape of its base, so it finds that.
     """
@@ -69,7 +69,7 @@ def find(name: str) -> Entry | None:
 
 
 def _base_name(name: str) -> str:
-    """``name`` in small letters without the words that mark a tuned or converted model."""
+    """Return ``name`` in small letters without the words that mark a tuned or converted model."""
     organisation, slash, model = name.lower().rpartition("/")
     words = [word for word in model.split("-") if word not in TUNED_WORDS]
     return f"{organisation}{slash}{'-'.join(words)}"

@@ -1,7 +1,7 @@
 """GPT-2 and the families of its generation: what their layers register, in transformers' order.
 
-Read off the modelling code of transformers 5.17 (``models/<family>/modeling_<family>.py``) and compared with it,
-parameter by parameter, in the tests.
+Taken from the modelling code of transformers 5.17 (``models/<family>/modeling_<family>.py``); the tests compare them
+with it, parameter by parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ OPT_POSITION_OFFSET = 2
 
 
 def _inner(c: HfConfig, key: str) -> int:
-    """Width of the feed-forward network: ``key``, or four times the hidden size where it is null."""
+    """Read the width of the feed-forward network: ``key``, or four times the hidden size where it is null."""
     c.require("hidden_size")
     return c.optional_count(key) or 4 * c.count("hidden_size")
 
@@ -25,7 +25,7 @@ def _final(d: Dims, name: str, head_bias: bool = False) -> Block:
 
 
 def gpt2(c: HfConfig) -> Model:
-    """GPT-2."""
+    """Read GPT-2."""
     if c.flag("add_cross_attention"):
         raise c.error("add_cross_attention makes an encoder-decoder of it; dsconf reads decoder-only models")
     d = read_dims(c, _inner(c, "n_inner"))
@@ -51,7 +51,7 @@ def gpt2(c: HfConfig) -> Model:
 
 
 def gpt_neo(c: HfConfig) -> Model:
-    """GPT-Neo: every other layer attends within ``window_size``; only the output projection has a bias."""
+    """Read GPT-Neo: every other layer attends within ``window_size``; only the output projection has a bias."""
     d = read_dims(c, _inner(c, "intermediate_size"))
     try:
         kinds = [kind for pattern, times in c.get("attention_types") or [] for kind in pattern * times]
@@ -84,7 +84,7 @@ def gpt_neo(c: HfConfig) -> Model:
 
 
 def gptj(c: HfConfig) -> Model:
-    """GPT-J: one norm, attention beside feed-forward, an output projection with a bias."""
+    """Read GPT-J: one norm, attention beside feed-forward, an output projection with a bias."""
     d = read_dims(c, _inner(c, "n_inner"))
     rotary_dim = c.count("rotary_dim")
     if rotary_dim > d.head_dim:
@@ -125,7 +125,7 @@ def _opt_layer(d: Dims, bias: bool, affine: bool) -> Block:
 
 
 def opt(c: HfConfig) -> Model:
-    """OPT; its final norm and projections are registered before the layers. No dropout on the embedding."""
+    """Read OPT; its final norm and projections are registered before the layers. No dropout on the embedding."""
     d = read_dims(c, c.count("ffn_dim"))
     width = c.optional_count("word_embed_proj_dim") or d.hidden
     pre_norm, affine = c.flag("do_layer_norm_before"), c.flag("layer_norm_elementwise_affine")
@@ -151,7 +151,7 @@ def opt(c: HfConfig) -> Model:
 
 
 def gpt_neox(c: HfConfig) -> Model:
-    """GPT-NeoX and Pythia."""
+    """Read GPT-NeoX and Pythia."""
     d = read_dims(c, c.count("intermediate_size"))
     bias = c.flag("attention_bias")
     layer = (
@@ -177,7 +177,7 @@ def gpt_neox(c: HfConfig) -> Model:
 
 
 def _falcon_norms(c: HfConfig, d: Dims, new: bool) -> Block:
-    """Falcon's norms: two before sequential blocks, one or two before parallel ones."""
+    """Return Falcon's norms: two before sequential blocks, one or two before parallel ones."""
     if not c.flag("parallel_attn"):
         names: tuple[str, ...] = ("post_attention_layernorm", "input_layernorm")
     elif (c.optional_count("num_ln_in_parallel_attn") or (2 if new else 1)) == 2:
@@ -188,7 +188,8 @@ def _falcon_norms(c: HfConfig, d: Dims, new: bool) -> Block:
 
 
 def _falcon_kv_heads(c: HfConfig, d: Dims, new: bool) -> int:
-    """Key/value heads: as given in the 40B architecture, one in the 7B (multi-query), else as many as heads."""
+    """Read the key/value heads: as given in the 40B architecture, one in the 7B (multi-query), else as many as
+    heads."""
     if not new:
         return 1 if c.flag("multi_query") else d.heads
     kv_heads = c.optional_count("num_kv_heads") or d.heads
@@ -198,7 +199,7 @@ def _falcon_kv_heads(c: HfConfig, d: Dims, new: bool) -> int:
 
 
 def falcon(c: HfConfig) -> Model:
-    """Falcon: 7B (multi-query, parallel), 40B and 180B (new_decoder_architecture), RW-1B (ALiBi, sequential)."""
+    """Read Falcon: 7B (multi-query, parallel), 40B and 180B (new_decoder_architecture), RW-1B (ALiBi, sequential)."""
     d = read_dims(c, _inner(c, "ffn_hidden_size"))
     new, bias, alibi = c.flag("new_decoder_architecture"), c.flag("bias"), c.flag("alibi")
     d = d._replace(kv_heads=_falcon_kv_heads(c, d, new))
@@ -225,7 +226,8 @@ def falcon(c: HfConfig) -> Model:
 
 
 def bloom(c: HfConfig) -> Model:
-    """BLOOM: ALiBi, a norm after the embedding, biases everywhere. Its config names no longest sequence."""
+    """Read BLOOM: ALiBi, a norm after the embedding, biases everywhere. Its config does not say how long a sequence may
+    be."""
     d = read_dims(c, _inner(c, ""))
     layer = (
         *norm("input_layernorm", d.hidden, bias=True),

@@ -1,7 +1,7 @@
 """Llama and the families that share its module names: what their layers register, in transformers' order.
 
-Read off the modelling code of transformers 5.17 (``models/<family>/modeling_<family>.py``) and compared with it,
-parameter by parameter, in the tests.
+Taken from the modelling code of transformers 5.17 (``models/<family>/modeling_<family>.py``); the tests compare them
+with it, parameter by parameter.
 """
 
 from __future__ import annotations
@@ -12,22 +12,22 @@ from dsconf.model.spec import Model
 
 
 def grouped_dims(c: HfConfig, divides: bool = False) -> Dims:
-    """Sizes of a family with grouped-query attention, its own ``head_dim`` and ``intermediate_size``."""
+    """Read the sizes of a family with grouped-query attention, its own ``head_dim`` and ``intermediate_size``."""
     return read_dims(c, c.count("intermediate_size"), grouped=True, own_head_dim=True, divides=divides)
 
 
 def two_norms(d: Dims) -> Block:
-    """RMSNorms before attention and before the feed-forward network."""
+    """Return RMSNorms before attention and before the feed-forward network."""
     return (*norm("input_layernorm", d.hidden), *norm("post_attention_layernorm", d.hidden))
 
 
 def head_norms(d: Dims) -> Block:
-    """RMSNorms over each query and key head, shared by all heads (Qwen3, Gemma 3)."""
+    """Return RMSNorms over each query and key head, shared by all heads (Qwen3, Gemma 3)."""
     return (*norm("self_attn.q_norm", d.head_dim), *norm("self_attn.k_norm", d.head_dim))
 
 
 def _gated(c: HfConfig, d: Dims, layer: Block, window: int = 0) -> Model:
-    """A model of gated feed-forward layers with full rotary embedding and an RMSNorm at the end."""
+    """Make a model of gated feed-forward layers with full rotary embedding and an RMSNorm at the end."""
     return assemble(
         c,
         d,
@@ -39,31 +39,31 @@ def _gated(c: HfConfig, d: Dims, layer: Block, window: int = 0) -> Model:
 
 
 def llama(c: HfConfig) -> Model:
-    """Llama 1 to 3; Granite has the same parameters."""
+    """Read Llama 1 to 3."""
     d = grouped_dims(c, divides=True)
     bias = c.flag("attention_bias")
     return _gated(c, d, attention(d, bias, bias) + gated_mlp(d, c.flag("mlp_bias")) + two_norms(d))
 
 
 def mistral(c: HfConfig) -> Model:
-    """Mistral: Llama without biases, with a sliding window where ``sliding_window`` is not null."""
+    """Read Mistral: Llama without biases, with a sliding window where ``sliding_window`` is not null."""
     d = grouped_dims(c)
     return _gated(c, d, attention(d) + gated_mlp(d) + two_norms(d), c.optional_count("sliding_window") or 0)
 
 
 def qwen_window(c: HfConfig) -> int:
-    """Qwen's sliding window, which counts only with ``use_sliding_window``."""
+    """Read Qwen's sliding window, which counts only with ``use_sliding_window``."""
     return (c.optional_count("sliding_window") or 0) if c.flag("use_sliding_window") else 0
 
 
 def qwen2(c: HfConfig) -> Model:
-    """Qwen2 and 2.5: biases on query, key and value."""
+    """Read Qwen2 and 2.5: biases on query, key and value."""
     d = grouped_dims(c)
     return _gated(c, d, attention(d, bias=True) + gated_mlp(d) + two_norms(d), qwen_window(c))
 
 
 def qwen3(c: HfConfig) -> Model:
-    """Qwen3 (dense): norms over query and key heads."""
+    """Read Qwen3 (dense): norms over query and key heads."""
     d = grouped_dims(c)
     bias = c.flag("attention_bias")
     layer = attention(d, bias, bias, head_norms(d)) + gated_mlp(d) + two_norms(d)
@@ -71,21 +71,21 @@ def qwen3(c: HfConfig) -> Model:
 
 
 def granite(c: HfConfig) -> Model:
-    """Granite: Llama's parameters, with scaled residuals and logits."""
+    """Read Granite: Llama's parameters, with scaled residuals and logits."""
     d = grouped_dims(c)
     bias = c.flag("attention_bias")
     return _gated(c, d, attention(d, bias, bias) + gated_mlp(d, c.flag("mlp_bias")) + two_norms(d))
 
 
 def gemma(c: HfConfig) -> Model:
-    """Gemma 1."""
+    """Read Gemma 1."""
     d = grouped_dims(c)
     bias = c.flag("attention_bias")
     return _gated(c, d, attention(d, bias, bias) + gated_mlp(d) + two_norms(d))
 
 
 def _sandwich(c: HfConfig, d: Dims, middle: Block) -> Model:
-    """Gemma 2 and 3: a norm before and after both attention and the feed-forward network."""
+    """Read Gemma 2 and 3: a norm before and after both attention and the feed-forward network."""
     bias = c.flag("attention_bias")
     around = norm("pre_feedforward_layernorm", d.hidden) + norm("post_feedforward_layernorm", d.hidden)
     return assemble(
@@ -101,18 +101,18 @@ def _sandwich(c: HfConfig, d: Dims, middle: Block) -> Model:
 
 
 def gemma2(c: HfConfig) -> Model:
-    """Gemma 2."""
+    """Read Gemma 2."""
     return _sandwich(c, grouped_dims(c, divides=True), ())
 
 
 def gemma3_text(c: HfConfig) -> Model:
-    """Gemma 3's language model."""
+    """Read Gemma 3's language model."""
     d = grouped_dims(c, divides=True)
     return _sandwich(c, d, head_norms(d))
 
 
 def olmo(c: HfConfig) -> Model:
-    """OLMo 1: its LayerNorms have no parameters, neither in the layers nor at the end."""
+    """Read OLMo 1: its LayerNorms have no parameters, neither in the layers nor at the end."""
     d = grouped_dims(c)
     bias = c.flag("attention_bias")
     return assemble(
@@ -125,7 +125,7 @@ def olmo(c: HfConfig) -> Model:
 
 
 def olmo2(c: HfConfig) -> Model:
-    """OLMo 2: norms over whole queries and keys, and norms after attention and feed-forward only."""
+    """Read OLMo 2: norms over whole queries and keys, and norms after attention and feed-forward only."""
     d = grouped_dims(c)
     bias = c.flag("attention_bias")
     whole = norm("self_attn.q_norm", d.heads * d.head_dim) + norm("self_attn.k_norm", d.kv_heads * d.head_dim)
@@ -134,7 +134,7 @@ def olmo2(c: HfConfig) -> Model:
 
 
 def phi3(c: HfConfig) -> Model:
-    """Phi-3 and Phi-4: query, key and value in one projection, gate and up in another."""
+    """Read Phi-3 and Phi-4: query, key and value in one projection, gate and up in another."""
     d = grouped_dims(c)
     fused = (d.heads + 2 * d.kv_heads) * d.head_dim
     layer = (
@@ -157,7 +157,7 @@ def phi3(c: HfConfig) -> Model:
 
 
 def cohere(c: HfConfig) -> Model:
-    """Command R: one norm, from which attention and feed-forward both read."""
+    """Read Command R: attention and feed-forward both read from one norm."""
     d = grouped_dims(c)
     bias = c.flag("attention_bias")
     norms = norm("self_attn.q_norm", d.heads, d.head_dim) + norm("self_attn.k_norm", d.kv_heads, d.head_dim)
@@ -177,7 +177,7 @@ def _per_head_norms(name: str, heads: int, head_dim: int) -> Block:
 
 
 def stablelm(c: HfConfig) -> Model:
-    """StableLM 2: LayerNorms with biases, optionally a norm of its own for each head."""
+    """Read StableLM 2: LayerNorms with biases, optionally a norm for each head."""
     d = read_dims(c, c.count("intermediate_size"), grouped=True)
     parallel = c.flag("use_parallel_residual")
     per_head: Block = ()
@@ -203,7 +203,7 @@ def stablelm(c: HfConfig) -> Model:
 
 
 def starcoder2(c: HfConfig) -> Model:
-    """StarCoder 2: an ungated feed-forward network, LayerNorms and biases."""
+    """Read StarCoder 2: an ungated feed-forward network, LayerNorms and biases."""
     d = grouped_dims(c)
     bias = c.flag("use_bias")
     layer = (
@@ -226,7 +226,7 @@ def starcoder2(c: HfConfig) -> Model:
 
 
 def phi(c: HfConfig) -> Model:
-    """Phi-1, 1.5 and 2: biases everywhere, the output projection's included; attention beside feed-forward."""
+    """Read Phi-1, 1.5 and 2: biases everywhere, the output projection's included; attention beside feed-forward."""
     d = grouped_dims(c)
     queries, keys = d.heads * d.head_dim, d.kv_heads * d.head_dim
     normed = c.flag("qk_layernorm")

@@ -9,7 +9,7 @@ from dsconf.model.spec import Model
 
 
 def _chosen(c: HfConfig, count: int) -> int:
-    """Experts a token passes through."""
+    """Read how many experts a token passes through."""
     chosen = c.count("num_experts_per_tok")
     if chosen > count:
         raise c.error(f"num_experts_per_tok {chosen} is more than the {count} experts there are")
@@ -17,16 +17,16 @@ def _chosen(c: HfConfig, count: int) -> int:
 
 
 def _require_sparse_everywhere(c: HfConfig) -> None:
-    """Raises InputError for a config some of whose layers have no experts: layers must be alike."""
+    """Raise InputError for a config in which some layers have no experts: layers must be alike."""
     if c.get("mlp_only_layers") or c.count("decoder_sparse_step") != 1:
         raise c.error(
-            "layers with experts and layers without alternate (mlp_only_layers, decoder_sparse_step); "
-            "dsconf reads models whose layers are alike, --params SIZE gives an estimate"
+            "layers with experts alternate with layers without (mlp_only_layers, decoder_sparse_step); "
+            "dsconf reads models whose layers are all alike; --params SIZE gives an estimate"
         )
 
 
 def mixtral(c: HfConfig) -> Model:
-    """Mixtral."""
+    """Read Mixtral."""
     d = read_dims(c, c.count("intermediate_size"), grouped=True, own_head_dim=True, divides=False)
     count = c.count("num_local_experts")
     return assemble(
@@ -42,7 +42,7 @@ def mixtral(c: HfConfig) -> Model:
 
 
 def qwen3_moe(c: HfConfig) -> Model:
-    """Qwen3's mixtures of experts."""
+    """Read Qwen3's mixtures of experts."""
     _require_sparse_everywhere(c)
     d = read_dims(c, c.count("moe_intermediate_size"), grouped=True, own_head_dim=True, divides=False)
     count, bias = c.count("num_experts"), c.flag("attention_bias")
@@ -65,7 +65,7 @@ def qwen3_moe(c: HfConfig) -> Model:
 
 
 def qwen2_moe(c: HfConfig) -> Model:
-    """Qwen1.5-MoE and Qwen2's mixture: a shared, gated network beside the experts."""
+    """Read Qwen1.5-MoE and Qwen2's mixture: a shared, gated network beside the experts."""
     _require_sparse_everywhere(c)
     d = read_dims(c, c.count("moe_intermediate_size"), grouped=True, own_head_dim=True, divides=False)
     count, shared = c.count("num_experts"), c.count("shared_expert_intermediate_size")

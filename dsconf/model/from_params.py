@@ -1,14 +1,13 @@
 """Chooses the shape of a llama-like model from its size alone.
 
-The rule. Sizes are grouped in rungs, each 10**(1/40) (5.9 %) above the last. A rung has one depth, interpolated
-over published dense models (straight in the logarithm of the size; beyond the last by the last slope), and one
-hidden size: the one whose feed-forward width comes nearest to 3.5 times it (Llama 3's ratio). The feed-forward
-width then takes up what is left, so that every total of a rung lies within it and totals never fall as the size
-asked for grows.
+Sizes are grouped in rungs, each 10**(1/40) (5.9 %) above the last. A rung has one depth, interpolated over published
+dense models (linearly in the logarithm of the size; beyond the last by the last slope), and one hidden size: the one
+whose feed-forward width comes nearest to 3.5 times it (Llama 3's ratio). The feed-forward width then takes up what is
+left, so that every total of a rung lies within it and totals never fall as the size asked for grows.
 
-Heads hold 64 elements below a hidden size of 3072 and 128 from there on; 8 key/value heads from a hidden size of
-1024 on (4 where the heads cannot be divided by 8), as many as heads below. The vocabulary is Llama 2's 32000 below
-1B and Llama 3's 128256 from there on, tied below 4B as in Llama 3.2.
+Heads hold 64 elements below a hidden size of 3072 and 128 from there on; there are 8 key/value heads from a hidden size
+of 1024 on (4 where the heads cannot be divided by 8), and as many as heads below. The vocabulary is Llama 2's 32000
+below 1B and Llama 3's 128256 from there on, tied below 4B as in Llama 3.2.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ DEPTHS = (
 
 
 class _Body(NamedTuple):
-    """A shape but for its feed-forward width."""
+    """A shape without its feed-forward width."""
 
     hidden: int
     layers: int
@@ -68,23 +67,24 @@ class _Body(NamedTuple):
 
     @property
     def fixed(self) -> int:
-        """Parameters outside the feed-forward networks: embeddings, attention, norms."""
+        """Return the parameters outside the feed-forward networks: embeddings, attention, norms."""
         attention = 2 * self.hidden * (self.hidden + self.kv_heads * self.head_dim)
         embeddings = (1 if self.tied else 2) * self.vocab * self.hidden
         return embeddings + self.layers * (attention + 2 * self.hidden) + self.hidden
 
     @property
     def per_width(self) -> int:
-        """Parameters that one more element of feed-forward width adds."""
+        """Return the parameters that one more element of feed-forward width adds."""
         return 3 * self.hidden * self.layers
 
     def width(self, total: float) -> float:
-        """The feed-forward width that would give ``total`` parameters."""
+        """Return the feed-forward width that would give ``total`` parameters."""
         return (total - self.fixed) / self.per_width
 
 
 def depth(total: float) -> int:
-    """Layers of a model of ``total`` parameters: the nearest even number interpolated over :data:`DEPTHS`."""
+    """Return the layers of a model of ``total`` parameters: the nearest even number interpolated over
+    :data:`DEPTHS`."""
     above = next((i for i, (size, _) in enumerate(DEPTHS) if size >= total), len(DEPTHS) - 1)
     (small, few), (large, many) = DEPTHS[max(above - 1, 0)], DEPTHS[max(above, 1)]
     layers = few + (many - few) * log(total / small) / log(large / small)
@@ -92,7 +92,7 @@ def depth(total: float) -> int:
 
 
 def rung(total: int) -> tuple[int, int]:
-    """The first size of the rung ``total`` is in, and the first of the next."""
+    """Return the first size of the rung that ``total`` is in, and the first of the next."""
     step = floor(RUNGS_PER_DECADE * log10(total / SMALLEST))
     while _edge(step) > total:
         step -= 1
@@ -106,14 +106,14 @@ def _edge(step: int) -> int:
 
 
 def _hidden_step(hidden: float) -> int:
-    """Hidden sizes come in multiples of this, so that 8 or 4 key/value heads divide the heads."""
+    """Return the step between hidden sizes, chosen so that 8 or 4 key/value heads divide the heads."""
     if hidden < 1024:
         return 64
     return 256 if hidden < 3072 else (512 if hidden < 5120 else 1024)
 
 
 def _hidden_candidates(layers: int, vocab: int, tied: bool, total: float) -> list[int]:
-    """Two hidden sizes, one on each side of the one at which the feed-forward ratio would be exactly right."""
+    """Return two hidden sizes, one on each side of the one at which the feed-forward ratio would be exactly right."""
     # A layer has about (2 + 3 × ratio) h² parameters and the embeddings vocab × h: the positive root of the sum.
     a, b = layers * (2.25 + 3 * MLP_RATIO), vocab * (1 if tied else 2)
     hidden = ((b * b + 4 * a * total) ** 0.5 - b) / (2 * a)
@@ -123,7 +123,7 @@ def _hidden_candidates(layers: int, vocab: int, tied: bool, total: float) -> lis
 
 
 def _body(low: int, high: int) -> _Body:
-    """The shape shared by all sizes of the rung from ``low`` to ``high``."""
+    """Choose the shape shared by all sizes of the rung from ``low`` to ``high``."""
     middle = (low * high) ** 0.5
     tied = low < TIED_BELOW
     vocab = SMALL_VOCAB if low < LARGE_VOCAB_FROM else LARGE_VOCAB
@@ -138,7 +138,7 @@ def _body(low: int, high: int) -> _Body:
 
 
 def _mlp(body: _Body, total: int, low: int, high: int) -> int:
-    """The feed-forward width whose total is nearest to ``total`` and inside the rung.
+    """Choose the feed-forward width whose total is nearest to ``total`` and inside the rung.
 
     A multiple of 256, or of the largest smaller power of two whose step is within the tolerance.
     """
@@ -151,7 +151,7 @@ def _mlp(body: _Body, total: int, low: int, high: int) -> int:
 
 
 def shape_of_size(total: int) -> dict[str, Any]:
-    """The Llama config of about ``total`` parameters, within 1 %; more asked for never gives fewer.
+    """Return the Llama config of about ``total`` parameters, within 1 %; asking for more never gives fewer.
 
     Raises:
         InputError: below 10M or above 2T, where no published dense model says what is realistic.
@@ -178,7 +178,7 @@ def shape_of_size(total: int) -> dict[str, Any]:
 
 
 def shape_sentence(model: Model) -> str:
-    """One line that names the shape chosen for a size, and the rule."""
+    """Say in one line which shape was chosen for a size, and by what rule."""
     return (
         f"{model.name}: llama-like, {model.layers} layers of hidden size {model.hidden}, {model.heads} heads "
         f"({model.kv_heads} key/value) of {model.head_dim}, feed-forward {model.mlp}, vocabulary {model.vocab} "

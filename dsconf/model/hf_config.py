@@ -39,25 +39,25 @@ class HfConfig:
         return alias
 
     def error(self, problem: str) -> InputError:
-        """An InputError that names this config."""
+        """Make an InputError that names this config."""
         return InputError(f"{self.name}: {problem}")
 
     def spelled(self, key: str) -> str:
-        """``key`` as this config writes it."""
+        """Return ``key`` as this config writes it."""
         return self._spelling.get(key, key)
 
     def get(self, key: str) -> Any:
-        """The value under ``key`` in any spelling, else the family's default, else None."""
+        """Return the value under ``key`` in any spelling, else the family's default, else None."""
         return self.values[self._spelling[key]] if key in self._spelling else self._defaults.get(key)
 
     def require(self, *keys: str) -> None:
-        """Raises InputError where one of ``keys`` is absent: sizes no default should stand in for."""
+        """Raise InputError where one of ``keys`` is absent: sizes that no default should stand in for."""
         for key in keys:
             if key not in self._spelling:
                 raise self.error(f"has no {key}; every config.json gives it")
 
     def count(self, key: str) -> int:
-        """A positive whole number."""
+        """Read a positive whole number."""
         value = self.get(key)
         if isinstance(value, bool) or not isinstance(value, int) or value <= 0:
             raise self.error(f"{self.spelled(key)} is {value!r}, not a positive whole number")
@@ -66,39 +66,39 @@ class HfConfig:
         return value
 
     def optional_count(self, key: str) -> int | None:
-        """A positive whole number, or None where the key is absent without a default, or null."""
+        """Read a positive whole number, or None where the key is absent without a default, or null."""
         return None if self.get(key) is None else self.count(key)
 
     def number(self, key: str) -> float:
-        """A number that is not negative; null counts as 0."""
+        """Read a number that is not negative; null counts as 0."""
         value = 0.0 if self.get(key) is None else self.get(key)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
             raise self.error(f"{self.spelled(key)} is {value!r}, not a number of at least 0")
         return float(value)
 
     def probability(self, key: str) -> float:
-        """A dropout probability in [0, 1)."""
+        """Read a dropout probability in [0, 1)."""
         value = self.number(key)
         if value >= 1:
             raise self.error(f"{self.spelled(key)} is {value}, not a probability below 1")
         return value
 
     def flag(self, key: str) -> bool:
-        """True or false; null counts as false."""
+        """Read true or false; null counts as false."""
         value = self.get(key)
         if value not in (None, True, False):
             raise self.error(f"{self.spelled(key)} is {value!r}, not true or false")
         return bool(value)
 
     def text(self, key: str) -> str:
-        """A name such as ``silu``."""
+        """Read a name such as ``silu``."""
         value = self.get(key)
         if not isinstance(value, str):
             raise self.error(f"{self.spelled(key)} is {value!r}, not a name")
         return value
 
     def rotary_factor(self, key: str = "partial_rotary_factor") -> float:
-        """Rotated part of a head: what ``rope_parameters`` (or ``rope_scaling``) says, else ``key``.
+        """Read the rotated share of a head: what ``rope_parameters`` (or ``rope_scaling``) says, else ``key``.
 
         The order is that of transformers' ``convert_rope_params_to_dict``.
         """
@@ -133,7 +133,7 @@ def read_dims(
     own_head_dim: bool = False,
     divides: bool = True,
 ) -> Dims:
-    """The common sizes, checked against each other.
+    """Read the common sizes and check them against each other.
 
     Args:
         config: the config.

@@ -20,10 +20,11 @@ GATE_UP_RANKS = 2
 
 
 def with_lora(model: Model, rank: int) -> Model:
-    """``model`` frozen, with adapters of ``rank`` on all linear layers.
+    """Freeze ``model`` and add adapters of ``rank`` on all linear layers.
 
     Each target's tensors become ``base_layer.*``, followed by ``lora_A`` (rank × in) and ``lora_B`` (out × rank),
-    the order in which PEFT registers them. Experts that are one tensor share an adapter of their ranks together.
+    the order in which PEFT registers them. Experts in one tensor share one adapter, whose rank is ``rank`` times their
+    number.
 
     Raises:
         InputError: a rank that is not a positive whole number, or more than the hidden size; a model that has adapters
@@ -34,7 +35,7 @@ def with_lora(model: Model, rank: int) -> Model:
     if rank > model.hidden:
         raise InputError(
             f"--lora-rank {rank} is more than {model.hidden}, the hidden size of {model.name}: such adapters are "
-            "larger than what they adapt; give one of 8 to 256, as is usual"
+            "larger than the weights they adapt; usual ranks are 8 to 256"
         )
     if model.lora_rank:
         raise InputError(f"{model.name}: has LoRA adapters of rank {model.lora_rank} already")
@@ -50,7 +51,7 @@ def with_lora(model: Model, rank: int) -> Model:
 
 
 def _adapted(parameters: tuple[Param, ...], rank: int, targets: frozenset[str]) -> Iterator[Param]:
-    """All parameters, frozen, with the adapters of each module behind its last tensor."""
+    """Yield all parameters, frozen, each module's adapters after its last tensor."""
     for i, param in enumerate(parameters):
         if param.kind not in targets:
             yield param._replace(trainable=False)
@@ -70,7 +71,7 @@ def _adapted(parameters: tuple[Param, ...], rank: int, targets: frozenset[str]) 
 
 
 def _experts_adapters(module: str, gate_up: Param, down: Param, rank: int) -> Iterator[Param]:
-    """Two nested wrappers, the inner one of gate and up; every expert has ``rank`` rows of its own."""
+    """Yield the adapters of two nested wrappers, gate and up inside; every expert has ``rank`` rows of its own."""
     experts, fused, hidden = gate_up.shape
     yield from _adapter(f"{module}.base_layer", hidden, fused, GATE_UP_RANKS * rank * experts)
     yield from _adapter(module, down.shape[2], hidden, rank * experts)

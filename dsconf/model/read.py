@@ -17,7 +17,7 @@ def read_model(
     model: str | Path | Mapping[str, Any] | None = None,
     lora_rank: int | None = None,
 ) -> Model:
-    """The model a person means.
+    """Read the model that a person means.
 
     Args:
         params: number of parameters (``70B``, ``1.5e9``): a llama-like shape of that size is chosen.
@@ -31,16 +31,16 @@ def read_model(
     """
     if (params is None) == (model is None):
         raise InputError("give either --params SIZE or --model NAME_OR_PATH" + (", not both" if params else ""))
-    found = _of_size(params) if params is not None else _named(model)
+    shape = _of_size(params) if params is not None else _named(model)
     if lora_rank is None:
-        return found
+        return shape
     from dsconf.model.lora import with_lora
 
-    return with_lora(found, lora_rank)
+    return with_lora(shape, lora_rank)
 
 
 def read_hf_config(config: Mapping[str, Any], name: str) -> Model:
-    """The model a Hugging Face config describes; of a multimodal one, its text part.
+    """Read the model that a Hugging Face config describes; of a multimodal one, its text part.
 
     Args:
         config: the object of a config.json.
@@ -90,7 +90,7 @@ def _named(model: object) -> Model:
 
 
 def _holds(test: Callable[[], bool]) -> bool:
-    """Whether a question to the file system is answered with yes: a name too long is no file, not a failure."""
+    """Ask the file system; a name that is too long for it means no, not a failure."""
     try:
         return test()
     except (OSError, ValueError):

@@ -1,4 +1,5 @@
-"""What is trained: the shape of a decoder-only transformer and its parameters, in registration order."""
+"""What is trained: the shape of a decoder-only transformer, its parameters in registration order, and how long its
+sequences may be."""
 
 from __future__ import annotations
 
@@ -7,6 +8,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from math import prod
 from typing import Any, NamedTuple
+
+from dsconf.errors import InputError
+
+USUAL_SEQ_LEN = 2048
+"""Tokens of a sequence where nobody says how many."""
+POSITION_TABLES = ("gptj",)
+"""Families that rotate by a table with one row for each position and fail beyond it (GPT-J's
+``create_sinusoidal_positions``); the others compute what they rotate by."""
 
 
 class Param(NamedTuple):
@@ -22,7 +31,7 @@ class Param(NamedTuple):
 
     @property
     def numel(self) -> int:
-        """Number of elements."""
+        """Return the number of elements."""
         return prod(self.shape)
 
 
@@ -39,11 +48,11 @@ class Parameters(NamedTuple):
     after: tuple[Param, ...]
 
     def total(self) -> int:
-        """Elements of all parameters."""
+        """Count the elements of all parameters."""
         return sum(p.numel for p in (*self.before, *self.after)) + self.layers * sum(p.numel for p in self.layer)
 
     def trainable(self) -> int:
-        """Elements of the parameters that get a gradient."""
+        """Count the elements of the parameters that get a gradient."""
         ends = sum(p.numel for p in (*self.before, *self.after) if p.trainable)
         return ends + self.layers * sum(p.numel for p in self.layer if p.trainable)
 
@@ -100,5 +109,28 @@ class Model:
 
     @cached_property
     def num_params(self) -> int:
-        """Elements of all parameters, frozen ones included."""
+        """Return the elements of all parameters, frozen ones included."""
         return self.parameters.total()
+
+
+def most_positions(model: Model) -> int | None:
+    """Return the tokens beyond which the model's own code fails, or None where it has no limit.
+
+    Positions that were learned, and a table of them, end; rotary embedding that is computed, and ALiBi, do not.
+    """
+    computed = model.rotary_dim and model.family not in POSITION_TABLES
+    return None if computed or model.alibi else model.positions
+
+
+def sequence_length(seq_len: int | None, model: Model) -> int:
+    """Return ``seq_len``; where it is None, ``USUAL_SEQ_LEN`` tokens or as many as the model has positions for.
+
+    Raises:
+        InputError: more than the model has positions for.
+    """
+    limit = most_positions(model)
+    if seq_len is None:
+        return USUAL_SEQ_LEN if limit is None else min(USUAL_SEQ_LEN, limit)
+    if limit is not None and seq_len > limit:
+        raise InputError(f"--seq-len {seq_len}: {model.name} has {limit} positions; use at most that")
+    return seq_len

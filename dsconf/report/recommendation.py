@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from dsconf.cluster.figures import figures_text
+from dsconf.cluster.read import figures_text
 from dsconf.cluster.spec import Cluster
 from dsconf.report.table import as_gib, as_rate, table
 from dsconf.search.explain.reasons import short

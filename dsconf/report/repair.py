@@ -9,7 +9,7 @@ from typing import NamedTuple
 from dsconf.config.finding import FileReport
 from dsconf.config.load import LoadError, name_of, read_text
 from dsconf.config.repair.fix import Repair, repair
-from dsconf.config.validate import Asked, check_text, unreadable
+from dsconf.config.validate import ValidationOptions, check_text, unreadable
 from dsconf.errors import InputError
 from dsconf.report.files import write_whole
 
@@ -27,7 +27,7 @@ class Repaired(NamedTuple):
         return self.repair.diff(name_of(self.source)) if self.repair else ""
 
 
-def repairs(sources: Sequence[str], asked: Asked) -> Iterator[Repaired]:
+def repairs(sources: Sequence[str], asked: ValidationOptions) -> Iterator[Repaired]:
     """What repairing each of ``sources`` would change; nothing is written."""
     for source in sources:
         name = name_of(source)
@@ -40,7 +40,7 @@ def repairs(sources: Sequence[str], asked: Asked) -> Iterator[Repaired]:
             yield Repaired(source, check_text(name, text, asked), made)
 
 
-def after(one: Repaired, asked: Asked) -> FileReport:
+def after(one: Repaired, asked: ValidationOptions) -> FileReport:
     """What is left to be found when ``one`` has been repaired, for the same loader."""
     if one.repair is None or not one.repair.repaired:
         return one.report

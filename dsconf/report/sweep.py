@@ -6,8 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
-from dsconf.cluster.figures import figures_text
-from dsconf.cluster.read import assumption
+from dsconf.cluster.read import assumption, figures_text
 from dsconf.cluster.spec import Cluster
 from dsconf.report.as_json import candidate_json, cluster_json, model_json
 from dsconf.report.table import as_gib, as_rate, table

@@ -14,7 +14,7 @@ from dsconf.search.explain.limits import Limit
 from dsconf.search.explain.scaling import Scale
 
 if TYPE_CHECKING:
-    from dsconf.speed.cost import Cost
+    from dsconf.speed.run_cost import Cost
 
 
 class Recommendation(NamedTuple):

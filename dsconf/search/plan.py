@@ -17,9 +17,8 @@ from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, estimate
 from dsconf.memory.fit import missing_host_bytes, verdict
-from dsconf.model.lengths import sequence_length
 from dsconf.model.read import read_model
-from dsconf.model.spec import Model
+from dsconf.model.spec import Model, sequence_length
 from dsconf.read_job import OFFLOAD_STAGES, plain_settings, read_workload, stated_cluster
 from dsconf.request import PlanWords, StageWords
 from dsconf.speed.step_time import step_time

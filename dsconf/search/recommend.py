@@ -96,7 +96,7 @@ def with_cost(found: Recommendation, tokens: int | None, price: float | None) ->
     Raises:
         InputError: tokens or price that are not positive.
     """
-    from dsconf.speed.cost import run_cost
+    from dsconf.speed.run_cost import run_cost
 
     if found.recommended is None or tokens is None:
         return found

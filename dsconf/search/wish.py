@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple, cast
 
 from dsconf.errors import one_of
-from dsconf.model.lengths import sequence_length
-from dsconf.model.spec import Model
+from dsconf.model.spec import Model, sequence_length
 from dsconf.request import ConfigWords, GlobalBatchWords, RunWords
 from dsconf.workload import require_adapters
 

@@ -33,7 +33,7 @@ class Collectives(NamedTuple):
 
 
 def gradient_width(settings: Settings) -> int:
-    """Bytes of a gradient element on the wire: ``communication_data_type``, by default the model's type.
+    """Return the bytes of a gradient element on the wire: ``communication_data_type``, by default the model's type.
 
     Ranks that share sequences have a type of their own, by default fp32 (runtime/engine.py:2173-2182), and always fp32
     where stages 1 and 2 reduce a bucket for several owners (stage_1_and_2.py:2373).
@@ -45,9 +45,10 @@ def gradient_width(settings: Settings) -> int:
 
 
 def regathered(job: Job) -> float:
-    """Share of the parameters that stage 3 gathers again for backward.
+    """Return the share of the parameters that stage 3 gathers again for backward.
 
-    Of what forward used last, half of ``max_reuse_distance`` stays gathered (``partitioned_param_coordinator.py``).
+    What forward used last stays gathered, up to half of ``max_reuse_distance`` elements
+    (``partitioned_param_coordinator.py``).
     """
     kept = job.settings.max_reuse_distance / 2
     return max(0.0, 1 - kept / job.model.num_params)
@@ -55,7 +56,7 @@ def regathered(job: Job) -> float:
 
 @lru_cache(maxsize=256)
 def frozen_weights(model: Model) -> int:
-    """Elements of the layers' frozen matrices: what QLoRA quantizes."""
+    """Count the elements of the layers' frozen matrices, which QLoRA quantizes."""
     layer = (p.numel for p in model.parameters.layer if p.kind == "linear" and len(p.shape) == 2 and not p.trainable)
     return model.layers * sum(layer)
 
@@ -66,18 +67,18 @@ def _layer_elements(model: Model) -> int:
 
 
 def gathers(job: Job) -> tuple[float, float]:
-    """How often stage 3 gathers all parameters in forward, and in backward with its recomputation.
+    """Return how often stage 3 gathers all parameters in forward, and in backward with its recomputation.
 
     Recomputing a layer and its backward share one gather unless the layer is beyond ``max_reuse_distance``.
     """
-    again = regathered(job)
+    backward = regathered(job)
     if job.workload.checkpointing and _layer_elements(job.model) > job.settings.max_reuse_distance / 2:
-        again *= 2
-    return 1.0, again
+        backward *= 2
+    return 1.0, backward
 
 
 def gathered_bytes(job: Job) -> tuple[float, float]:
-    """Bytes of all parameters as stage 3 gathers them, in forward and in backward.
+    """Return the bytes of all parameters as stage 3 gathers them, in forward and in backward.
 
     Frozen weights of QLoRA travel as they are stored (``STORED_BYTES``). ``zero_quantized_weights`` halves them, in
     backward only where no secondary partition (hpZ) holds them in 16 bits already (``partition_parameters.py``).
@@ -93,10 +94,10 @@ def gathered_bytes(job: Job) -> tuple[float, float]:
 
 
 def reduced_bytes(job: Job) -> float:
-    """Bytes that the gradients of stage 3 are worth in one reduce-scatter.
+    """Return the bytes of the gradients in one reduce-scatter of stage 3.
 
-    ``zero_quantized_gradients`` sends 4 bits an element through two all-to-alls, one in the node and one of the node's
-    share across nodes, instead of a ring (ZeRO++, https://arxiv.org/abs/2306.10209, section 3.3).
+    ``zero_quantized_gradients`` sends 4 bits an element through two all-to-alls, one within the node and one that sends
+    the node's share to other nodes, instead of a ring (ZeRO++, https://arxiv.org/abs/2306.10209, section 3.3).
     """
     elements = trained(job.model)[0]
     return (
@@ -110,19 +111,19 @@ def _stage_3(job: Job) -> Collectives:
     settings, cluster, model = job.settings, job.cluster, job.model
     elements, tensors = trained(model)
     forward, backward = gathers(job)
-    first, again = gathered_bytes(job)
+    forward_bytes, backward_bytes = gathered_bytes(job)
     # Modules fetch their parameters together; prefetching joins fetches up to its bucket.
     fetches = min(tensors, 2 * model.layers + model.num_params / max(1, settings.prefetch_bucket_size))
     nearby = settings.hpz_partition_size if settings.hpz_partition_size > 1 else None
     reduced = all_gather(cluster, reduced_bytes(job), elements / settings.reduce_bucket_size)
     return Collectives(
-        forward * all_gather(cluster, first, fetches),
-        backward * all_gather(cluster, again, fetches, nearby) + reduced,
+        forward * all_gather(cluster, forward_bytes, fetches),
+        backward * all_gather(cluster, backward_bytes, fetches, nearby) + reduced,
     )
 
 
 def collectives(job: Job) -> Collectives:
-    """Seconds of each phase's communication, as if nothing were hidden.
+    """Compute the seconds of each phase's communication, as if nothing were hidden.
 
     Stage 0 all-reduces the gradients at the last micro-batch; stage 1 likewise, stage 2 at every micro-batch
     (DeepSpeed 0.19.8 all-reduces there even with ``reduce_scatter``: ``stage_1_and_2.py:1516-1543``), and both
@@ -150,7 +151,8 @@ def collectives(job: Job) -> Collectives:
 
 
 def exchanges(job: Job) -> tuple[float, float]:
-    """Seconds of Ulysses' all-to-alls in forward, and in backward with its recomputation; nothing hides them.
+    """Compute the seconds of Ulysses' all-to-alls in forward, and in backward with its recomputation; nothing hides
+    them.
 
     In each layer queries, keys, values and the output change from a share of the sequence with all heads to the whole
     sequence with a share of the heads, or back (``runtime/sequence_parallel/ulysses_sp.py``).
@@ -166,18 +168,18 @@ def exchanges(job: Job) -> tuple[float, float]:
 
 
 def overlaps(settings: Settings) -> bool:
-    """Whether communication runs beside computation: ``overlap_comm`` above stage 0, and always in torch's DDP."""
+    """Say whether communication runs beside computation: ``overlap_comm`` above stage 0, and always in torch's DDP."""
     return settings.engine != "deepspeed" or (settings.stage > 0 and settings.overlap_comm)
 
 
 def processors(cluster: Cluster) -> float:
-    """Share of a GPU's multiprocessors that a collective takes from what computes beside it."""
+    """Return the share of a GPU's multiprocessors that a collective takes from what computes beside it."""
     in_node = linked(cluster) and cluster.nodes == 1
     return rates.COLLECTIVE_PROCESSORS if in_node else rates.NODE_COLLECTIVE_PROCESSORS
 
 
 def exposed(seconds: float, hidden_by: float, overlap: bool, taken: float = 0.0) -> float:
-    """By how much ``seconds`` of communication or copying lengthen ``hidden_by`` seconds of computing.
+    """Compute by how much ``seconds`` of communication or copying lengthen ``hidden_by`` seconds of computing.
 
     Beside each other, computing has 1 - ``taken`` of the GPU: it ends later by what the collective took of it, or, if
     that is longer, waits for the collective's end.

@@ -14,9 +14,9 @@ from dsconf.job import Job
 from dsconf.model.attention import masked_share
 from dsconf.model.spec import Model, Param
 from dsconf.speed import kernels, rates
-from dsconf.speed.elementwise import Cost, add, ends_cost, layer_cost, loss_cost
-from dsconf.speed.python_time import launches, modules
-from dsconf.speed.scores import Scores, scores_of
+from dsconf.speed.attention_scores import Scores, scores_of
+from dsconf.speed.cpu_overhead import launches, modules
+from dsconf.speed.elementwise import Traffic, add, ends_traffic, layer_traffic, loss_traffic
 
 DEQUANTIZE_BYTES = {"4bit": 2.5, "8bit": 3.0}
 """Bytes moved an element when a stored weight becomes a 16-bit one: read 0.5 or 1, write 2."""
@@ -27,7 +27,8 @@ and backward of a llama layer, 1.17 of a GPT-2 layer (tests/speed/test_counted_t
 
 
 class Projection(NamedTuple):
-    """A weight that tokens are multiplied by; of experts, ``copies`` alike, each seeing ``share`` of the tokens."""
+    """A weight matrix that tokens are multiplied by; for experts, ``copies`` equal ones, each seeing ``share`` of the
+    tokens."""
 
     inner: int
     columns: int
@@ -38,7 +39,7 @@ class Projection(NamedTuple):
 
     @property
     def aligned(self) -> bool:
-        """Whether all rows begin on 16 bytes in 16-bit precision."""
+        """Say whether all rows begin on 16 bytes in 16-bit precision."""
         return not (self.inner % 8 or self.columns % 8)
 
 
@@ -53,11 +54,11 @@ class Pass(NamedTuple):
 
     @property
     def gpu(self) -> float:
-        """Seconds of all kernels."""
+        """Return the seconds of all kernels."""
         return self.matmul + self.attention + self.elementwise + self.loss
 
     def times(self, count: float) -> Pass:
-        """This pass ``count`` times."""
+        """Return this pass ``count`` times."""
         matmul, attention, elementwise, loss, launch = self
         return Pass(count * matmul, count * attention, count * elementwise, count * loss, count * launch)
 
@@ -66,7 +67,7 @@ NOTHING = Pass()
 
 
 class Products(NamedTuple):
-    """Seconds of ``copies`` alike projections as straight lines of the rows that each sees (``share`` of the tokens).
+    """Seconds of ``copies`` equal projections as straight lines of the rows that each sees (``share`` of the tokens).
 
     A product takes the larger of its arithmetic and of its three matrices' way through memory, ``per_row`` · rows +
     ``fixed``; the weight's gradient has the rows as inner dimension, so there the ramp adds to them.
@@ -82,7 +83,7 @@ class Products(NamedTuple):
     fixed: float
 
     def seconds(self, tokens: float) -> tuple[float, float]:
-        """Of forward, and of the gradients of the input and of a trained weight."""
+        """Return the seconds of forward, and of the gradients of the input and of a trained weight."""
         copies, share, forward, inputs, weight, ramp, per_row, fixed = self
         rows = tokens * share
         moved = per_row * rows + fixed
@@ -92,24 +93,43 @@ class Products(NamedTuple):
         return copies * max(forward * rows, moved), copies * backward
 
 
+class KernelChoice(NamedTuple):
+    """Which kernels run a layer."""
+
+    precision: str
+    """A ``Settings.precision``."""
+    attention: str
+    """A ``Workload.attention``."""
+    quantize: str | None = None
+    """A ``Workload.quantize``."""
+    written_by: str = "eager"
+    """Who wrote the kernels beside products and attention (``elementwise.KERNELS``)."""
+    masked: float = 0.0
+    """Share of the layers whose attention kernel is handed a mask."""
+
+
 class Block(NamedTuple):
     """A decoder layer, or what comes before and after all layers, on one card.
 
-    ``attention``: of forward and of backward, seconds a sequence at length s are factor · s · (s + ramp).
-    ``elementwise`` and ``loss``: seconds a token; ``fixed`` those of what does not depend on the tokens.
+    Each pair is (forward, backward).
     """
 
     products: tuple[Products, ...]
     attention: tuple[tuple[float, float], tuple[float, float]]
+    """Factor and ramp: a sequence of length s takes factor · s · (s + ramp) seconds."""
     elementwise: tuple[float, float]
+    """Seconds a token."""
     fixed: tuple[float, float]
+    """Seconds that do not depend on the number of tokens."""
     loss: tuple[float, float]
+    """Seconds a token."""
     launch: tuple[float, float]
+    """Seconds the CPU needs to launch the kernels."""
     hooks: float = 0.0
-    """Of the hooks that non-re-entrant checkpointing has on what forward saves, called once for each tensor."""
+    """Seconds of the hooks that non-re-entrant checkpointing runs, once for each tensor that forward saves."""
 
     def passes(self, sequences: float, seq_len: float) -> tuple[Pass, Pass]:
-        """Forward and backward of ``sequences`` of ``seq_len`` tokens."""
+        """Return forward and backward of ``sequences`` of ``seq_len`` tokens."""
         tokens = sequences * seq_len
         forward = backward = 0.0
         for product in self.products:
@@ -148,14 +168,14 @@ def _projection(param: Param, model: Model) -> Projection:
 
 @lru_cache(maxsize=256)
 def projections(model: Model) -> tuple[Projection, ...]:
-    """Of one decoder layer: every weight matrix, and every stack of experts' matrices."""
+    """List every weight matrix of one decoder layer, and every stack of experts' matrices."""
     weights = (p for p in model.parameters.layer if len(p.shape) >= 2 and p.kind not in ("norm", "embedding"))
     return tuple(_projection(p, model) for p in weights)
 
 
 @lru_cache(maxsize=256)
 def head(model: Model) -> Projection:
-    """The output projection: hidden (or the embedding's width) to vocabulary."""
+    """Return the output projection: hidden (or the embedding's width) to vocabulary."""
     weights = (p for p in model.parameters.after if p.kind == "head" and len(p.shape) == 2)
     tied = model.parameters.before[0] if model.parameters.before else Param("", (model.vocab, model.hidden))
     param = next(weights, tied)
@@ -163,10 +183,10 @@ def head(model: Model) -> Projection:
     return Projection(inner, model.vocab, param.trainable, 0)
 
 
-def _products(gpu: Gpu, precision: str, found: tuple[Projection, ...]) -> tuple[Products, ...]:
-    """Alike projections (query and output, gate and up) are counted together."""
+def _products(gpu: Gpu, precision: str, weights: tuple[Projection, ...]) -> tuple[Products, ...]:
+    """Return the seconds of ``weights``, equal ones (query and output, gate and up) together."""
     counts: dict[Projection, int] = {}
-    for p in found:
+    for p in weights:
         counts[p] = counts.get(p, 0) + 1
     return tuple(_lines(gpu, precision, p, count) for p, count in counts.items())
 
@@ -187,15 +207,16 @@ def _lines(gpu: Gpu, precision: str, p: Projection, count: int) -> Products:
 
 
 def _width(precision: str) -> float:
-    """Bytes of an activation against the 16 bits that the traffic was counted for."""
+    """Return the bytes of an activation relative to the 16 bits that the traffic was counted for."""
     return {"fp32": 2.0, "autocast": AUTOCAST_WIDTH}.get(precision, 1.0)
 
 
-def _cast(precision: str, found: tuple[Projection, ...]) -> tuple[float, float]:
-    """Bytes of torch.autocast's 16-bit copies of fp32 weights in forward, and of fp32 copies of their gradients."""
+def _cast(precision: str, weights: tuple[Projection, ...]) -> tuple[float, float]:
+    """Count the bytes of torch.autocast's 16-bit copies of fp32 weights in forward, and of fp32 copies of their
+    gradients."""
     if precision != "autocast":
         return 0.0, 0.0
-    sizes = [(p.copies * p.inner * p.columns, p.trainable) for p in found]
+    sizes = [(p.copies * p.inner * p.columns, p.trainable) for p in weights]
     return 6.0 * sum(size for size, _ in sizes), 6.0 * sum(size for size, trainable in sizes if trainable)
 
 
@@ -204,86 +225,78 @@ def _fraction(written_by: str) -> float:
 
 
 def _attention(
-    model: Model, gpu: Gpu, precision: str, attention: str, scores: Scores | None, masked: float
+    model: Model, gpu: Gpu, choice: KernelChoice, scores: Scores | None
 ) -> tuple[tuple[float, float], tuple[float, float]]:
-    """Factor and ramp of forward and of backward; the kernels are asked at one length, being quadratics.
+    """Return factor and ramp (see ``Block.attention``) of forward and of backward.
 
-    Of the layers ``masked`` have a kernel with a mask; the sum of two quadratics is one.
+    Every kernel's seconds are a quadratic of the length, so asking it at one length is enough. Where ``choice.masked``
+    of the layers have a kernel with a mask, the sum of the two quadratics is a quadratic again.
     """
+    unit = kernels.AttentionShape(sequences=1, seq_len=1, heads=model.heads, head_dim=model.head_dim)
     if scores is not None:
-        both = kernels.eager_attention(gpu, precision, 1, 1, model.heads, model.head_dim, scores)
-        return (both[0], 0.0), (both[1], 0.0)
-    found = []
-    for at in (0, 1):
+        forward, backward = kernels.eager_attention(gpu, choice.precision, unit, scores)
+        return (forward, 0.0), (backward, 0.0)
+    lines = []
+    for direction in (0, 1):
         factor = ramped = 0.0
-        for kernel, share in ((attention, 1 - masked), ("masked", masked)):
-            ramp = kernels.attention_ramps(kernel)[at]
-            one = kernels.attention(gpu, precision, 1, 1, model.heads, model.head_dim, kernel)[at] / (1 + ramp)
-            factor, ramped = factor + share * one, ramped + share * one * ramp
-        found.append((factor, ramped / factor))
-    return found[0], found[1]
+        for kernel, share in ((choice.attention, 1 - choice.masked), ("masked", choice.masked)):
+            ramp = kernels.attention_ramps(kernel)[direction]
+            quadratic = kernels.attention(gpu, choice.precision, unit, kernel)[direction] / (1 + ramp)
+            factor, ramped = factor + share * quadratic, ramped + share * quadratic * ramp
+        lines.append((factor, ramped / factor))
+    return lines[0], lines[1]
 
 
-def layer_block(
-    model: Model,
-    gpu: Gpu,
-    precision: str,
-    attention: str,
-    quantize: str | None,
-    written_by: str = "eager",
-    masked: float = 0.0,
-) -> Block:
-    """One decoder layer, the average of all where some are ``masked``."""
-    found = projections(model)
-    cost = layer_cost(model, written_by)
-    token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
-    stored = DEQUANTIZE_BYTES[quantize] * sum(p.frozen_numel for p in found) if quantize else 0.0
-    cast = _cast(precision, found)
-    compiled = written_by == "compiled"
-    saved = 0 if compiled else cost.forward_operations + len(found) + 1
-    scores = scores_of(model, attention, precision)
+def layer_block(model: Model, gpu: Gpu, choice: KernelChoice) -> Block:
+    """Return one decoder layer, the average of all where some are masked."""
+    precision, weights = choice.precision, projections(model)
+    traffic = layer_traffic(model, choice.written_by)
+    token = kernels.traffic_seconds(gpu, _width(precision), _fraction(choice.written_by))
+    stored = DEQUANTIZE_BYTES[choice.quantize] * sum(p.frozen_numel for p in weights) if choice.quantize else 0.0
+    cast = _cast(precision, weights)
+    compiled = choice.written_by == "compiled"
+    saved = 0 if compiled else traffic.forward_operations + len(weights) + 1
+    scores = scores_of(model, choice.attention, precision)
     if scores is not None:
-        cost = add(cost, Cost(0, 0, scores.forward_operations - 1, scores.backward_operations - 2))
+        traffic = add(traffic, Traffic(0, 0, scores.forward_operations - 1, scores.backward_operations - 2))
     return Block(
-        _products(gpu, precision, found),
-        _attention(model, gpu, precision, attention, scores, masked),
-        (token * cost.forward, token * cost.backward),
-        (kernels.traffic(gpu, stored + cast[0]), kernels.traffic(gpu, stored + cast[1])),
-        (0.0, 0.0),
-        launches(cost, len(found) + 1, modules(model.parameters.layer), precision, compiled),
-        saved * rates.SAVED_SECONDS,
+        products=_products(gpu, precision, weights),
+        attention=_attention(model, gpu, choice, scores),
+        elementwise=(token * traffic.forward, token * traffic.backward),
+        fixed=(kernels.traffic_seconds(gpu, stored + cast[0]), kernels.traffic_seconds(gpu, stored + cast[1])),
+        loss=(0.0, 0.0),
+        launch=launches(traffic, len(weights) + 1, modules(model.parameters.layer), precision, compiled),
+        hooks=saved * rates.SAVED_SECONDS,
     )
 
 
 def ends_block(model: Model, gpu: Gpu, precision: str, written_by: str = "eager") -> Block:
-    """Embedding, final norm, output projection and loss.
+    """Return embedding, final norm, output projection and loss.
 
-    The embedding's gradient is a dense tensor: zeroed (2 bytes), and where the output projection is tied added to
-    that one's (6).
+    The embedding's gradient is a dense tensor: zeroed (2 bytes an element) and, where the output projection is tied,
+    added to that of the output projection (6 bytes).
     """
-    ends, loss = ends_cost(model, written_by), loss_cost(model, precision, written_by)
+    ends, loss = ends_traffic(model, written_by), loss_traffic(model, precision, written_by)
     embedding = (8 if model.tied else 2) * model.vocab * (model.embedding_dim or model.hidden)
     wide, cast = 1.0 if precision in ("bf16", "fp16") else 2.0, _cast(precision, (head(model),))
-    token = kernels.traffic(gpu, _width(precision), _fraction(written_by))
-    logit = kernels.traffic(gpu, 1.0, _fraction(written_by))
+    token = kernels.traffic_seconds(gpu, _width(precision), _fraction(written_by))
+    logit = kernels.traffic_seconds(gpu, 1.0, _fraction(written_by))
     outside = (*model.parameters.before, *model.parameters.after)
+    gradient = wide * embedding * head(model).trainable
     return Block(
-        _products(gpu, precision, (head(model),)),
-        ((0.0, 0.0), (0.0, 0.0)),
-        (token * ends.forward, token * ends.backward),
-        (kernels.traffic(gpu, cast[0]), kernels.traffic(gpu, wide * embedding * head(model).trainable + cast[1])),
-        (logit * loss.forward, logit * loss.backward),
-        launches(add(ends, loss), 1, modules(outside), precision, written_by == "compiled"),
+        products=_products(gpu, precision, (head(model),)),
+        attention=((0.0, 0.0), (0.0, 0.0)),
+        elementwise=(token * ends.forward, token * ends.backward),
+        fixed=(kernels.traffic_seconds(gpu, cast[0]), kernels.traffic_seconds(gpu, gradient + cast[1])),
+        loss=(logit * loss.forward, logit * loss.backward),
+        launch=launches(add(ends, loss), 1, modules(outside), precision, written_by == "compiled"),
     )
 
 
 @lru_cache(maxsize=1024)
-def _blocks(
-    model: Model, gpu: Gpu, precision: str, attention: str, quantize: str | None, written_by: str, masked: float
-) -> tuple[Block, Block]:
-    """Layer and ends; one look-up, because hashing a card is dear where a step costs microseconds."""
-    layer = layer_block(model, gpu, precision, attention, quantize, written_by, masked)
-    return layer, ends_block(model, gpu, precision, written_by)
+def _blocks(model: Model, gpu: Gpu, choice: KernelChoice) -> tuple[Block, Block]:
+    """Return the layer and the ends, in one look-up: hashing the card twice would take longer than the rest."""
+    return layer_block(model, gpu, choice), ends_block(model, gpu, choice.precision, choice.written_by)
 
 
 class MicroBatch(NamedTuple):
@@ -292,30 +305,31 @@ class MicroBatch(NamedTuple):
     layers: Pass
     """Forward of the layers."""
     head: Pass
-    """Forward of what comes after them: final norm, output projection, loss. The embedding is counted here, too."""
-    tail: Pass
+    """Forward of final norm, output projection and loss. The embedding is counted here, too."""
+    head_backward: Pass
     """Backward of the same."""
     backward: Pass
-    """Of the layers, without what is computed again."""
-    again: Pass
+    """Backward of the layers, without what checkpointing computes again."""
+    recompute: Pass
     """What checkpointing computes again, and its hooks in backward."""
 
 
 def micro_batch(job: Job, written_by: str = "eager") -> MicroBatch:
-    """The passes of one micro-batch; checkpointing runs every layer's forward again.
+    """Compute the passes of one micro-batch; checkpointing runs every layer's forward again.
 
-    Ranks that share a sequence have a share of its tokens, and of its heads over all of them: a share of everything.
+    Ranks that share a sequence each have a share of its tokens, and attend over all tokens with a share of the heads: a
+    share of everything.
     """
     model, work, gpu = job.model, job.workload, job.cluster.gpu
     sequences = (job.settings.micro_batch or work.micro_batch) / job.settings.sequence_parallel
-    precision = job.settings.precision
     masked = masked_share(model, work.attention, work.seq_len)
-    layer, ends = _blocks(model, gpu, precision, work.attention, work.quantize, written_by, masked)
+    choice = KernelChoice(job.settings.precision, work.attention, work.quantize, written_by, masked)
+    layer, ends = _blocks(model, gpu, choice)
     forward, backward = layer.passes(sequences, work.seq_len)
-    head, tail = ends.passes(sequences, work.seq_len)
-    layers, again = forward.times(model.layers), NOTHING
+    head, head_backward = ends.passes(sequences, work.seq_len)
+    layers, recompute = forward.times(model.layers), NOTHING
     if work.checkpointing:
         hooks = 0.0 if work.reentrant else model.layers * layer.hooks
-        again = layers._replace(launch=layers.launch + 2 * hooks)
+        recompute = layers._replace(launch=layers.launch + 2 * hooks)
         layers = layers._replace(launch=layers.launch + hooks)
-    return MicroBatch(layers, head, tail, backward.times(model.layers), again)
+    return MicroBatch(layers, head, head_backward, backward.times(model.layers), recompute)

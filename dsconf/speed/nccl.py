@@ -12,23 +12,23 @@ from math import ceil, log2
 from typing import NamedTuple
 
 from dsconf.cluster.spec import Cluster
-from dsconf.speed import cards, rates
+from dsconf.speed import card_efficiency, rates
 
 LL128_START, SIMPLE_START = 14e-6, 8.4e-6
 NVLINK_HOP = (1.9e-6, 3.4e-6)
-"""Of a ring within a node: LL128, Simple."""
+"""Seconds of one hop of a ring within a node: LL128, Simple."""
 PCIE_HOP = (2.5e-6, 5.7e-6)
 PCIE_5 = 63.1e9
 """Bytes a second of 16 lanes of PCIe 5.0, 63.0 GB/s, rounded up."""
 NODE_HOP = (4.0e-6, 14.0e-6)
 TREE_HOP, TREE_NODE_HOP = 1.25e-6, 8.5e-6
-"""Of a tree's levels, LL128."""
+"""Seconds of one level of a tree, within a node and across nodes, LL128."""
 LL128_BANDWIDTH = 0.92
 SWITCH_SECONDS = 40e-6
-"""Of NVLS, where the switches of a node add up: 39 to 46 µs for up to 1 MiB on 8 H200 (the page below)."""
+"""Start of NVLS, in which the switches of a node add up: 39 to 46 µs for up to 1 MiB on 8 H200 (the page below)."""
 SWITCH_FRACTION = 0.56
-"""Bytes a second of an all-reduce within NVSwitches, of the link: 259 to 270 GB/s of 450 on 5 to 8 H200, 467 to 479 of
-900 on 6 to 8 B200, as measured in
+"""Rate of an all-reduce within NVSwitches, as a fraction of the link's: 259 to 270 GB/s of 450 on 5 to 8 H200, 467 to
+479 of 900 on 6 to 8 B200, as measured in
 https://github.com/stas00/ml-engineering/blob/744d01e18b79512572f64a6bbd8b5f4a725203a7/network/README.md (SHARP)."""
 SWITCH_RANKS = 6
 """NCCL takes the switches from 5 (H200) or 6 (B200) ranks on."""
@@ -43,21 +43,21 @@ class Fabric(NamedTuple):
     """Seconds that a ring of one turn (all-gather, reduce-scatter) takes to carry nothing: LL128, Simple."""
     all_reduce: tuple[float, float]
     tree: float
-    """The same of an all-reduce's tree; infinite within a node."""
+    """The same for the tree of an all-reduce; infinite within a node."""
     switch: float
     """Bytes a second of an all-reduce in the node's switches; 0 where there are none."""
 
 
 def linked(cluster: Cluster) -> bool:
-    """Whether the GPUs of a node have links of their own, faster than PCIe."""
+    """Say whether the GPUs of a node have links of their own, faster than PCIe."""
     return cluster.gpu.link_bandwidth > PCIE_5
 
 
 def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
-    """Bytes a second that each of ``ranks`` (default all) sends and receives in a ring through all of them.
+    """Return the bytes a second that each of ``ranks`` (default all) sends and receives in a ring through all of them.
 
-    Within a node the GPU's own link. Across nodes NCCL lays one ring through each network adapter, so a node's
-    adapters share the load, and the slower of all of them and the link decides.
+    Within a node that is the GPU's own link. Across nodes NCCL lays one ring through each network adapter, so that a
+    node's adapters share the load; the slower of the adapters together and the link decides.
     """
     link = cluster.gpu.link_bandwidth
     if (ranks or cluster.world_size) > cluster.gpus_per_node:
@@ -66,8 +66,8 @@ def ring_bandwidth(cluster: Cluster, ranks: int | None = None) -> float:
 
 
 def fabric(cluster: Cluster, ranks: int) -> Fabric:
-    """Of ``ranks`` neighbours; a node's ranks are next to each other."""
-    switches = cluster.nvlink_switches and linked(cluster) and cards.instruction_width(cluster.gpu.name) > 1
+    """Return what joins ``ranks`` neighbours; a node's ranks are next to each other."""
+    switches = cluster.nvlink_switches and linked(cluster) and card_efficiency.instruction_width(cluster.gpu.name) > 1
     return _fabric(
         linked(cluster),
         SWITCH_FRACTION * cluster.gpu.link_bandwidth if switches else 0.0,
@@ -98,7 +98,7 @@ def _fabric(has_links: bool, switches: float, bandwidth: float, gpus_per_node: i
 
 
 def all_gather(cluster: Cluster, num_bytes: float, messages: float, ranks: int | None = None) -> float:
-    """Ring all-gather of ``num_bytes`` in all in ``messages`` calls, or reduce-scatter.
+    """Compute the seconds of a ring all-gather, or reduce-scatter, of ``num_bytes`` in all in ``messages`` calls.
 
     Every rank sends (N - 1) / N of them.
     """
@@ -112,7 +112,8 @@ def all_gather(cluster: Cluster, num_bytes: float, messages: float, ranks: int |
 
 
 def all_reduce(cluster: Cluster, num_bytes: float, messages: float) -> float:
-    """All-reduce of ``num_bytes`` in all in ``messages`` calls, by whichever is fastest: ring, tree or switches.
+    """Compute the seconds of an all-reduce of ``num_bytes`` in all in ``messages`` calls, by the fastest of ring, tree
+    and switches.
 
     In a ring every rank sends 2 (N - 1) / N of the bytes, in a tree twice all of them.
     """
@@ -122,13 +123,15 @@ def all_reduce(cluster: Cluster, num_bytes: float, messages: float) -> float:
     joined = fabric(cluster, ranks)
     carried = 2 * (ranks - 1) / ranks * num_bytes / joined.bandwidth
     calls, (short, long) = max(1.0, messages), joined.all_reduce
-    found = min(carried / LL128_BANDWIDTH + calls * short, carried + calls * long)
-    found = min(found, 2 * num_bytes / (LL128_BANDWIDTH * joined.bandwidth) + calls * joined.tree)
-    return min(found, num_bytes / joined.switch + calls * SWITCH_SECONDS) if joined.switch else found
+    ring = min(carried / LL128_BANDWIDTH + calls * short, carried + calls * long)
+    tree = 2 * num_bytes / (LL128_BANDWIDTH * joined.bandwidth) + calls * joined.tree
+    fastest = min(ring, tree)
+    return min(fastest, num_bytes / joined.switch + calls * SWITCH_SECONDS) if joined.switch else fastest
 
 
 def all_to_all(cluster: Cluster, num_bytes: float, messages: float, ranks: int) -> float:
-    """Each rank sends ``num_bytes`` in all in ``messages`` calls, an equal part to each of ``ranks`` (itself included).
+    """Compute the seconds in which each rank sends ``num_bytes`` in all in ``messages`` calls, an equal part to each of
+    ``ranks`` (itself included).
 
     Pairs of ranks need no ring: the part for other nodes goes through the rank's own adapter.
     """

@@ -11,12 +11,13 @@ from dsconf.speed.optimizer import ADAM_BYTES, element_bytes, share_on_cpu, trai
 
 
 def host_link(cluster: Cluster) -> float:
-    """Bytes a second between one GPU and pinned host memory, one direction."""
+    """Return the bytes a second between one GPU and pinned host memory, in one direction."""
     return rates.HOST_LINK_FRACTION * cluster.gpu.host_bandwidth
 
 
 def cpu_bandwidth(cluster: Cluster) -> float:
-    """Bytes a second that one rank's share of a node's cores, and of its memory bandwidth, moves in the step."""
+    """Return the bytes a second that one rank's share of a node's cores, and of its memory bandwidth, moves in the
+    step."""
     cores = cluster.cores / cluster.gpus_per_node
     return min(cores * rates.CPU_BYTES_PER_CORE, cluster.host_rate / cluster.gpus_per_node)
 
@@ -26,13 +27,14 @@ def _shard(job: Job) -> float:
 
 
 def gradient_copy(job: Job) -> float:
-    """Copy of a micro-batch's gradients to the host: in fp32 at stages 1 and 2, in the model's type at stage 3."""
+    """Compute the seconds to copy a micro-batch's gradients to the host: in fp32 at stages 1 and 2, in the model's type
+    at 3."""
     width = element_bytes(job.settings) if job.settings.stage == 3 else 4
     return width * _shard(job) / host_link(job.cluster)
 
 
 def parameter_copy(job: Job) -> tuple[float, float]:
-    """Copies of offloaded parameters to the GPU in forward, and in backward."""
+    """Compute the seconds to copy offloaded parameters to the GPU, in forward and in backward."""
     if job.settings.offload_param == "none" or job.settings.stage != 3:
         return 0.0, 0.0
     size = element_bytes(job.settings) * job.model.num_params / job.cluster.world_size
@@ -41,7 +43,7 @@ def parameter_copy(job: Job) -> tuple[float, float]:
 
 
 def cpu_bytes(settings: Settings) -> int:
-    """Host memory moved for each element in the step.
+    """Return the host memory moved for each element in the step, in bytes.
 
     Clip in place (8), the optimizer (28 for Adam), cast to the model's type (4 + w); stage 3 also casts the
     gradients to fp32 (w + 4).
@@ -52,7 +54,8 @@ def cpu_bytes(settings: Settings) -> int:
 
 
 def cpu_step(job: Job) -> float:
-    """The optimizer step on the CPU, and the copy of new parameters to the GPU unless they live on the host."""
+    """Compute the seconds of the optimizer step on the CPU, and of copying new parameters to the GPU unless they live
+    on the host."""
     elements = _shard(job)
     computed = cpu_bytes(job.settings) * elements / cpu_bandwidth(job.cluster)
     if job.settings.offload_param != "none" and job.settings.stage == 3:
@@ -65,7 +68,8 @@ def _node_shard(job: Job, elements: float) -> float:
 
 
 def nvme_step(job: Job) -> float:
-    """Optimizer state from and to the drive of each node: fp32 master and two moments both ways, gradients once.
+    """Compute the seconds to read and write the optimizer states on the drive of each node: fp32 master and two moments
+    both ways, gradients once.
 
     Only stage 3 uses NVMe; below it DeepSpeed keeps everything in host memory.
     """
@@ -76,7 +80,7 @@ def nvme_step(job: Job) -> float:
 
 
 def nvme_parameters(job: Job) -> tuple[float, float, float]:
-    """Reads of parameters in forward and in backward, and their write after the step."""
+    """Compute the seconds to read parameters in forward and in backward, and to write them after the step."""
     if job.settings.offload_param != "nvme" or job.settings.stage != 3:
         return 0.0, 0.0, 0.0
     size = element_bytes(job.settings) * _node_shard(job, job.model.num_params)

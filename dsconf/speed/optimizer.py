@@ -18,26 +18,26 @@ LION_BYTES = 20
 
 
 def element_bytes(settings: Settings) -> int:
-    """Bytes of the parameters and gradients as autograd has them: 2 in 16-bit training, else 4."""
+    """Return the bytes of a parameter or gradient as autograd has them: 2 in 16-bit training, else 4."""
     return 2 if settings.precision in ("bf16", "fp16") else 4
 
 
 @lru_cache(maxsize=256)
 def trained(model: Model) -> tuple[int, int]:
-    """Elements and tensors that get a gradient."""
+    """Count the elements and the tensors that get a gradient."""
     before, layer, layers, after = model.parameters
     tensors = sum(p.trainable for p in (*before, *after)) + layers * sum(p.trainable for p in layer)
     return model.parameters.trainable(), tensors
 
 
 def shard(job: Job) -> float:
-    """Elements whose optimizer state one rank holds: all at stage 0, else a share."""
+    """Return the elements whose optimizer state one rank holds: all at stage 0, else a share."""
     elements = trained(job.model)[0]
     return elements / job.cluster.world_size if job.settings.stage else elements
 
 
 def update_bytes(settings: Settings) -> int:
-    """Bytes that the optimizer itself moves for each element, in fp32."""
+    """Return the bytes that the optimizer itself moves for each element, in fp32."""
     name = settings.optimizer
     if name == "none":
         return 0
@@ -49,7 +49,7 @@ def update_bytes(settings: Settings) -> int:
 
 
 def step_bytes(settings: Settings) -> int:
-    """Bytes moved for each element of a rank's share in ``optimizer.step()``, without offload.
+    """Return the bytes moved for each element of a rank's share in ``optimizer.step()``, without offload.
 
     Stages 1 to 3 (``stage_1_and_2.py``, ``stage3.py``): norm through a copy in fp64 (w + 8 + 8), flatten (2w), cast
     to fp32 (w + 4; none in fp32), unscale and clip in place (8), update, back to the model's type (4 + w).
@@ -63,20 +63,20 @@ def step_bytes(settings: Settings) -> int:
 
 
 def share_on_cpu(settings: Settings) -> float:
-    """Part of the optimizer that is offloaded: ``ratio`` at stage 3, all at 1 and 2, nothing at 0."""
+    """Return the share of the optimizer that is offloaded: ``ratio`` at stage 3, all at 1 and 2, nothing at 0."""
     if settings.offload_optimizer == "none" or settings.stage == 0:
         return 0.0
     return settings.offload_optimizer_ratio if settings.stage == 3 else 1.0
 
 
 def step_seconds(job: Job) -> float:
-    """The optimizer step on the GPU, of what is not offloaded."""
+    """Compute the seconds of the optimizer step on the GPU, for what is not offloaded."""
     elements = (1 - share_on_cpu(job.settings)) * shard(job)
-    return kernels.traffic(job.cluster.gpu, step_bytes(job.settings) * elements)
+    return kernels.traffic_seconds(job.cluster.gpu, step_bytes(job.settings) * elements)
 
 
 def norm_bytes(settings: Settings) -> int:
-    """Those of ``step_bytes`` that are moved before the CPU waits for the gradients' norm; plain torch waits for
+    """Return the part of ``step_bytes`` moved before the CPU waits for the gradients' norm; plain torch waits for
     nothing (``torch.nn.utils.clip_grad_norm_``)."""
     width = element_bytes(settings)
     if settings.engine != "deepspeed":
@@ -87,17 +87,17 @@ def norm_bytes(settings: Settings) -> int:
 
 
 def norm_seconds(job: Job) -> float:
-    """The part of ``step_seconds`` before the CPU waits for the norm."""
+    """Compute the part of ``step_seconds`` before the CPU waits for the norm."""
     elements = (1 - share_on_cpu(job.settings)) * shard(job)
-    return kernels.traffic(job.cluster.gpu, norm_bytes(job.settings) * elements)
+    return kernels.traffic_seconds(job.cluster.gpu, norm_bytes(job.settings) * elements)
 
 
 def gradient_bytes(settings: Settings, world_size: int) -> float:
-    """Bytes moved for each gradient element of a micro-batch between autograd and the collective.
+    """Return the bytes moved for each gradient element of a micro-batch between autograd and the collective.
 
-    Stage 0: the all-reduce's flat copy and back, and the division (6w). Stages 1 and 2: into the bucket (2w),
-    division (2w), copy of a bucket of several owners (2w), out into the own partition (2w / N). Stage 3: into the
-    bucket (2w), the reduce-scatter's copy (2w), division (2w), sum into the partition (3w / N).
+    Stage 0: the all-reduce's flat copy and back, and the division (6w). Stages 1 and 2: into the bucket (2w), division
+    (2w), copy of a bucket of several owners (2w), out into the rank's own partition (2w / N). Stage 3: into the bucket
+    (2w), the reduce-scatter's copy (2w), division (2w), sum into the partition (3w / N).
     """
     width = element_bytes(settings)
     if settings.engine != "deepspeed":
@@ -108,5 +108,6 @@ def gradient_bytes(settings: Settings, world_size: int) -> float:
 
 
 def gather_bytes(settings: Settings) -> float:
-    """Bytes moved for each parameter element when stage 3 copies a gathered bucket apart (read and write)."""
+    """Return the bytes moved for each parameter element when stage 3 copies a gathered bucket apart (read and
+    write)."""
     return 2 * element_bytes(settings) if settings.stage == 3 else 0

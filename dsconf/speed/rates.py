@@ -105,7 +105,7 @@ GATHER_SECONDS = 116e-6
 
 STEP_SECONDS = {0: 152e-6, 1: 152e-6, 2: 152e-6, 3: 89e-6}
 """Of each tensor whose gradient a rank keeps, in the optimizer step, by ZeRO stage: its norm, its way into and out of
-the flat buffer. Stages 0 to 2 (150 to 155) are not told apart."""
+the flat buffer. Stages 0 to 2 (150 to 155 µs) share one figure."""
 
 PLAIN_STEP_SECONDS = 22e-6
 """The same without DeepSpeed: clipping and torch's foreach AdamW."""

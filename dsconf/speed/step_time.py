@@ -1,7 +1,7 @@
 """Seconds of one optimizer step, and of each of its parts.
 
-What it does not know: the data loader, a busy network, stragglers; docs/speed.md has the rest, and how far it is from
-measured steps. Compare configs with it; measure before promising a date.
+It knows nothing of the data loader, a busy network or stragglers; docs/speed.md says what else it leaves out and how
+far it is from measured steps. Compare configs with it; measure before promising a date.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from dsconf.job import Job
 from dsconf.model.spec import Model
 from dsconf.speed import communication, compute, offload, optimizer
 from dsconf.speed.communication import Collectives, exposed
-from dsconf.speed.kernels import traffic
-from dsconf.speed.python_time import Engine, engine
+from dsconf.speed.cpu_overhead import Engine, engine
+from dsconf.speed.kernels import traffic_seconds
 from dsconf.workload import Workload
 
 
@@ -26,16 +26,17 @@ class StepTime(NamedTuple):
     seconds: float
     parts: dict[str, float]
     tokens_per_second: float
-    """Of the whole cluster."""
+    """Rate of the whole cluster."""
 
 
 def _gradients(job: Job) -> float:
-    """GPU seconds of copying one micro-batch's gradients to where they are reduced, and of unpacking gathers."""
+    """Compute the GPU seconds of copying one micro-batch's gradients to where they are reduced, and of unpacking
+    gathers."""
     gpu, settings, world = job.cluster.gpu, job.settings, job.cluster.world_size
     moved = optimizer.gradient_bytes(settings, world) * optimizer.trained(job.model)[0]
     if world > 1 and settings.stage == 3:
         moved += optimizer.gather_bytes(settings) * sum(communication.gathers(job)) * job.model.num_params
-    return traffic(gpu, moved)
+    return traffic_seconds(gpu, moved)
 
 
 class _Busy(NamedTuple):
@@ -46,9 +47,9 @@ class _Busy(NamedTuple):
 
 
 def _longest(*stretches: tuple[float, float]) -> float:
-    """Seconds of a pass, from (kernels, launches) of each stretch of it.
+    """Return the seconds of a pass, from (kernels, launches) of each stretch of it.
 
-    A kernel starts once it is launched and the one before it has ended; so a pass takes as long as the longest way from
+    A kernel starts once it is launched and the one before it has ended. So a pass takes as long as the longest way from
     its first launch to its last kernel: launches up to the end of some stretch, and the kernels after it.
     """
     launched, ended = 0.0, 0.0
@@ -71,39 +72,41 @@ class _Offload(NamedTuple):
 
     forward: float = 0.0
     backward: float = 0.0
-    """Of fetching parameters."""
+    """Fetching parameters, as in forward."""
     gradients: float = 0.0
     step: float = 0.0
 
 
-class _Lasting(NamedTuple):
-    """Seconds that neither micro-batch nor sequence length changes: of each micro-batch, and of the step."""
+class _PerCombination(NamedTuple):
+    """Seconds that depend on neither micro-batch nor sequence length: of each micro-batch, and of the step."""
 
     gradients: float
     python: Engine
     collectives: Collectives
     overlap: bool
     taken: float
-    """Part of the GPU that a collective takes from computing."""
+    """Share of the GPU that a collective takes from computing."""
     offload: _Offload
     optimizer: float
     norm: float
-    """Of the optimizer, before the CPU waits for the gradients' norm."""
+    """Part of ``optimizer`` before the CPU waits for the gradients' norm."""
 
 
 @lru_cache(maxsize=4096)
-def _lasting(model: Model, cluster: Cluster, settings: Settings, checkpointing: bool, quantize: str | None) -> _Lasting:
-    """Of any workload with these words: a search asks for many batches of one combination."""
+def _per_combination(
+    model: Model, cluster: Cluster, settings: Settings, checkpointing: bool, quantize: str | None
+) -> _PerCombination:
+    """Compute what every batch of one combination shares: a search asks for many of them."""
     job = Job(model, cluster, settings, Workload(checkpointing=checkpointing, quantize=quantize))
-    return _Lasting(
-        _gradients(job),
-        engine(job),
-        communication.collectives(job),
-        communication.overlaps(settings),
-        communication.processors(cluster),
-        _offload(job),
-        optimizer.step_seconds(job),
-        optimizer.norm_seconds(job),
+    return _PerCombination(
+        gradients=_gradients(job),
+        python=engine(job),
+        collectives=communication.collectives(job),
+        overlap=communication.overlaps(settings),
+        taken=communication.processors(cluster),
+        offload=_offload(job),
+        optimizer=optimizer.step_seconds(job),
+        norm=optimizer.norm_seconds(job),
     )
 
 
@@ -119,8 +122,8 @@ def _offload(job: Job) -> _Offload:
     )
 
 
-def _waits(job: Job, lasting: _Lasting, busy: _Busy) -> _Waits:
-    collectives, overlap, taken = lasting.collectives, lasting.overlap, lasting.taken
+def _waits(job: Job, shared: _PerCombination, busy: _Busy) -> _Waits:
+    collectives, overlap, taken = shared.collectives, shared.overlap, shared.taken
     exchanges = communication.exchanges(job)
     return _Waits(
         exposed(collectives.forward, busy.forward, overlap, taken) + exchanges[0],
@@ -129,52 +132,53 @@ def _waits(job: Job, lasting: _Lasting, busy: _Busy) -> _Waits:
     )
 
 
-def _offload_waits(found: _Offload, busy: _Busy, waits: _Waits) -> float:
-    """Seconds that each micro-batch waits for the host or the drive.
+def _offload_waits(copies: _Offload, busy: _Busy, waits: _Waits) -> float:
+    """Compute the seconds that each micro-batch waits for the host or the drive.
 
     Stage 3 fetches offloaded parameters ahead, over a link of its own, and hides what computing and communication
     cover; gradients go after their bucket.
     """
-    forward = exposed(found.forward, busy.forward + waits.forward, True)
-    backward = exposed(found.backward, busy.backward + waits.backward, True)
-    return forward + backward + found.gradients
+    forward = exposed(copies.forward, busy.forward + waits.forward, True)
+    backward = exposed(copies.backward, busy.backward + waits.backward, True)
+    return forward + backward + copies.gradients
 
 
 def step_time(job: Job, kernels: str = "eager") -> StepTime:
-    """Predicts the seconds of one optimizer step of ``job`` on its cluster, in some 20 µs once the model is known.
+    """Predict the seconds of one optimizer step of ``job`` on its cluster, in some 20 µs once the model is known.
 
     ``kernels`` says who wrote what is neither product nor attention (``elementwise.KERNELS``): ``eager`` PyTorch,
     ``fused`` ones such as Liger's, or torch.compile's (``compiled``).
 
-    A micro-batch is its kernels, or the CPU's time to launch them where that is longer (``_longest``), and what
-    communication and offload leave exposed; the step adds the optimizer, which the gradients' norm parts from the
-    backward before it: the update waits for the norm, and the norm for Python's way through the tensors.
+    A micro-batch takes as long as its kernels, or as long as the CPU needs to launch them (``_longest``), and then what
+    communication and offload leave exposed. The step adds the optimizer. The gradients' norm separates it from the
+    backward before it: the update waits for the norm, and the norm waits for Python's way through the tensors.
     """
     settings, work = job.settings, job.workload
     accumulation, micro_batch = settings.accumulation or work.accumulation, settings.micro_batch or work.micro_batch
-    lasting = _lasting(job.model, job.cluster, settings.without_batch, work.checkpointing, work.quantize)
-    python, step = lasting.python, lasting.optimizer
-    passes = compute.micro_batch(job, kernels)
-    layers, head, tail, backward, again = passes
-    behind = backward.gpu + again.gpu + lasting.gradients
-    launched = backward.launch + again.launch + python.backward + python.again
+    shared = _per_combination(job.model, job.cluster, settings.without_batch, work.checkpointing, work.quantize)
+    python, step = shared.python, shared.optimizer
+    layers, head, head_backward, backward, recompute = compute.micro_batch(job, kernels)
+    behind = backward.gpu + recompute.gpu + shared.gradients
+    launched = backward.launch + recompute.launch + python.backward + python.recompute
     busy = _Busy(
         _longest((layers.gpu, layers.launch + python.forward), (head.gpu, head.launch)),
-        _longest((tail.gpu, tail.launch), (behind, launched)),
+        _longest((head_backward.gpu, head_backward.launch), (behind, launched)),
     )
-    idle = max(0.0, busy.forward + busy.backward - layers.gpu - head.gpu - tail.gpu - behind)
-    waits = _waits(job, lasting, busy)
-    fetched = _offload_waits(lasting.offload, busy, waits)
+    idle = max(0.0, busy.forward + busy.backward - layers.gpu - head.gpu - head_backward.gpu - behind)
+    waits = _waits(job, shared, busy)
+    fetched = _offload_waits(shared.offload, busy, waits)
+    matmul = layers.matmul + head.matmul + head_backward.matmul + backward.matmul
+    elementwise = layers.elementwise + head.elementwise + head_backward.elementwise + backward.elementwise
     parts = {
-        "matmul": accumulation * sum(one.matmul for one in passes[:4]),
+        "matmul": accumulation * matmul,
         "attention": accumulation * (layers.attention + backward.attention),
-        "elementwise": accumulation * sum(one.elementwise for one in passes[:4]),
-        "loss": accumulation * (head.loss + tail.loss),
-        "recompute": accumulation * again.gpu,
-        "launch": accumulation * idle + max(0.0, python.step - lasting.norm),
-        "gradients": accumulation * lasting.gradients,
+        "elementwise": accumulation * elementwise,
+        "loss": accumulation * (head.loss + head_backward.loss),
+        "recompute": accumulation * recompute.gpu,
+        "launch": accumulation * idle + max(0.0, python.step - shared.norm),
+        "gradients": accumulation * shared.gradients,
         "communication": accumulation * (waits.forward + waits.backward) + waits.step,
-        "offload": accumulation * fetched + lasting.offload.step,
+        "offload": accumulation * fetched + shared.offload.step,
         "optimizer": step,
     }
     seconds = sum(parts.values())

@@ -143,7 +143,7 @@ def test_a_key_that_stands_twice(files, target, severity, says):
     result = run(files / "twice.json", "--for", target)
     assert result.exit_code == 1
     assert (
-        f":2:36: {severity} DS003 zero_optimization.stage: the key stands twice in one object; {says}" in result.stdout
+        f":2:36: {severity} DS003 zero_optimization.stage: the key appears twice in one object; {says}" in result.stdout
     )
 
 

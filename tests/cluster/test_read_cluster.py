@@ -7,8 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsconf.cluster.catalogue import find_gpu
-from dsconf.cluster.figures import figures_text
-from dsconf.cluster.read import assumption, read_cluster
+from dsconf.cluster.read import assumption, figures_text, read_cluster
 from dsconf.cluster.spec import MOST_HOST_BYTES
 from dsconf.errors import InputError
 from dsconf.units import GIB, TIB

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from dsconf.config.validate import Asked, validate
+from dsconf.config.validate import ValidationOptions, validate
 
 BF16 = {"bf16": {"enabled": True}}
 CPU = {"device": "cpu"}
@@ -28,7 +28,7 @@ def scheduler(kind: str, **params: Any) -> dict[str, Any]:
 
 def findings(config: dict[str, Any], severity: tuple[str, ...], **words: Any) -> Found:
     """The codes and paths of the findings of one of those severities."""
-    found = validate(config, asked=Asked(**words)).files[0].findings
+    found = validate(config, options=ValidationOptions(**words)).files[0].findings
     return sorted((finding.code, finding.path) for finding in found if finding.severity in severity)
 
 

@@ -14,7 +14,7 @@ from dsconf.config.positions import decode
 from dsconf.config.repair.fix import repair, replacement
 from dsconf.config.repair.fix_text import rewritten
 from dsconf.config.repair.fix_value import CannotFixError, applied
-from dsconf.config.validate import Asked
+from dsconf.config.validate import ValidationOptions
 
 COMMENTED = """\
 {
@@ -188,7 +188,7 @@ def _tidy(case):
 
 
 def asked(*rules, **words):
-    return Asked(rules=rules, **words)
+    return ValidationOptions(rules=rules, **words)
 
 
 def test_repairs_follow_from_repairs():

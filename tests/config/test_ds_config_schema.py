@@ -50,8 +50,9 @@ OPTIMIZERS = ["Adam", "AdamW", "SGD", "Lion"]
 
 def test_it_is_what_the_generator_writes():
     pytest.importorskip("deepspeed")
-    command = [sys.executable, str(ROOT / "tools" / "generate_ds_config_schema.py"), "--check"]
-    done = subprocess.run(command, env={**os.environ, "DS_ACCELERATOR": "cpu"}, capture_output=True, text=True)
+    command = [sys.executable, "-m", "tools.schema.generate_schema", "--check"]
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rule_rows import faults, zero
 
-from dsconf.config.validate import Asked, check_text
+from dsconf.config.validate import ValidationOptions, check_text
 
 pytest.importorskip("deepspeed")
 REPO = Path(__file__).resolve().parents[2]
@@ -110,5 +110,5 @@ def test_a_loss_scale_is_finite(scale, works):
 
 @pytest.mark.parametrize("block", ['"expert_parallel": "auto"', '"zero_optimization": {"zenflow": "auto"}'])
 def test_a_block_that_knows_the_word_auto_cannot_be_auto_itself(block):
-    report = check_text("f", f'{{"train_batch_size": 8, {block}}}', Asked("deepspeed"))
+    report = check_text("f", f'{{"train_batch_size": 8, {block}}}', ValidationOptions("deepspeed"))
     assert [finding.code for finding in report.findings if finding.severity == "error"] == ["DS110"]

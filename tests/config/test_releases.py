@@ -11,10 +11,19 @@ from jsonschema import Draft202012Validator
 
 from dsconf.config.finding import Remove
 from dsconf.config.names import RELEASES
-from dsconf.config.releases import follow, history, known_places, known_release, load_schema, property_at
-from dsconf.config.removed import INSTEAD, optimizers, removed_optimizers
+from dsconf.config.releases import (
+    INSTEAD,
+    follow,
+    history,
+    known_places,
+    known_release,
+    load_schema,
+    optimizers,
+    property_at,
+    removed_optimizers,
+)
 from dsconf.config.schema import schema_problems
-from dsconf.config.validate import Asked, validate
+from dsconf.config.validate import ValidationOptions, validate
 from dsconf.errors import InputError
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "configs"
@@ -102,11 +111,11 @@ def test_the_message_for_each_key_that_went_or_came():
     autocast = {"torch_autocast": {"enabled": True}}
     assert said(autocast, "0.17") == []
     assert said(autocast, "0.16.4") == [
-        ("DS101", "torch_autocast", "not known to DeepSpeed 0.16.9; it came in 0.17"),
+        ("DS101", "torch_autocast", "not known to DeepSpeed 0.16.9; it was added in 0.17"),
     ]
     norm = {"zero_optimization": {"compute_grad_norm": True}}
     came = "zero_optimization.compute_grad_norm"
-    assert said(norm, "0.19.6") == [("DS101", came, "not known to DeepSpeed 0.19.6; it came in 0.19.8")]
+    assert said(norm, "0.19.6") == [("DS101", came, "not known to DeepSpeed 0.19.6; it was added in 0.19.8")]
     assert said({"eigenvalue": {}}, "0.19.8") == [("DS105", "eigenvalue", "removed in DeepSpeed 0.19.8")]
     assert said({"eigenvalue": {}}, "0.16") == [("DS105", "eigenvalue", "DeepSpeed 0.16.9 does not read it any more")]
 
@@ -167,12 +176,13 @@ def test_optimizers_that_went():
         ("ZeroOneAdam", "0.19.6", None),
         ("Muon", "0.19", None),
         ("Muon", "0.16", ("DS511", "DeepSpeed 0.16.9 does not have Muon yet")),
-        ("Adamw2", "0.16", ("DS511", "DeepSpeed knows no optimizer 'Adamw2'")),
+        ("Adamw2", "0.16", ("DS511", "DeepSpeed has no optimizer 'Adamw2'")),
     ],
 )
 def test_an_optimizer_is_judged_by_the_release_that_runs(kind, version, wanted):
     config = {"train_batch_size": 8, "optimizer": {"type": kind, "params": {"lr": 0.1}}}
-    found = [(f.code, f.message) for f in validate(config, asked=Asked(version=version)).files[0].findings]
+    report = validate(config, options=ValidationOptions(version=version)).files[0]
+    found = [(f.code, f.message) for f in report.findings]
     assert [one for one in found if one[0] in ("DS105", "DS511")] == ([wanted] if wanted else [])
 
 
@@ -187,7 +197,7 @@ def test_an_optimizer_is_judged_by_the_release_that_runs(kind, version, wanted):
     ],
 )
 def test_the_default_of_clipping_is_the_releases_own(target, version, message):
-    found = validate({"train_batch_size": 8}, asked=Asked(target, version=version)).files[0].findings
+    found = validate({"train_batch_size": 8}, options=ValidationOptions(target, version=version)).files[0].findings
     assert [one.message for one in found if one.code == "DS601"] == ([message] if message else [])
 
 

@@ -14,7 +14,7 @@ import pytest
 from dsconf.config.finding import Report
 from dsconf.config.load import MAX_BYTES, MAX_PLACED
 from dsconf.config.repair.fix import repair
-from dsconf.config.validate import MAX_FINDINGS, Asked, check_text, validate
+from dsconf.config.validate import MAX_FINDINGS, ValidationOptions, check_text, validate
 from dsconf.report.sarif import sarif
 
 REPO = Path(__file__).resolve().parents[2]
@@ -60,7 +60,7 @@ LARGE = {
 @pytest.mark.parametrize("name", LARGE)
 def test_the_largest_files_are_over_soon(name: str) -> None:
     start = perf_counter()
-    report = check_text("f", LARGE[name], Asked(gpus=8))
+    report = check_text("f", LARGE[name], ValidationOptions(gpus=8))
     assert perf_counter() - start < 20
     assert 0 < len(report.findings) <= MAX_FINDINGS + 1
     assert all(finding.line for finding in report.findings)
@@ -83,7 +83,7 @@ def _heavy(count: int) -> Iterator[tuple[str, str]]:
 def test_large_files_take_seconds(tmp_path: Path) -> None:
     for name, text in _heavy(100_000):
         start = perf_counter()
-        report = check_text("f", text, Asked(gpus=8))
+        report = check_text("f", text, ValidationOptions(gpus=8))
         assert perf_counter() - start < 10, name
         assert 0 < len(report.findings) <= MAX_FINDINGS + 1, name
         assert len(text) > MAX_PLACED, name
@@ -105,13 +105,13 @@ GOOD = '{"train_batch_size": 8, "zero_optimization": {"stage": 2}'
 )
 def test_a_padded_config_gets_the_verdict_of_the_short_one(text: str, wanted: list[tuple[str, str]]) -> None:
     start = perf_counter()
-    report = check_text("f", text, Asked(gpus=8))
+    report = check_text("f", text, ValidationOptions(gpus=8))
     assert perf_counter() - start < 5
     assert [(found.code, found.path) for found in report.findings if found.severity == "error"] == wanted
-    short = check_text("f", re.sub(" {9,}", "", text), Asked(gpus=8))
+    short = check_text("f", re.sub(" {9,}", "", text), ValidationOptions(gpus=8))
     assert short.valid == report.valid
     if report.readable:
-        assert repair("f", text, Asked(gpus=8)).after == text
+        assert repair("f", text, ValidationOptions(gpus=8)).after == text
 
 
 def test_a_file_beyond_the_bound_is_refused_unread(tmp_path: Path) -> None:

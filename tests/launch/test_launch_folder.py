@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from launch_jobs import called, launch, parsed, write_folder
 
-from dsconf.config.accelerate import accelerate_yaml
+from dsconf.config.render import accelerate_yaml
 from dsconf.launch.folder import launch_files, usual_names
 from dsconf.launch.plan import launch_of
 

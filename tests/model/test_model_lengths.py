@@ -9,8 +9,8 @@ import pytest
 
 import dsconf
 from dsconf import InputError
-from dsconf.model.lengths import most_positions, sequence_length
 from dsconf.model.read import read_model
+from dsconf.model.spec import most_positions, sequence_length
 from dsconf.search.stages import stages
 
 GPTJ = {"model_type": "gptj", "n_embd": 256, "n_layer": 2, "n_head": 4, "n_positions": 512, "rotary_dim": 64}

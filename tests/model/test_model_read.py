@@ -145,8 +145,8 @@ def test_missing_sizes(key: str) -> None:
             "2 layers",
         ),
         ({"model_type": "gpt_neo", "hidden_size": 64, "num_layers": 3, "attention_types": [3]}, "is not a list of"),
-        (LLAMA | {"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "layers without alternate"),
-        (LLAMA | {"model_type": "qwen2_moe", "decoder_sparse_step": 2}, "layers without alternate"),
+        (LLAMA | {"model_type": "qwen3_moe", "mlp_only_layers": [0]}, "alternate with layers without"),
+        (LLAMA | {"model_type": "qwen2_moe", "decoder_sparse_step": 2}, "alternate with layers without"),
         (LLAMA | {"model_type": "mixtral", "num_key_value_heads": 2, "num_experts_per_tok": 9}, "more than the 8"),
         (
             LLAMA | {"model_type": "phi", "partial_rotary_factor": 2},

@@ -177,11 +177,11 @@ def test_a_sample_beyond_the_positions_is_not_said_to_be_within_them() -> None:
 @pytest.mark.parametrize(
     ("words", "problem"),
     [
-        ({"params": "7B", "gpu": "v100-32gb"}, "FlashAttention needs an Ampere card or a later one"),
-        ({"params": "7B", "gpu": "h100-80gb", "precision": "fp32"}, "FlashAttention computes in 16 bit"),
+        ({"params": "7B", "gpu": "v100-32gb"}, "FlashAttention needs an Ampere card or a newer one"),
+        ({"params": "7B", "gpu": "h100-80gb", "precision": "fp32"}, "FlashAttention only computes in 16 bits"),
         (
             {"model": "bigscience/bloom-560m", "gpu": "h100-80gb"},
-            "bloom with ALiBi has no FlashAttention in transformers",
+            "transformers has no FlashAttention for bloom with ALiBi",
         ),
     ],
 )

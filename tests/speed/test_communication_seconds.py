@@ -9,7 +9,7 @@ from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.model.spec import Model, Param, Parameters
 from dsconf.speed import communication, nccl, offload, optimizer
-from dsconf.speed.cost import run_cost
+from dsconf.speed.run_cost import run_cost
 from dsconf.speed.step_time import step_time
 from dsconf.workload import Workload
 

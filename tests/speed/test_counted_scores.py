@@ -16,8 +16,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel  # noqa: E402
 from dsconf.cluster.catalogue import find_gpu  # noqa: E402
 from dsconf.model.attention import masked_share  # noqa: E402
 from dsconf.model.read import read_model  # noqa: E402
-from dsconf.speed.compute import layer_block  # noqa: E402
-from dsconf.speed.scores import kind_of, scores_of  # noqa: E402
+from dsconf.speed.attention_scores import kind_of, scores_of  # noqa: E402
+from dsconf.speed.compute import KernelChoice, layer_block  # noqa: E402
 
 HEADS, SEQUENCES, LENGTHS = 4, 2, (16, 32, 48)
 SAFE_SOFTMAX = 14
@@ -155,7 +155,8 @@ def test_layers_whose_window_is_full_have_a_mask() -> None:
 def test_a_mask_costs_what_its_kernel_does() -> None:
     """Half of the layers with one: the middle of both kernels at each length."""
     gemma = read_model(model={"model_type": "gemma2", **_LLAMA, "num_hidden_layers": 4, "sliding_window": 4096})
-    none, half, whole = (layer_block(gemma, find_gpu("h100-80gb"), "bf16", "sdpa", None, masked=m) for m in (0, 0.5, 1))
+    choices = (KernelChoice("bf16", "sdpa", masked=share) for share in (0.0, 0.5, 1.0))
+    none, half, whole = (layer_block(gemma, find_gpu("h100-80gb"), choice) for choice in choices)
     for length in (4096, 32768):
         for at in (0, 1):
             seconds = [block.passes(1, length)[at].attention for block in (none, half, whole)]

@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves  # noqa: E402
 
 from dsconf.model.read import read_model  # noqa: E402
 from dsconf.speed import compute  # noqa: E402
-from dsconf.speed.elementwise import layer_cost  # noqa: E402
+from dsconf.speed.elementwise import layer_traffic  # noqa: E402
 
 SEQUENCES, LENGTH, HIDDEN = 2, 64, 256
 _LLAMA = {
@@ -105,7 +105,7 @@ def counted(config, layers, autocast=False, lora_rank=None):
 def test_bytes_of_a_layer(family):
     config = {"model_type": family, **CONFIGS[family]}
     one, two = counted(config, 1), counted(config, 2)
-    cost = layer_cost(read_model(model=of_layers(config, 1)))
+    cost = layer_traffic(read_model(model=of_layers(config, 1)))
     tokens = SEQUENCES * LENGTH
     print(
         family,
@@ -124,7 +124,7 @@ def test_bytes_of_a_layer_under_autocast(family):
     config = {"model_type": family, **CONFIGS[family]}
     one, two = counted(config, 1, autocast=True), counted(config, 2, autocast=True)
     model = read_model(model=of_layers(config, 1))
-    cost, casts = layer_cost(model), compute._cast("autocast", compute.projections(model))
+    cost, casts = layer_traffic(model), compute._cast("autocast", compute.projections(model))
     for found, token, cast in zip((0, 1), (cost.forward, cost.backward), casts, strict=True):
         layer = two[found] - one[found]
         assert compute.AUTOCAST_WIDTH * SEQUENCES * LENGTH * token + cast == pytest.approx(layer, rel=0.15)
@@ -134,6 +134,6 @@ def test_bytes_of_a_layer_with_adapters():
     """Each adapter scales and adds its output, and in backward sums the gradients of the input it shares."""
     config = {"model_type": "llama", **_LLAMA}
     one, two = (counted(config, layers, lora_rank=8) for layers in (1, 2))
-    cost = layer_cost(read_model(model=of_layers(config, 1), lora_rank=8))
+    cost = layer_traffic(read_model(model=of_layers(config, 1), lora_rank=8))
     assert cost.forward == pytest.approx((two[0] - one[0]) / SEQUENCES / LENGTH, rel=0.12)
     assert cost.backward == pytest.approx((two[1] - one[1]) / SEQUENCES / LENGTH, rel=0.12)

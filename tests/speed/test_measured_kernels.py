@@ -9,8 +9,8 @@ import pytest
 from dsconf.cluster.catalogue import find_gpu
 from dsconf.model.read import read_model
 from dsconf.speed import compute, kernels, rates
+from dsconf.speed.attention_scores import scores_of
 from dsconf.speed.optimizer import ADAM_BYTES
-from dsconf.speed.scores import scores_of
 
 FILE = Path(__file__).parents[1] / "measured" / "h200-kernels.jsonl"
 ROWS = [json.loads(line) for line in FILE.read_text(encoding="utf-8").splitlines()]
@@ -62,8 +62,8 @@ def test_matrix_products_of_an_odd_vocabulary():
 
 @pytest.mark.parametrize("row", rows("attention"), ids=lambda row: f"{row['seq_len']}x{row['head_dim']}")
 def test_attention(row):
-    shape = (row["sequences"], row["seq_len"], row["heads"], row["head_dim"])
-    forward, backward = kernels.attention(H200, "bf16", *shape)
+    shape = kernels.AttentionShape(row["sequences"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.attention(H200, "bf16", shape)
     if row["backward_seconds"] < 2.5e-4:
         pytest.skip("bound by the launching loop")
     assert forward == pytest.approx(row["forward_seconds"], rel=0.25)
@@ -72,7 +72,7 @@ def test_attention(row):
 
 def test_fused_adam():
     (row,) = rows("fused adamw")
-    assert 1 / kernels.traffic(H200, ADAM_BYTES) == pytest.approx(row["elements_per_second"], rel=0.1)
+    assert 1 / kernels.traffic_seconds(H200, ADAM_BYTES) == pytest.approx(row["elements_per_second"], rel=0.1)
 
 
 def test_host_copies():
@@ -88,7 +88,7 @@ def test_kernels_of_a_decoder_layer(index):
     one, five = (row[("forward", "backward")[index]] for row in rows("model") if row["config"] == "llama1b")
     layer = {kind: (five[kind] - one[kind]) / 4 for kind in one}
     model = read_model(model=LLAMA_1B)
-    predicted = compute.layer_block(model, H200, "bf16", "sdpa", None).passes(8, 2048)[index]
+    predicted = compute.layer_block(model, H200, compute.KernelChoice("bf16", "sdpa")).passes(8, 2048)[index]
     assert predicted.matmul == pytest.approx(layer["gemm"], rel=0.10)
     assert predicted.attention == pytest.approx(layer["attn"], rel=0.20)
     assert predicted.elementwise == pytest.approx(layer["other"], rel=0.20)
@@ -119,8 +119,8 @@ def timed(name, least):
 @timed("auto bool", 3e-4)
 def test_attention_with_a_mask(row):
     """Heads of 256 elements are slower than those of 128, which the straight line does not know."""
-    shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
-    forward, backward = kernels.attention(H100, "bf16", *shape, "masked")
+    shape = kernels.AttentionShape(row["batch"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.attention(H100, "bf16", shape, "masked")
     near = 0.45 if row["head_dim"] == 256 else 0.25
     assert forward == pytest.approx(row["forward_seconds"], rel=near)
     assert backward == pytest.approx(row["backward_seconds"], rel=near)
@@ -131,8 +131,8 @@ def test_attention_with_a_mask_on_cards_without_their_own_kernel(row):
     if row["head_dim"] == 256:
         pytest.skip("the H100 runs this kernel only when told to")
     factor = 989.4e12 / 2 / find_gpu("a100-80gb").bf16_flops * 0.799 / 0.848
-    shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
-    forward, backward = kernels.attention(find_gpu("a100-80gb"), "bf16", *shape, "masked")
+    shape = kernels.AttentionShape(row["batch"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.attention(find_gpu("a100-80gb"), "bf16", shape, "masked")
     assert forward / factor == pytest.approx(row["forward_seconds"], rel=0.35)
     assert backward / factor == pytest.approx(row["backward_seconds"], rel=0.35)
 
@@ -143,7 +143,7 @@ FALCON = read_model(model="tiiuae/falcon-7b")
 @timed("math falcon7b", 1e-3)
 def test_attention_by_the_formula(row):
     """An H100's eager kernels reach more of its bandwidth than an H200's, whose fraction is taken for all cards."""
-    shape = (row["batch"], row["seq_len"], row["heads"], row["head_dim"])
-    forward, backward = kernels.eager_attention(H100, "bf16", *shape, scores_of(FALCON, "sdpa", "bf16"))
+    shape = kernels.AttentionShape(row["batch"], row["seq_len"], row["heads"], row["head_dim"])
+    forward, backward = kernels.eager_attention(H100, "bf16", shape, scores_of(FALCON, "sdpa", "bf16"))
     assert row["forward_seconds"] < forward < 1.3 * row["forward_seconds"]
     assert row["backward_seconds"] < backward < 1.3 * row["backward_seconds"]

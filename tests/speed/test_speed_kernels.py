@@ -9,7 +9,7 @@ import pytest
 from dsconf.cluster.catalogue import find_gpu
 from dsconf.read_job import read_job
 from dsconf.speed import rates
-from dsconf.speed.kernels import attention, matmul, matrix_rate
+from dsconf.speed.kernels import AttentionShape, attention, matmul, matrix_rate
 from dsconf.speed.step_time import step_time
 
 V100 = find_gpu("v100-32gb")
@@ -30,7 +30,8 @@ def test_autocast_without_bf16_is_timed_as_fp16_and_not_as_fp32() -> None:
     plain = 2 * 4096**3 / (rates.FP32_MATMUL_FRACTION * V100.fp32_flops)
     assert matmul(V100, "fp32", *shape) == pytest.approx(plain)
     assert matmul(V100, "autocast", *shape) == matmul(V100, "fp16", *shape) < plain / 5
-    assert attention(V100, "autocast", 1, 2048, 16, 64) == attention(V100, "fp16", 1, 2048, 16, 64)
+    scores = AttentionShape(sequences=1, seq_len=2048, heads=16, head_dim=64)
+    assert attention(V100, "autocast", scores) == attention(V100, "fp16", scores)
 
 
 def test_plain_ddp_on_such_a_card_takes_no_longer_than_matrix_units_need() -> None:

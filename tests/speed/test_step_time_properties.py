@@ -14,8 +14,8 @@ from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.model.attention import masked_share
 from dsconf.model.read import read_model
-from dsconf.speed import cards, compute, kernels, nccl
-from dsconf.speed.scores import scores_of
+from dsconf.speed import card_efficiency, compute, kernels, nccl
+from dsconf.speed.attention_scores import scores_of
 from dsconf.speed.step_time import _longest, step_time
 from dsconf.workload import Workload
 
@@ -241,9 +241,9 @@ def test_a_block_adds_up_the_products_of_the_kernel_model(tokens, inner, columns
 def test_what_sets_cards_apart():
     """An A100 gets nearer its peak than an H100; FlashAttention-2 uses half of what a Hopper does in a cycle."""
     h100, a100 = find_gpu("h100"), find_gpu("a100 80gb")
-    assert cards.sustained(h100.name) == 1
-    assert cards.sustained(a100.name) == pytest.approx(0.848 / 0.799)
-    assert cards.sustained("somebody's card") == 1
+    assert card_efficiency.sustained(h100.name) == 1
+    assert card_efficiency.sustained(a100.name) == pytest.approx(0.848 / 0.799)
+    assert card_efficiency.sustained("somebody's card") == 1
     assert kernels.matmul_rate(a100, "bf16").flops == pytest.approx(0.79 * 0.848 / 0.799 * 312e12)
     assert kernels.attention_fractions(h100, "sdpa", 128) == (0.64, 0.55)
     assert kernels.attention_fractions(h100, "flash", 128) == (0.32, 0.275)
@@ -252,8 +252,8 @@ def test_what_sets_cards_apart():
     assert kernels.attention_fractions(h100, "flash1", 128) == pytest.approx(
         (0.2 * 0.799 / 0.848, 0.15 * 0.799 / 0.848)
     )
-    assert cards.instruction_width("GB200 186GB") == 4
-    assert cards.instruction_width("GH200 96GB") == 2
+    assert card_efficiency.instruction_width("GB200 186GB") == 4
+    assert card_efficiency.instruction_width("GH200 96GB") == 2
 
 
 def test_a_pass_is_the_longest_way_from_its_first_launch_to_its_last_kernel():

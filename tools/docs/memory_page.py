@@ -32,17 +32,17 @@ WRAPPERS = {
 
 
 def terms() -> str:
-    """Every term: what it is, and where it is allocated under each wrapper."""
+    """List every term: what it is, and where it is allocated under each wrapper."""
     rows = []
-    for name, known in TERMS.items():
-        named = [f"{WRAPPERS[wrapper]}: {place}" for wrapper, place in known.places.items() if wrapper]
-        other = known.places.get("")
-        rows.append([name, known.formula, "; ".join(named + ([f"else {other}" if named else other] if other else []))])
+    for name, term in TERMS.items():
+        named = [f"{WRAPPERS[wrapper]}: {place}" for wrapper, place in term.places.items() if wrapper]
+        other = term.places.get("")
+        rows.append([name, term.formula, "; ".join(named + ([f"else {other}" if named else other] if other else []))])
     return _table(["term", "bytes", "allocated in"], rows)
 
 
 def measured(file: str) -> str:
-    """The absolute errors on one file of tests/measured, in percent, beside those of DeepSpeed's estimators."""
+    """Compute the absolute errors on one file of tests/measured, in percent, beside those of DeepSpeed's estimators."""
     results = [accuracy.result_of(row) for row in accuracy.read(REPO / "tests" / "measured" / file)]
     return _table(list(accuracy.SUMMARY_HEADERS), accuracy.summary(results))
 
@@ -52,7 +52,7 @@ def _table(headers: list[str], rows: list[list[str]]) -> str:
 
 
 def refreshed(page: str) -> str:
-    """``page`` with each table as it is now."""
+    """Return ``page`` with each table as it is now."""
 
     def table(block: re.Match[str]) -> str:
         return block[1] + block[2] + (terms() if block[1] == "terms" else measured(block[1]))

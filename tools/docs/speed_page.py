@@ -22,14 +22,14 @@ CONSTANT = re.compile(r'^([A-Z][A-Z_0-9, ]*) = ([^\n]*)\n"""(.*?)"""', re.MULTIL
 
 
 def constants() -> str:
-    """Every figure of ``rates.py`` with what its source says there."""
+    """List every figure of ``rates.py`` with the source it names there."""
     text = Path(str(rates.__file__)).read_text(encoding="utf-8")
     rows = [[f"`{name}`", value, " ".join(says.split())] for name, value, says in CONSTANT.findall(text)]
     return accuracy.table(("constant", "value", "what it is, and from where"), rows, "github") + "\n"
 
 
 def errors() -> str:
-    """The absolute errors of step times, in percent."""
+    """Compute the absolute errors of step times, in percent."""
     results = [speed.result_of(row) for path in speed.FILES for row in accuracy.read(path) if speed.timed(row)]
     return accuracy.table(speed.SUMMARY_HEADERS, speed.summary(results), "github") + "\n"
 
@@ -38,7 +38,7 @@ TABLES = {"constants": constants, "errors": errors}
 
 
 def refreshed(page: str) -> str:
-    """``page`` with each table as it is now."""
+    """Return ``page`` with each table as it is now."""
     return TABLE.sub(lambda block: block[1] + block[2] + TABLES[block[1]](), page)
 
 

@@ -1,4 +1,4 @@
-"""Generated parts of a page: refreshed on ``--write``, else compared with what they are now."""
+"""Refreshes the generated parts of a page on ``--write``, or else compares them with what they would be now."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 
 def main(page: Path, refreshed: Callable[[str], str], description: str | None) -> None:
-    """Runs the calling script: writes ``page`` anew, or ends with the difference and exit code 1."""
+    """Run the calling script: rewrite ``page``, or end with the difference and exit code 1."""
     root, script = Path(__file__).parents[2], Path(sys.argv[0]).stem
     name = page.relative_to(root).as_posix()
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -25,7 +25,8 @@ BLOCK = re.compile(r"(?<=^```console\n).*?(?=^```$)", re.MULTILINE | re.DOTALL)
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    """The caller's, with a ``dsconf`` that is this checkout under this Python, and 80 plain columns."""
+    """Return the caller's environment, with a ``dsconf`` that is this checkout under this Python, and 80 plain
+    columns."""
     script = folder / "dsconf"
     script.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m dsconf "$@"\n', encoding="utf-8")
     script.chmod(0o755)
@@ -34,7 +35,7 @@ def _environment(folder: Path) -> dict[str, str]:
 
 
 def replay(text: str) -> str:
-    """``text`` with the output of every ``console`` command replaced by what it prints now."""
+    """Replace the output of every ``console`` command in ``text`` by what it prints now."""
     with tempfile.TemporaryDirectory() as work, tempfile.TemporaryDirectory() as scripts:
         environment = _environment(Path(scripts))
 

@@ -4,7 +4,7 @@
 
 ``--check`` writes nothing and fails when the file is not what would be written; a DeepSpeed that is newer than all in
 RELEASES has none, and fails when it does not read what the newest of them does. Names, defaults and ranges come from
-DeepSpeed: from its pydantic models, and from watching its parser read (ds_config_reads.py). The types of hand-read
+DeepSpeed: from its pydantic models, and from watching its parser read (reads.py). The types of hand-read
 keys and all descriptions come from the tables; a key that stands in only one of the two ends this with an error.
 """
 
@@ -52,7 +52,7 @@ def _inner(kind: dict[str, Any]) -> str:
 
 
 def _held(kind: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
-    """The block that a key of ``kind`` is or holds many of, and the path to it from the key."""
+    """Return the block that a key of ``kind`` is or holds many of, and the path to it from the key."""
     for part in (kind.get("items"), kind.get("additionalProperties")):
         if isinstance(part, dict) and "$ref" in part:
             return _inner(part), ("*",)
@@ -60,7 +60,7 @@ def _held(kind: dict[str, Any]) -> tuple[str, tuple[str, ...]]:
 
 
 def _paths(tables: Tables) -> dict[str, Path_]:
-    """Where in a config each block of ``tables`` stands; ``*`` is any name or number."""
+    """Find where in a config each block of ``tables`` stands; ``*`` is any name or number."""
     above: dict[str, tuple[str, Path_]] = {}
     for name, block in tables.items():
         for word, key in block.items():
@@ -75,7 +75,7 @@ def _paths(tables: Tables) -> dict[str, Path_]:
 
 
 def _is_read(key: Key, package: Path) -> bool:
-    """Whether the source file that ``key`` names still holds the text that reads it."""
+    """Say whether the source file that ``key`` names still holds the text that reads it."""
     if key.seen is None or key.seen == ("", ""):
         return key.seen is not None
     file = package / key.seen[0]
@@ -83,19 +83,19 @@ def _is_read(key: Key, package: Path) -> bool:
 
 
 def _left_out(kind: dict[str, Any]) -> dict[str, Any] | None:
-    """What leaving an object out means: an empty one, or nothing where an empty one is refused."""
+    """Return what leaving an object out means: an empty one, or nothing where an empty one is refused."""
     return None if "required" in kind else {}
 
 
 def _or_null(kind: dict[str, Any]) -> dict[str, Any]:
-    """``kind`` or null: where the parser itself puts None for a key left out, null is the same."""
+    """Allow null beside ``kind``: where the parser itself puts None for a key left out, null is the same."""
     kinds = kind.get("type", "null")
     kinds = [kinds] if isinstance(kinds, str) else kinds
     return kind if "null" in kinds else {**kind, "type": [*kinds, "null"]}
 
 
 def _plain_property(key: Key, noted: Any) -> dict[str, Any]:
-    """One hand-read key; ``noted`` is the default given with its look-up."""
+    """Describe one hand-read key; ``noted`` is the default given with its look-up."""
     name, default = _inner(key.kind), noted
     if name:
         default = None if name in NO_BLOCK else {}
@@ -108,7 +108,7 @@ def _plain_property(key: Key, noted: Any) -> dict[str, Any]:
 
 
 def _plain_properties(keys: dict[str, Key], noted: dict[str, Any], package: Path) -> dict[str, Any]:
-    """The keys of one hand-read block that this DeepSpeed reads."""
+    """Describe the keys of one hand-read block that this DeepSpeed reads."""
     return {
         name: _plain_property(key, noted.get(name, UNSET))
         for name, key in keys.items()
@@ -117,20 +117,20 @@ def _plain_properties(keys: dict[str, Key], noted: dict[str, Any], package: Path
 
 
 def _plain_block(name: str, properties: dict[str, Any]) -> dict[str, Any]:
-    """A block whose unknown keys DeepSpeed ignores; one that begins with an underscore is a comment."""
+    """Describe a block in which DeepSpeed ignores unknown keys; one that begins with an underscore is a comment."""
     block: dict[str, Any] = {"type": "object", "properties": properties, "patternProperties": {"^_": {}}}
     return {**block, "additionalProperties": name in OPEN}
 
 
 def _refused() -> set[str]:
-    """Top-level keys that this DeepSpeed looks up only to refuse them."""
+    """List the top-level keys that this DeepSpeed looks up only to refuse them."""
     from deepspeed.runtime import config
 
     return set(getattr(config, "_REMOVED_TOP_LEVEL_CONFIG_KEYS", ()))
 
 
 def _tables(newest: bool, taken: set[str]) -> tuple[dict[str, Key], Tables, dict[str, str]]:
-    """The hand-read top-level keys, blocks and words for blocks; ``taken`` are the names of models."""
+    """Return the hand-read top-level keys, blocks and words for blocks; ``taken`` are the names of models."""
     if newest:
         return TOP, BLOCKS, BLOCK_WORDS
     old = {name: block for name, block in OLD_BLOCKS.items() if name not in taken}
@@ -138,26 +138,26 @@ def _tables(newest: bool, taken: set[str]) -> tuple[dict[str, Key], Tables, dict
 
 
 def _differences(where: str, table: set[str], read: set[str]) -> list[str]:
-    found = [f"{where}: DeepSpeed reads {key!r}, which no table describes" for key in sorted(read - table)]
-    return found + [f"{where}: {key!r} is described, but DeepSpeed does not read it" for key in sorted(table - read)]
+    lines = [f"{where}: DeepSpeed reads {key!r}, which no table describes" for key in sorted(read - table)]
+    return lines + [f"{where}: {key!r} is described, but DeepSpeed does not read it" for key in sorted(table - read)]
 
 
 def _audit(top: dict[str, Key], plain: Tables, paths: dict[str, Any], reads: Reads, defs: dict[str, Any]) -> list[str]:
-    """Keys that stand only in the tables, or only in what DeepSpeed reads."""
-    known = {*top, *(path[0] for path in paths.values() if len(path) == 1), "bfloat16"} - {"$schema"}
-    found = _differences("top level", set(), set(reads[()]) - known - _refused())
+    """List the keys that stand only in the tables, or only in what DeepSpeed reads."""
+    not_top_level = {*top, *(path[0] for path in paths.values() if len(path) == 1), "bfloat16"} - {"$schema"}
+    lines = _differences("top level", set(), set(reads[()]) - not_top_level - _refused())
     for name in plain:
         described = set(plain[name])
-        found += _differences(".".join(paths[name]), described, described | set(reads.get(paths[name], {})))
-    return found + [f"{name}: no key of it is read" for name, block in defs.items() if block.get("properties") == {}]
+        lines += _differences(".".join(paths[name]), described, described | set(reads.get(paths[name], {})))
+    return lines + [f"{name}: no key of it is read" for name, block in defs.items() if block.get("properties") == {}]
 
 
 def _gone(top: dict[str, Key], plain: Tables, properties: dict[str, Any], defs: dict[str, Any]) -> list[str]:
-    """Keys of today's tables that the newest DeepSpeed does not read."""
-    found = _differences("top level", set(top), set(top) & set(properties))
+    """List the keys of today's tables that the newest DeepSpeed does not read."""
+    lines = _differences("top level", set(top), set(top) & set(properties))
     for name, keys in plain.items():
-        found += _differences(name, set(keys), set(defs[name]["properties"]))
-    return found
+        lines += _differences(name, set(keys), set(defs[name]["properties"]))
+    return lines
 
 
 def installed() -> str:
@@ -172,7 +172,7 @@ def _numbers(release: str) -> list[int]:
 
 
 def build() -> dict[str, Any]:
-    """The whole schema.
+    """Build the whole schema.
 
     Raises:
         KeyError: DeepSpeed and the tables do not name the same keys.
@@ -181,15 +181,15 @@ def build() -> dict[str, Any]:
 
     version, package = installed(), Path(deepspeed.__file__).parent
     newest = _numbers(version) >= _numbers(RELEASES[-1])
-    found = models()
-    top, plain, words = _tables(newest, set(found))
-    paths = {**_paths(plain), **{name: path for name, (_, path) in found.items()}}
+    pydantic = models()
+    top, plain, words = _tables(newest, set(pydantic))
+    paths = {**_paths(plain), **{name: path for name, (_, path) in pydantic.items()}}
     reads: Reads = watched_reads({(), *paths.values()})
     for path, noted in (*signature_reads().items(), *part_reads().items()):
         reads[path] = {**reads.get(path, {}), **noted}
-    blocks = {model.__name__: name for name, (model, _) in found.items()}
+    blocks = {model.__name__: name for name, (model, _) in pydantic.items()}
     inner = {
-        name: model_block(name, model, blocks, ".".join(path) + ".", newest) for name, (model, path) in found.items()
+        name: model_block(name, model, blocks, ".".join(path) + ".", newest) for name, (model, path) in pydantic.items()
     }
     for name, keys in plain.items():
         inner[name] = _plain_block(name, _plain_properties(keys, reads.get(paths[name], {}), package))
@@ -226,14 +226,14 @@ def build() -> dict[str, Any]:
 
 
 def _old_bf16() -> dict[str, Any]:
-    """The other name of bf16; what it may hold instead of an object is its own affair."""
+    """Describe the other name of bf16, without saying what it may hold instead of an object."""
     kinds = ["object", "null"] if takes({"bfloat16": None}) else "object"
     about = {"default": {}, "deprecated": True, "description": "Old name of bf16."}
     return {"$ref": "#/$defs/bf16", "type": kinds, **about}
 
 
 def _examples(defs: dict[str, Any]) -> None:
-    """The optimizers and schedules that this DeepSpeed brings."""
+    """Put the optimizers and schedules that this DeepSpeed brings into ``defs`` as examples."""
     from deepspeed.runtime.config import DEEPSPEED_OPTIMIZERS
     from deepspeed.runtime.lr_schedules import VALID_LR_SCHEDULES
 
@@ -242,7 +242,7 @@ def _examples(defs: dict[str, Any]) -> None:
 
 
 def _compact(text: str) -> str:
-    """Lists and objects that hold no other one on one line, if it is short enough to read."""
+    """Put lists and objects that hold no other one on one line, where it is short enough to read."""
 
     def join(match: re.Match[str]) -> str:
         line = re.sub(r"\s*\n\s*", " ", match[0])
@@ -266,7 +266,7 @@ def _differing(there: str, text: str) -> str:
 
 
 def _compare(target: Path, text: str) -> int:
-    """Says how the file differs from ``text``; 1 if it does."""
+    """Say how the file differs from ``text``, and return 1 if it does."""
     there = target.read_text(encoding="utf-8") if target.exists() else ""
     if there == text:
         print(f"{target.name} is what DeepSpeed reads")
@@ -297,7 +297,7 @@ def _compare_newer(version: str) -> int:
 
 
 def main() -> int:
-    """Writes the schema, or compares it with ``--check``."""
+    """Write the schema, or compare it with ``--check``."""
     logging.disable(logging.CRITICAL)  # DeepSpeed's words about the probes
     version, checked = installed(), "--check" in sys.argv[1:]
     if checked and _numbers(version) > _numbers(RELEASES[-1]):

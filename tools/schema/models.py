@@ -8,8 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
-from dsconf.config.auto import TRAINER
 from dsconf.config.coerce import FALSE_TEXT, TRUE_TEXT, WHOLE_TEXT
+from dsconf.config.rules.auto import TRAINER
 from tools.schema.old import OLD_WORDS
 from tools.schema.words import SAME, WORDS
 
@@ -35,13 +35,13 @@ SCALARS: dict[str, dict[str, Any]] = {
 
 
 def variants() -> dict[str, dict[str, Any]]:
-    """The scalars as DeepSpeed's pydantic blocks coerce them, alone, or null, or "auto"."""
-    found = {}
+    """Return the scalars as DeepSpeed's pydantic blocks coerce them, alone, or null, or "auto"."""
+    schemas = {}
     for name, scalar in SCALARS.items():
-        found[name] = scalar
-        found[f"{name}_or_null"] = {**scalar, "type": [*scalar["type"], "null"]}
-        found[f"{name}_or_auto"] = {**scalar, "pattern": f"^auto$|{scalar['pattern']}"}
-    return found
+        schemas[name] = scalar
+        schemas[f"{name}_or_null"] = {**scalar, "type": [*scalar["type"], "null"]}
+        schemas[f"{name}_or_auto"] = {**scalar, "pattern": f"^auto$|{scalar['pattern']}"}
+    return schemas
 
 
 def _without_null(annotation: Any) -> tuple[Any, bool]:
@@ -73,7 +73,7 @@ def _array(annotation: Any, null: bool) -> dict[str, Any]:
 
 
 def _type_of(annotation: Any, auto: bool) -> dict[str, Any]:
-    """The JSON Schema of what pydantic accepts for ``annotation``."""
+    """Return the JSON Schema of what pydantic accepts for ``annotation``."""
     kind, null = _without_null(annotation)
     scalars = {bool: "flag", int: "whole", float: "number"}
     if isinstance(kind, list) and set(kind) == {str, int}:
@@ -107,7 +107,7 @@ def _default(field: Any) -> Any:
 
 
 def _property(field: Any, blocks: dict[str, str], auto: bool) -> dict[str, Any]:
-    """The schema of one field of a model; ``blocks`` names the $defs entry of each model's class."""
+    """Return the schema of one field of a model; ``blocks`` names the $defs entry of each model's class."""
     block = blocks.get(getattr(_without_null(field.annotation)[0], "__name__", ""))
     fragment = {"$ref": f"#/$defs/{block}"} if block else _type_of(field.annotation, auto) | _range(field)
     fragment["default"] = _default(field)
@@ -117,7 +117,7 @@ def _property(field: Any, blocks: dict[str, str], auto: bool) -> dict[str, Any]:
 
 
 def model_block(block: str, model: Any, blocks: dict[str, str], path: str, newest: bool) -> dict[str, Any]:
-    """The object schema of pydantic ``model``; unknown keys are refused as DeepSpeed refuses them.
+    """Return the object schema of pydantic ``model``; unknown keys are refused as DeepSpeed refuses them.
 
     Raises:
         KeyError: a field without words; or, in the newest release, words without a field.
@@ -165,11 +165,11 @@ _MODELS = {
 
 
 def models() -> dict[str, tuple[Any, tuple[str, ...]]]:
-    """Name in $defs: (pydantic model, path in a config), for those that the installed DeepSpeed has."""
-    found = {}
+    """Return name in $defs: (pydantic model, path in a config), for those that the installed DeepSpeed has."""
+    present = {}
     for block, (module, name, path) in _MODELS.items():
         try:
-            found[block] = (getattr(import_module(f"deepspeed.{module}"), name), path)
+            present[block] = (getattr(import_module(f"deepspeed.{module}"), name), path)
         except (ImportError, AttributeError):
             continue
-    return found
+    return present

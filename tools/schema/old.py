@@ -1,4 +1,4 @@
-"""Keys that only releases before 0.19.8 read; see ds_config_blocks.py for those of today."""
+"""Keys that only releases before 0.19.8 read; see blocks.py for those of today."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
     DS_ACCELERATOR=cpu python -m tools.schema.older_deepspeed [--check] [RELEASE ...]
 
-Fetches each release's source distribution, of some 2 MB, with pip, and runs generate_ds_config_schema.py on it: it
-needs no build, only the torch that is installed. DSCONF_SDISTS names a folder that keeps them between runs.
+Fetches each release's source distribution, of some 2 MB, with pip, and runs generate_schema.py on it: it needs no
+build, only the torch that is installed. DSCONF_SDISTS names a folder that keeps them between runs.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def _sdist(release: str, folder: Path) -> Path:
-    """The source distribution of ``release`` in ``folder``, fetched if it is not there."""
+    """Return the source distribution of ``release`` in ``folder``, fetched if it is not there."""
     file = folder / f"deepspeed-{release}.tar.gz"
     if not file.exists():
         options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-binary", ":all:", "--dest", str(folder)]
@@ -34,13 +34,13 @@ def _generate(release: str, folder: Path, arguments: list[str]) -> int:
     with tarfile.open(_sdist(release, folder)) as archive, TemporaryDirectory() as unpacked:
         archive.extractall(unpacked, filter="data")
         source = Path(unpacked) / f"deepspeed-{release}"
-        environment = {**os.environ, "PYTHONPATH": str(source), "DS_ACCELERATOR": "cpu"}
-        command = [sys.executable, "-W", "ignore", str(ROOT / "tools" / "generate_ds_config_schema.py"), *arguments]
+        environment = {**os.environ, "PYTHONPATH": f"{source}{os.pathsep}{ROOT}", "DS_ACCELERATOR": "cpu"}
+        command = [sys.executable, "-W", "ignore", "-m", "tools.schema.generate_schema", *arguments]
         return subprocess.run(command, env=environment, cwd=unpacked, check=False).returncode
 
 
 def main() -> int:
-    """1 if a schema is not what its release reads."""
+    """Write or check every schema; return 1 if one is not what its release reads."""
     arguments = [word for word in sys.argv[1:] if word.startswith("-")]
     releases = [word for word in sys.argv[1:] if not word.startswith("-")] or list(RELEASES[:-1])
     with TemporaryDirectory() as fresh:

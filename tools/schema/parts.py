@@ -84,7 +84,7 @@ _STEPS = {"total_curriculum_step": 8, "difficulty_step": 8, "root_degree": 2, "d
 
 
 def part_reads() -> Reads:
-    """What the later readers look up, watched as the parser is."""
+    """Record what the later readers look up, watching them as the parser is watched."""
     from deepspeed.runtime.data_pipeline.curriculum_scheduler import CurriculumScheduler
     from deepspeed.runtime.data_pipeline.data_routing.scheduler import RandomLTDScheduler
 

@@ -1,4 +1,4 @@
-"""What DeepSpeed refuses beyond what its fields declare: found by asking its parser."""
+"""Finds, by asking DeepSpeed's parser, what it refuses beyond what its fields declare."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ def _nested(path: Path, value: Any) -> dict[str, Any]:
 
 
 def _numbers(block: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], bool]]:
-    """The keys of a pydantic block that hold a number without a lower limit: (name, schema, whether it is whole)."""
+    """Yield the keys of a pydantic block that hold a number without a lower limit: (name, schema, whether it is
+    whole)."""
     for key, part in block["properties"].items():
         scalar = str(part.get("$ref", "")).rpartition("/")[2].partition("_")[0]
         if scalar in ("whole", "number") and not {"minimum", "exclusiveMinimum"} & set(part):
@@ -27,7 +28,7 @@ def _numbers(block: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any], bool]
 
 
 def _limit(path: Path, part: dict[str, Any], whole: bool) -> None:
-    """Adds the lower limit that a validator of DeepSpeed's sets."""
+    """Add the lower limit that a validator of DeepSpeed's sets."""
     if not takes(_nested(path, 1)):
         return
     if not takes(_nested(path, 0)):
@@ -37,7 +38,7 @@ def _limit(path: Path, part: dict[str, Any], whole: bool) -> None:
 
 
 def _no_digits_in_text(path: Path, part: dict[str, Any]) -> None:
-    """Takes back that text may hold the number, where a validator lets no text through but "auto"."""
+    """Take back that text may hold the number, where a validator accepts no text but "auto"."""
     if str(part.get("$ref", "")).endswith("_or_auto") and takes(_nested(path, 5)) and not takes(_nested(path, "5")):
         rest = {key: value for key, value in part.items() if key != "$ref"}
         part.clear()
@@ -45,7 +46,7 @@ def _no_digits_in_text(path: Path, part: dict[str, Any]) -> None:
 
 
 def _texts(block: dict[str, Any], path: Path) -> None:
-    """Names that a validator takes for a key declared as any text; lists that may also be one text."""
+    """Find names that a validator accepts for a key declared as any text, and lists that may also be one text."""
     for key, part in block["properties"].items():
         if "type" not in part:
             continue
@@ -62,7 +63,8 @@ def _texts(block: dict[str, Any], path: Path) -> None:
 
 
 def narrow(blocks: dict[str, Any], paths: dict[str, Path]) -> None:
-    """Changes ``blocks`` to what DeepSpeed's parser takes: null or true for a block, limits and names of validators."""
+    """Narrow ``blocks`` to what DeepSpeed's parser accepts: null or true for a block, limits and names of
+    validators."""
     for name, block in blocks.items():
         path = paths[name]
         if "*" in path:

@@ -1,4 +1,4 @@
-"""What DeepSpeed's own parser looks up in a config, and the default it has in mind: found by watching it read."""
+"""Finds what DeepSpeed's own parser looks up in a config, and its default for it, by watching it read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ Reads = dict[Path, dict[str, Any]]
 
 
 class Unset:
-    """No default was given with a look-up."""
+    """The default of a look-up that gave none."""
 
 
 UNSET = Unset()
@@ -34,7 +34,8 @@ _NAMED = {"type": "Adam", "params": {}}
 
 
 def probes() -> Iterator[dict[str, Any]]:
-    """Configs that between them lead the parser into every block; some end in an error of DeepSpeed's, late enough."""
+    """Yield configs that between them lead the parser into every block; some end in an error of DeepSpeed's, late
+    enough."""
     yield {}
     yield from ({name: {}} for name in _BLOCKS)
     yield from ({name: {"enabled": True}} for name in _SWITCHED)
@@ -94,7 +95,7 @@ class Watched(dict[str, Any]):
 
 
 class _WatchedKeys(KeysView[str]):
-    """``key in config.keys()`` is a look-up too."""
+    """Notes ``key in config.keys()``, which is a look-up too."""
 
     def __init__(self, owner: Watched) -> None:
         super().__init__(owner)
@@ -108,7 +109,7 @@ class _WatchedKeys(KeysView[str]):
 
 
 def watched_reads(blocks: set[Path]) -> Reads:
-    """Every look-up of the installed DeepSpeed's parser in ``blocks``, over all probes."""
+    """Record every look-up of the installed DeepSpeed's parser in ``blocks``, over all probes."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     reads: Reads = defaultdict(dict)
@@ -119,7 +120,7 @@ def watched_reads(blocks: set[Path]) -> Reads:
 
 
 def takes(config: dict[str, Any]) -> bool:
-    """Whether the installed DeepSpeed parses ``config``."""
+    """Say whether the installed DeepSpeed parses ``config``."""
     from deepspeed.runtime.config import DeepSpeedConfig
 
     try:
@@ -130,8 +131,8 @@ def takes(config: dict[str, Any]) -> bool:
 
 
 def signature_reads() -> Reads:
-    """Arguments, with their defaults, that DeepSpeed's Adam and its schedulers take from ``params``; and what a
-    pipeline block is filled up with."""
+    """Return the arguments, with their defaults, that DeepSpeed's Adam and its schedulers take from ``params``, and
+    what a pipeline block is filled up with."""
     from inspect import signature
 
     from deepspeed.ops.adam import FusedAdam
@@ -139,14 +140,14 @@ def signature_reads() -> Reads:
     from deepspeed.runtime.config import get_pipeline_config
 
     schedulers = [getattr(lr_schedules, name) for name in lr_schedules.VALID_LR_SCHEDULES]
-    found: Reads = {("pipeline",): get_pipeline_config({})}
+    reads: Reads = {("pipeline",): get_pipeline_config({})}
     for block, classes in (("optimizer", [FusedAdam]), ("scheduler", schedulers)):
         noted: dict[str, Any] = {}
         for kind in classes:
             for name, parameter in signature(kind).parameters.items():
                 default = UNSET if parameter.default is parameter.empty else parameter.default
                 noted.setdefault(name, default)
-        found[block, "params"] = {
+        reads[block, "params"] = {
             name: default for name, default in noted.items() if name not in ("params", "optimizer")
         }
-    return found
+    return reads

@@ -9,10 +9,10 @@ from dsconf.config.finding import Edit, dotted
 from dsconf.config.load import Loaded, LoadError, parse
 from dsconf.config.repair.fix_text import rewritten
 from dsconf.config.repair.fix_value import CannotFixError
-from dsconf.config.validate import Asked, config_problems
+from dsconf.config.validate import ValidationOptions, config_problems
 
 _ROUNDS = 20
-"""A repair can bring another one to light: a key that was moved and turns out to be misspelt."""
+"""Most rounds: a repair can bring another one to light, such as a key that was moved and is misspelt."""
 
 
 class Repair(NamedTuple):
@@ -26,34 +26,34 @@ class Repair(NamedTuple):
     """What ``after`` is read as."""
 
     def diff(self, name: str) -> str:
-        """The change as a unified diff, or nothing."""
+        """Return the change as a unified diff, or nothing."""
         before, after = (text.splitlines(keepends=True) for text in (self.before, self.after))
         shown = unified_diff(before, after, name, name)
         return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in shown)
 
 
-def repair(name: str, text: str, asked: Asked) -> Repair:
-    """``text`` with everything repaired that has one safe answer for ``asked``; ``name`` is for messages.
+def repair(name: str, text: str, options: ValidationOptions) -> Repair:
+    """Repair everything in ``text`` that has one safe answer for ``options``; ``name`` is what messages call it.
 
-    Comments, layout, newlines and a byte order mark stay; but a mark goes where the loader cannot read past it.
-    Repairing what comes out again changes nothing.
+    Comments, layout, newlines and a byte order mark stay, except that a mark is taken out where the loader cannot read
+    past it. Repairing the result again changes nothing.
 
     Raises:
         LoadError: nobody can read ``text``.
     """
-    loaded = parse(name, text, asked.target)
-    asked = asked._replace(target=loaded.target)
+    loaded = parse(name, text, options.target)
+    options = options._replace(target=loaded.target)
     newline = _newline(text)
     if loaded.twice or loaded.not_finite or newline is None or not loaded.text:
         return Repair(text, text, (), loaded)
     done: list[str] = []
     seen = {loaded.text}
     for _ in range(_ROUNDS):
-        after, repaired = _one_round(loaded, asked)
+        after, repaired = _one_round(loaded, options)
         if not repaired or after in seen:
             break
         try:
-            loaded = parse(name, after, asked.target)
+            loaded = parse(name, after, options.target)
         except LoadError:
             break
         seen.add(after)
@@ -67,16 +67,16 @@ def repair(name: str, text: str, asked: Asked) -> Repair:
 
 
 def _newline(text: str) -> str | None:
-    """How lines end in ``text``; None where they end in several ways, which cannot be kept."""
+    """Return how lines end in ``text``; None where they end in several ways, which cannot be kept."""
     if "\r" not in text:
         return "\n"
     only = text.count("\r\n") == text.count("\n") == text.count("\r")
     return "\r\n" if only else None
 
 
-def _one_round(loaded: Loaded, asked: Asked) -> tuple[str, list[str]]:
+def _one_round(loaded: Loaded, options: ValidationOptions) -> tuple[str, list[str]]:
     text, repaired = loaded.text, []
-    for problem in config_problems(loaded.config, loaded.target, asked):
+    for problem in config_problems(loaded.config, loaded.target, options):
         if not problem.fix:
             continue
         try:
@@ -88,7 +88,7 @@ def _one_round(loaded: Loaded, asked: Asked) -> tuple[str, list[str]]:
 
 
 class Replacement(NamedTuple):
-    """Offsets of what goes, the end exclusive, and what comes in its place."""
+    """Offsets of the text that is replaced, the end exclusive, and what comes in its place."""
 
     start: int
     end: int
@@ -96,7 +96,7 @@ class Replacement(NamedTuple):
 
 
 def replacement(text: str, edits: tuple[Edit, ...]) -> Replacement | None:
-    """The smallest single change of ``text`` that makes ``edits``; None where they cannot be made."""
+    """Return the smallest single change of ``text`` that makes ``edits``; None where they cannot be made."""
     try:
         after = rewritten(text, edits)
     except CannotFixError:

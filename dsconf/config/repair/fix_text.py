@@ -1,4 +1,4 @@
-"""Makes an edit in the text of a config: everything else of it, comments and layout, stays as it was."""
+"""Makes an edit in the text of a config; everything else in it, comments and layout, stays as it was."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from dsconf.config.repair.fix_value import CannotFixError, applied, deepest, val
 
 _BARE = re.compile(r"[A-Za-z_][\w.-]*")
 _ONE_LINE = 60
-"""Characters of a new value up to which it stays on one line."""
+"""Characters of the longest new value that stays on one line."""
 
 
 class _Text(NamedTuple):
-    """A text, what it means and where."""
+    """A text, what it means, and where everything stands in it."""
 
     text: str
     config: dict[str, Any]
@@ -31,7 +31,7 @@ class _Text(NamedTuple):
         return self.text.rfind("\n", 0, offset) + 1
 
     def indent(self, offset: int) -> str:
-        """The blanks that the line of ``offset`` begins with."""
+        """Return the blanks that the line of ``offset`` begins with."""
         start = self.line_start(offset)
         return self.text[start : start + len(self.text[start:offset]) - len(self.text[start:offset].lstrip())]
 
@@ -39,7 +39,7 @@ class _Text(NamedTuple):
         return not self.text[self.line_start(offset) : offset].strip()
 
     def members(self, path: Path) -> list[Span]:
-        """The members of the block at ``path`` as they stand."""
+        """List the members of the block at ``path`` in the order of the text."""
         spans = (self.span((*path, key)) for key in value_at(self.config, path))
         return sorted(spans, key=lambda span: span.key)
 
@@ -55,7 +55,7 @@ def _read(text: str) -> _Text:
 
 
 def rewritten(text: str, edits: tuple[Edit, ...]) -> str:
-    """``text`` with ``edits`` made, one after the other, each checked: read again, it means what it should.
+    """Make ``edits`` in ``text``, one after the other, and check each: read again, it must mean what it should.
 
     Strict JSON stays strict JSON.
 
@@ -115,7 +115,7 @@ def _renamed(before: _Text, edit: Rename) -> str:
 
 
 def _dumped(value: Any, indent: str) -> str:
-    """``value`` as JSON in a member whose line begins with ``indent``."""
+    """Write ``value`` as JSON in a member whose line begins with ``indent``."""
     short = json.dumps(value, ensure_ascii=False)
     if len(short) <= _ONE_LINE:
         return short
@@ -123,19 +123,19 @@ def _dumped(value: Any, indent: str) -> str:
 
 
 def _removed(before: _Text, path: Path) -> str:
-    """Without the member at ``path`` and the comma that it no longer needs; a line left empty goes too."""
+    """Remove the member at ``path`` and the comma that it no longer needs; a line left empty goes too."""
     text, span = before.text, before.span(path)
     if not isinstance(value_at(before.config, path[:-1]), dict):
         raise CannotFixError("an item of a list")
-    char, at = next_token(text, span.value_end)
+    char, position = next_token(text, span.value_end)
     cuts = [(span.key, span.value_end)]
     if char == ",":
-        cuts.append((at, at + 1))
+        cuts.append((position, position + 1))
     else:
         earlier = [member for member in before.members(path[:-1]) if member.key < span.key]
         if earlier:
-            char, at = next_token(text, earlier[-1].value_end)
-            cuts += [(at, at + 1)] if char == "," else []
+            char, position = next_token(text, earlier[-1].value_end)
+            cuts += [(position, position + 1)] if char == "," else []
     cuts.sort()
     return _cut(before, span, cuts)
 
@@ -165,7 +165,8 @@ def _without(text: str, cuts: list[tuple[int, int]], start: int, end: int) -> st
 
 
 def _inserted(before: _Text, path: Path, source: str | None, old_indent: str, edit: SetValue | None = None) -> str:
-    """With a new member at ``path``: the text ``source`` of a value that had ``old_indent``, or what ``edit`` says."""
+    """Insert a new member at ``path``: the text ``source`` of a value that had ``old_indent``, or what ``edit``
+    says."""
     depth = deepest(before.config, path)
     block, names = path[:depth], path[depth:]
     members = before.members(block)
@@ -180,9 +181,9 @@ def _inserted(before: _Text, path: Path, source: str | None, old_indent: str, ed
     )
     member = _nested(names, value, indent, unit if own_line else "")
     value_end = last.value_end
-    char, at = next_token(before.text, value_end)
+    char, position = next_token(before.text, value_end)
     bare = before.text[last.value] not in "\"'{[" and isinstance(_value_of(before, last), str)
-    start = at + 1 if char == "," else value_end
+    start = position + 1 if char == "," else value_end
     comma = "" if char == "," or bare else ","
     if not own_line:
         return before.text[:start] + comma + " " + member + before.text[start:]
@@ -207,7 +208,7 @@ def _value_of(before: _Text, span: Span) -> Any:
 
 
 def _first(before: _Text, block: Path, names: Path, source: str | None, edit: SetValue | None) -> str:
-    """Into an empty block, on its own line."""
+    """Insert into an empty block, on its own line."""
     start = before.span(block).value
     if before.text[start] != "{":
         raise CannotFixError("a block without braces")
@@ -217,7 +218,8 @@ def _first(before: _Text, block: Path, names: Path, source: str | None, edit: Se
 
 
 def _nested(names: Path, value: str, indent: str, unit: str) -> str:
-    """``"a": {"b": value}`` for the names a and b; on lines of their own where there is a ``unit`` of indentation."""
+    """Write ``"a": {"b": value}`` for the names a and b; on lines of their own where there is a ``unit`` of
+    indentation."""
     key, *inner = (json.dumps(name, ensure_ascii=False) for name in names)
     if not inner:
         return f"{key}: {value}"
@@ -231,7 +233,7 @@ def _indented(source: str, old: str, new: str) -> str:
 
 
 def _unit(before: _Text) -> str:
-    """One step of the text's own indentation: that of the first member that begins a line."""
+    """Return one step of the text's own indentation: that of the first member that begins a line."""
     for span in sorted(before.places.spans.values()):
         indent = before.indent(span.key)
         if indent and before.first_of_line(span.key):

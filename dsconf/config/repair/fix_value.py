@@ -1,4 +1,4 @@
-"""What an edit makes of a config: the meaning that the rewritten text is checked against."""
+"""What an edit makes of a config's values; the rewritten text is checked against it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class CannotFixError(Exception):
 
 
 def applied(config: dict[str, Any], edit: Edit) -> Any:
-    """A copy of ``config`` with ``edit`` made.
+    """Copy ``config`` with ``edit`` made.
 
     Raises:
         CannotFixError: the key is not there, what is to be made is there already, or its block is no object.
@@ -31,7 +31,7 @@ def applied(config: dict[str, Any], edit: Edit) -> Any:
 
 
 def value_at(config: Any, path: Path) -> Any:
-    """What stands at ``path``.
+    """Return what stands at ``path``.
 
     Raises:
         CannotFixError: nothing does.
@@ -44,7 +44,7 @@ def value_at(config: Any, path: Path) -> Any:
 
 
 def deepest(config: Any, path: Path) -> int:
-    """How many keys of ``path`` lead through blocks that are there, the last key apart."""
+    """Count the keys of ``path``, the last one aside, that lead through blocks that exist."""
     depth = 0
     while depth < len(path) - 1 and _has(config, path[depth]):
         config = config[path[depth]]
@@ -61,14 +61,14 @@ def _has(value: Any, key: str | int) -> bool:
 
 
 def _with(value: Any, key: str | int, new: Any) -> Any:
-    """A copy of the object or list ``value`` with ``new`` at ``key``."""
+    """Copy the object or list ``value`` with ``new`` at ``key``."""
     if isinstance(value, list):
         return [new if place == key else item for place, item in enumerate(value)]
     return {**value, key: new}
 
 
 def _inside(value: Any, path: Path, change: Callable[[dict[str, Any], Any], dict[str, Any]]) -> Any:
-    """A copy of ``value`` in which ``change`` made the object that holds the last key of ``path``."""
+    """Copy ``value`` with ``change`` made in the object that holds the last key of ``path``."""
     if not path or not _has(value, path[0]):
         raise CannotFixError(f"{dotted(path)} is not there")
     if len(path) > 1:

@@ -1,4 +1,4 @@
-"""One rule, one function: each yields the problems it finds in a config and cites the DeepSpeed line behind it.
+"""One rule is one function: it yields the problems it finds in a config and cites the DeepSpeed line behind them.
 
 docs/rules has a page for each code.
 """

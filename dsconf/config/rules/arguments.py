@@ -1,4 +1,4 @@
-"""What the optimizers and schedulers that DeepSpeed 0.19.8 builds from a config take as ``params``.
+"""The ``params`` that each optimizer and scheduler takes which DeepSpeed 0.19.8 builds from a config.
 
 Sources: ops/{adam,lion,lamb,adagrad}, runtime/lr_schedules.py, runtime/engine.py:2377-2550, torch 2.13.
 """

@@ -5,10 +5,42 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dsconf.config.auto import FILLED
 from dsconf.config.finding import Path, Problem, dotted
 from dsconf.config.rules.case import Case
 from dsconf.config.schema import property_at
+
+ACCELERATE = frozenset(
+    {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+        "fp16.enabled",
+        "bf16.enabled",
+        "optimizer.params.lr",
+        "optimizer.params.weight_decay",
+        "scheduler.params.warmup_min_lr",
+        "scheduler.params.warmup_max_lr",
+        "scheduler.params.warmup_num_steps",
+        "scheduler.params.total_num_steps",
+        "zero_optimization.stage",
+        "zero_optimization.reduce_bucket_size",
+        "zero_optimization.stage3_prefetch_bucket_size",
+        "zero_optimization.stage3_param_persistence_threshold",
+        "zero_optimization.stage3_gather_16bit_weights_on_model_save",
+        "zero_optimization.offload_optimizer.device",
+        "zero_optimization.offload_optimizer.nvme_path",
+        "zero_optimization.offload_param.device",
+        "zero_optimization.offload_param.nvme_path",
+    }
+)
+TRAINER = ACCELERATE | {"optimizer.params.betas", "optimizer.params.eps"}
+"""The HF Trainer runs through Accelerate, so it fills whatever Accelerate does and two more."""
+
+FILLED: dict[str, frozenset[str]] = {"deepspeed": frozenset(), "hf": TRAINER, "accelerate": ACCELERATE}
+"""Keys whose "auto" each loader fills in before DeepSpeed sees the file. Sources: transformers 5.17
+integrations/deepspeed.py (trainer_config_process, trainer_config_finalize); accelerate accelerator.py
+(_prepare_deepspeed) and utils/dataclasses.py (DeepSpeedPlugin.__post_init__, set_mixed_precision)."""
 
 _PYDANTIC = (
     *("zero_optimization", "bf16", "bfloat16", "fp16", "tensor_parallel", "compile", "comms_logger"),
@@ -27,33 +59,36 @@ _BLOCKS = (("zero_optimization", "zenflow"), ("expert_parallel",))
 """Those of them that cannot be "auto" themselves."""
 
 
-def autos(value: Mapping[str, Any], path: Path = (), own: bool = False) -> Iterator[Path]:
-    """The paths whose value is an "auto" that somebody has to fill in; with ``own`` also DeepSpeed's own ones."""
+def autos(value: Mapping[str, Any], path: Path = (), deepspeed_too: bool = False) -> Iterator[Path]:
+    """Yield the paths of every "auto" that somebody has to fill in, and with ``deepspeed_too`` of those that DeepSpeed
+    itself reads."""
     for key, inner in value.items():
         here = (*path, key)
-        if key.startswith("_") or (here in _OWN_AUTO and not own and not (inner == "auto" and here in _BLOCKS)):
+        left_to_deepspeed = here in _OWN_AUTO and not (inner == "auto" and here in _BLOCKS)
+        if key.startswith("_") or (left_to_deepspeed and not deepspeed_too):
             continue
         if inner == "auto":
             yield here
         elif isinstance(inner, dict):
-            yield from autos(inner, here, own)
+            yield from autos(inner, here, deepspeed_too)
 
 
 def _default(path: Path) -> str:
-    known = property_at(path)
-    if known is None or known.get("default") is None:
+    schema = property_at(path)
+    if schema is None or schema.get("default") is None:
         return "its default"
-    value = known["default"]
+    value = schema["default"]
     return f"its default, {str(value).lower() if isinstance(value, bool) else value}"
 
 
 def unfilled(case: Case) -> Iterator[Problem]:
-    """An "auto" that nobody fills: dropped for the default, or taken as a string; Accelerate refuses all of them.
+    """Find an "auto" that nobody fills in: it is dropped for the default or taken as a string, and Accelerate refuses
+    it.
 
     The HF Trainer builds its engine through Accelerate, which raises for every "auto" that is left (accelerate
-    utils/dataclasses.py: DeepSpeedPlugin.fill_match), those of DeepSpeed's own words included.
+    utils/dataclasses.py: DeepSpeedPlugin.fill_match), including those that DeepSpeed itself reads.
     """
-    for path in autos(case.config, own=case.target != "deepspeed"):
+    for path in autos(case.config, deepspeed_too=case.target != "deepspeed"):
         if dotted(path) in FILLED[case.target]:
             continue
         advice = "write the value"

@@ -12,14 +12,15 @@ TRAIN, MICRO, ACCUMULATION = "train_batch_size", "train_micro_batch_size_per_gpu
 
 
 def missing(case: Case) -> Iterator[Problem]:
-    """Accumulation alone does not say how large a batch is (runtime/config.py:648-650)."""
+    """Find configs without a batch size: accumulation alone does not say how large a batch is
+    (runtime/config.py:648-650)."""
     if case.config.get(TRAIN) is None and case.config.get(MICRO) is None:
         value = '"auto"' if case.target != "deepspeed" else "a number"
         yield Problem("DS201", "error", (), f"neither {TRAIN} nor {MICRO} is given", f"set {MICRO} to {value}")
 
 
 def _given(case: Case) -> Batch | None:
-    """The batch sizes, or None where one of them is not known yet or wrong on its own."""
+    """Return the batch sizes, or None where one of them is not known yet or wrong by itself."""
     values = [case.config.get(key) for key in (TRAIN, MICRO, ACCUMULATION)]
     if any(value is not None and (isinstance(value, (bool, str)) or (whole(value) or 0) <= 0) for value in values):
         return None
@@ -27,7 +28,8 @@ def _given(case: Case) -> Batch | None:
 
 
 def indivisible(case: Case) -> Iterator[Problem]:
-    """The three must agree (runtime/config.py:586-605). Without --gpus: for some number of GPUs at least."""
+    """Find batch sizes that do not agree (runtime/config.py:586-605). Without --gpus it is enough that some number of
+    GPUs makes them agree."""
     batch = _given(case)
     if batch is None or batch.train is None:
         return
@@ -49,7 +51,7 @@ def indivisible(case: Case) -> Iterator[Problem]:
 
 
 def uneven_groups(case: Case) -> Iterator[Problem]:
-    """Ranks that share a sequence, a layer or experts must divide the world (utils/groups.py:202-226)."""
+    """Find groups that share a sequence, a layer or experts and do not divide the world (utils/groups.py:202-226)."""
     if case.gpus is None:
         return
     experts = block(case.config, "expert_parallel")
@@ -65,7 +67,8 @@ def uneven_groups(case: Case) -> Iterator[Problem]:
 
 
 def accumulation_left_out(case: Case) -> Iterator[Problem]:
-    """Accelerate, under the HF Trainer too, puts 1 for a missing key (DeepSpeedPlugin.__post_init__)."""
+    """Find configs without accumulation: Accelerate, under the HF Trainer too, puts 1 for it
+    (DeepSpeedPlugin.__post_init__)."""
     if case.target != "deepspeed" and ACCUMULATION not in case.config and "zero_optimization" in case.config:
         message = f"without {ACCUMULATION} Accelerate takes 1, whatever the script or the command line says"
         yield Problem("DS204", "note", (), message, f'add "{ACCUMULATION}": "auto"')

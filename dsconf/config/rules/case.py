@@ -1,4 +1,5 @@
-"""What a rule looks at, and safe ways to look: a config may hold anything; its types are the schema's business."""
+"""What a rule looks at, and safe ways to look: a config may hold anything, since its types are for the schema to
+check."""
 
 from __future__ import annotations
 
@@ -24,21 +25,21 @@ class Case(NamedTuple):
     release: str = RELEASES[-1]
     """The known release of DeepSpeed that runs."""
     version: str = RELEASES[-1]
-    """What was named, of which ``release`` is the known one; it may have a patch of its own, or none."""
+    """The version that was named; ``release`` is the known one that stands for it."""
 
     @property
     def zero(self) -> Mapping[str, Any]:
-        """The zero_optimization block, empty where there is none."""
+        """Return the zero_optimization block, empty where there is none."""
         return block(self.config, "zero_optimization")
 
     @property
     def stage(self) -> int | None:
-        """The ZeRO stage, 0 by default; None where it cannot be told."""
+        """Return the ZeRO stage, 0 by default; None where it cannot be determined."""
         return stage(self.config)
 
 
 def block(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
-    """The object at ``path``, or an empty one where there is none."""
+    """Return the object at ``path``, or an empty one where there is none."""
     for key in path:
         inner = config.get(key)
         if not isinstance(inner, dict):
@@ -48,7 +49,7 @@ def block(config: Mapping[str, Any], *path: str) -> Mapping[str, Any]:
 
 
 def whole(value: Any) -> int | None:
-    """``value`` as DeepSpeed's pydantic blocks read a whole number, or None."""
+    """Read ``value`` as DeepSpeed's pydantic blocks read a whole number, or return None."""
     try:
         return as_int("", value)
     except InputError:
@@ -56,7 +57,7 @@ def whole(value: Any) -> int | None:
 
 
 def flag(value: Any) -> bool | None:
-    """``value`` as DeepSpeed's pydantic blocks read a boolean, or None."""
+    """Read ``value`` as DeepSpeed's pydantic blocks read a boolean, or return None."""
     try:
         return as_bool("", value)
     except InputError:
@@ -64,18 +65,18 @@ def flag(value: Any) -> bool | None:
 
 
 def number(value: Any) -> float | None:
-    """A JSON number as it is; None for anything else, booleans and strings included."""
+    """Return a JSON number as it is; None for anything else, booleans and strings included."""
     return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None
 
 
 def stage(config: Mapping[str, Any]) -> int | None:
-    """The ZeRO stage, 0 by default; None where it cannot be told ("auto", or no stage at all)."""
+    """Read the ZeRO stage, 0 by default; None where it cannot be determined ("auto", or no stage at all)."""
     zero = config.get("zero_optimization", {})
     return int(zero) if isinstance(zero, bool) else whole(block(config, "zero_optimization").get("stage", 0))
 
 
 def device(case: Case, name: str) -> object:
-    """Where the offload block ``name`` puts things: ``none`` by default."""
+    """Return where the offload block ``name`` puts things: ``none`` by default."""
     offload = case.zero.get(name)
     if not isinstance(offload, dict):
         old = {"offload_optimizer": "cpu_offload", "offload_param": "cpu_offload_param"}[name]
@@ -84,17 +85,18 @@ def device(case: Case, name: str) -> object:
 
 
 def offloads_optimizer(case: Case) -> bool:
-    """Whether the optimizer runs on the host (runtime/engine.py:1562-1565)."""
+    """Say whether the optimizer runs on the host (runtime/engine.py:1562-1565)."""
     return device(case, "offload_optimizer") in ("cpu", "nvme")
 
 
 def bf16_name(config: Mapping[str, Any]) -> str:
-    """The name of the bf16 block that counts (runtime/precision_config.py:34-38)."""
+    """Return the name of the bf16 block that counts (runtime/precision_config.py:34-38)."""
     return "bf16" if config.get("bf16") is not None or "bfloat16" not in config else "bfloat16"
 
 
 def precision(case: Case) -> str | None:
-    """The type of the model's parameters: ``bf16``, ``fp16`` or ``fp32``; None where "auto" or a mistake hides it."""
+    """Return the type of the model's parameters: ``bf16``, ``fp16`` or ``fp32``; None where "auto" or a mistake hides
+    it."""
     on = {}
     for name, key in (("fp16", "fp16"), ("bf16", bf16_name(case.config))):
         value = block(case.config, key).get("enabled", False)
@@ -107,7 +109,7 @@ def precision(case: Case) -> str | None:
 
 
 def dtype(value: Any) -> str | None:
-    """``bf16``, ``fp16`` or ``fp32`` under any name that DeepSpeed knows, or None."""
+    """Read ``bf16``, ``fp16`` or ``fp32`` under any name that DeepSpeed knows, or return None."""
     try:
         return as_dtype("", value)
     except InputError:

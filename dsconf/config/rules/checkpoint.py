@@ -15,7 +15,7 @@ _GATHER = (
 
 
 def saved_in_shards(case: Case) -> Iterator[Problem]:
-    """save_16bit_model writes nothing at stage 3 unless told to gather (runtime/engine.py:5730-5740)."""
+    """Find stage 3 without gathering: save_16bit_model then writes nothing (runtime/engine.py:5730-5740)."""
     if case.stage == 3 and not _gathers(case):
         message = "save_16bit_model saves nothing at stage 3: the weights stay in shards"
         advice = "set stage3_gather_16bit_weights_on_model_save to true, or convert with zero_to_fp32.py"
@@ -23,7 +23,8 @@ def saved_in_shards(case: Case) -> Iterator[Problem]:
 
 
 def gathered_on_rank_0(case: Case) -> Iterator[Problem]:
-    """Rank 0 keeps each gathered parameter in host memory until the file is written (runtime/engine.py:5631-5700)."""
+    """Find gathering on save: rank 0 keeps each gathered parameter in host memory until the file is written
+    (runtime/engine.py:5631-5700)."""
     if case.stage != 3 or case.model_params is None or not _gathers(case):
         return
     size = format_bytes(case.model_params * (4 if precision(case) == "fp32" else 2))
@@ -39,7 +40,8 @@ def _gathers(case: Case) -> bool:
 
 
 def other_world_size(case: Case) -> Iterator[Problem]:
-    """Optimizer shards only load on as many ranks as wrote them (runtime/engine.py:4743-4752)."""
+    """Find another world size than the checkpoint's: optimizer shards only load on as many ranks as wrote them
+    (runtime/engine.py:4743-4752)."""
     if case.gpus is None or case.resume_gpus in (None, case.gpus) or case.stage == 0:
         return
     if block(case.config, "checkpoint").get("load_universal", False) is not True:

@@ -1,4 +1,4 @@
-"""Blocks that do nothing, or fail, for want of something else."""
+"""Blocks that do nothing, or fail, because something else is missing."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ _PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb", "comet": "comet_ml"
 
 
 def compiled_by_the_script(case: Case) -> Iterator[Problem]:
-    """DeepCompile waits for engine.compile() and runs eagerly until then (runtime/engine.py:2997-3000)."""
+    """Find DeepCompile, which waits for engine.compile() and runs eagerly until then (runtime/engine.py:2997-3000)."""
     if flag(block(case.config, "compile").get("deepcompile", False)):
         message = "does nothing until the script calls engine.compile()"
         yield Problem("DS605", "note", ("compile", "deepcompile"), message)
 
 
 def switched_off(case: Case) -> Iterator[Problem]:
-    """Blocks whose ``enabled`` is false by default (monitor/config.py, comm/config.py, profiling/config.py)."""
+    """Find blocks whose ``enabled`` is false by default (monitor/config.py, comm/config.py, profiling/config.py)."""
     for name in _SWITCHED:
         inner = block(case.config, name)
         if inner and "enabled" not in inner:
@@ -33,16 +33,17 @@ def switched_off(case: Case) -> Iterator[Problem]:
 
 
 def without_type(case: Case) -> Iterator[Problem]:
-    """Without ``type`` the rest of the block is never looked at (runtime/config.py:288-299, 325-336)."""
+    """Find blocks without ``type``: DeepSpeed reads nothing else of them (runtime/config.py:288-299, 325-336)."""
     for name, example in (("optimizer", "AdamW"), ("scheduler", "WarmupLR")):
         inner = block(case.config, name)
         if inner.get("type") is None and any(not key.startswith("_") for key in inner):
-            message = "lacks 'type': DeepSpeed ignores the block without a word"
+            message = "lacks 'type': DeepSpeed silently ignores the block"
             yield Problem("DS614", "error", (name,), message, f'add "type": "{example}" or another')
 
 
 def every_operation(case: Case) -> Iterator[Problem]:
-    """``prof_all`` is on by default and wins over the list (utils/comms_logging.py, comm/comm.py)."""
+    """Find a list of operations beside ``prof_all``, which is on by default and wins (utils/comms_logging.py,
+    comm/comm.py)."""
     logger = block(case.config, "comms_logger")
     if logger.get("prof_ops") and flag(logger.get("prof_all", True)):
         message = "prof_all is on, by default: all operations are logged, not only these"
@@ -50,16 +51,17 @@ def every_operation(case: Case) -> Iterator[Problem]:
 
 
 def missing_package(case: Case) -> Iterator[Problem]:
-    """DeepSpeed imports the package when it builds the engine (monitor/*.py)."""
+    """Find monitors whose package DeepSpeed imports when it builds the engine (monitor/*.py)."""
     for name, package in _PACKAGES.items():
         if flag(block(case.config, name).get("enabled", False)):
             yield Problem("DS608", "note", (name, "enabled"), f"needs the Python package {package} on every node")
 
 
 def data_efficiency(case: Case) -> Iterator[Problem]:
-    """Checked when the file is read, even with the blocks around them off; random-LTD when the engine is built.
+    """Find data-efficiency blocks that lack a key.
 
-    Source: runtime/data_pipeline/config.py, runtime/data_pipeline/data_routing/scheduler.py.
+    DeepSpeed checks them when it reads the file, even with the blocks around them off, and random-LTD when it builds
+    the engine (runtime/data_pipeline/config.py, runtime/data_pipeline/data_routing/scheduler.py).
     """
     path = ("data_efficiency", "data_sampling")
     for name, key in (("curriculum_learning", "curriculum_metrics"), ("dynamic_batching", "max_tokens")):
@@ -76,7 +78,7 @@ def data_efficiency(case: Case) -> Iterator[Problem]:
 
 
 def tensor_parallel_twice(case: Case) -> Iterator[Problem]:
-    """The two sizes must agree (runtime/engine.py:1019-1022); training reads autotp_size alone."""
+    """Find two sizes that do not agree (runtime/engine.py:1019-1022); training reads autotp_size alone."""
     parallel = block(case.config, "tensor_parallel")
     size = whole(block(parallel, "tp").get("tp_size", 1)) or 1
     auto = whole(parallel.get("autotp_size", 0)) or 0
@@ -90,15 +92,16 @@ def tensor_parallel_twice(case: Case) -> Iterator[Problem]:
 
 
 def vocabulary(case: Case) -> Iterator[Problem]:
-    """The key only makes DeepSpeed warn (runtime/config.py:716-721)."""
+    """Find a vocabulary_size that is no multiple of 8: all DeepSpeed does with it is warn
+    (runtime/config.py:716-721)."""
     size = whole(case.config.get("vocabulary_size"))
     if size is not None and size % 8:
-        message = f"{size} is no multiple of 8, which costs speed; DeepSpeed does nothing but warn"
+        message = f"{size} is not a multiple of 8, which costs speed; all DeepSpeed does is warn"
         yield Problem("DS612", "note", ("vocabulary_size",), message, f"pad the vocabulary to {size + -size % 8}")
 
 
 def log_level(case: Case) -> Iterator[Problem]:
-    """Python's levels by their long names, in any case (utils/logging.py)."""
+    """Find log levels other than Python's long names, in any case (utils/logging.py)."""
     level = case.config.get("log_level")
     if isinstance(level, str) and level.lower() not in _LEVELS and level != "auto":
         message = f"{level!r} is not one of {', '.join(_LEVELS)}"

@@ -1,4 +1,4 @@
-"""Keys that DeepSpeed 0.19.8 knows but that are old, or that nothing reads."""
+"""Keys that DeepSpeed 0.19.8 knows although they are old or nothing reads them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _there(case: Case, path: Path) -> bool:
 
 
 def _modern(case: Case, path: Path) -> tuple[Edit, ...]:
-    """The edits that say the same in today's words; none where the new name is there already."""
+    """Return the edits that say the same in today's words; none where the new name is there already."""
     key = path[-1]
     if key == "cpu_offload_use_pin_memory":
         return (Remove(path),)
@@ -59,7 +59,7 @@ def _modern(case: Case, path: Path) -> tuple[Edit, ...]:
 
 
 def deprecated(case: Case) -> Iterator[Problem]:
-    """Old names still work and log a warning (runtime/config_utils.py:60-103, zero/config.py:60-78)."""
+    """Find old names, which still work and log a warning (runtime/config_utils.py:60-103, zero/config.py:60-78)."""
     old = case.config.get("zero_optimization")
     if isinstance(old, bool):
         value = {"stage": int(old)}
@@ -76,7 +76,7 @@ def deprecated(case: Case) -> Iterator[Problem]:
 
 
 def old_and_new(case: Case) -> Iterator[Problem]:
-    """An old name beside its new one is refused (runtime/config_utils.py:80-83)."""
+    """Find an old name beside its new one, which DeepSpeed refuses (runtime/config_utils.py:80-83)."""
     zero = block(case.config, "zero_optimization")
     for old, names in _REPLACED_BY.items():
         for new in names:
@@ -86,7 +86,7 @@ def old_and_new(case: Case) -> Iterator[Problem]:
 
 
 def never_read(case: Case) -> Iterator[Problem]:
-    """Accepted and stored, but no code of DeepSpeed 0.19.8 reads the value."""
+    """Find keys that DeepSpeed 0.19.8 accepts and stores although none of its code reads them."""
     for path in _NEVER_READ:
         if _there(case, path):
             yield Problem("DS109", "note", path, "accepted, but nothing in DeepSpeed 0.19.8 reads it")

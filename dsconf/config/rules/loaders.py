@@ -26,7 +26,7 @@ _TRAINER_ARGUMENTS = {
 
 
 def clipping_by_default(case: Case) -> Iterator[Problem]:
-    """Gradients are clipped at a norm of 1.0 unless the file says otherwise (runtime/constants.py:202-203).
+    """Find configs that leave clipping to the default, a norm of 1.0 (runtime/constants.py:202-203).
 
     Earlier releases do not clip, which is a surprise only where the Trainer's argument asks for it.
     """
@@ -44,7 +44,7 @@ def clipping_by_default(case: Case) -> Iterator[Problem]:
 
 
 def must_match(case: Case) -> Iterator[Problem]:
-    """The Trainer refuses to start where a number of the file is not its own."""
+    """Find numbers that the Trainer compares with its own arguments, refusing to start where they differ."""
     if case.target != "hf":
         return
     literal = []
@@ -58,7 +58,8 @@ def must_match(case: Case) -> Iterator[Problem]:
 
 
 def activation_checkpointing(case: Case) -> Iterator[Problem]:
-    """Only deepspeed.checkpointing.configure() reads the block (activation_checkpointing/checkpointing.py:1121)."""
+    """Find a block that only deepspeed.checkpointing.configure() reads
+    (activation_checkpointing/checkpointing.py:1121)."""
     if not block(case.config, "activation_checkpointing"):
         return
     path = ("activation_checkpointing",)
@@ -71,6 +72,7 @@ def activation_checkpointing(case: Case) -> Iterator[Problem]:
 
 
 def printing(case: Case) -> Iterator[Problem]:
-    """Accelerate puts infinity in its place (accelerate utils/dataclasses.py: DeepSpeedPlugin.__post_init__)."""
+    """Find steps_per_print, which Accelerate replaces by infinity (accelerate utils/dataclasses.py:
+    DeepSpeedPlugin.__post_init__)."""
     if case.target != "deepspeed" and case.config.get("steps_per_print") is not None:
         yield Problem("DS604", "note", ("steps_per_print",), "Accelerate replaces it: DeepSpeed prints nothing")

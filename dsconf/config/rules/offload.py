@@ -14,22 +14,25 @@ _PARAM_NVME_KEYS = ("buffer_count", "buffer_size", "max_in_cpu", "nvme_path")
 
 
 def param_below_stage3(case: Case) -> Iterator[Problem]:
-    """Parameters are only offloaded where they are sharded (runtime/engine.py:2668-2707 hands them to no one)."""
-    at = case.stage
-    if at is not None and at < 3 and device(case, "offload_param") in ("cpu", "nvme"):
-        message = f"ignored at ZeRO stage {at}: parameters stay on the GPU"
+    """Find offloaded parameters that are not sharded: below stage 3 nothing reads the block
+    (runtime/engine.py:2668-2707)."""
+    stage = case.stage
+    if stage is not None and stage < 3 and device(case, "offload_param") in ("cpu", "nvme"):
+        message = f"ignored at ZeRO stage {stage}: parameters stay on the GPU"
         yield Problem("DS401", "error", ("zero_optimization", "offload_param"), message, "use stage 3, or leave it out")
 
 
 def optimizer_at_stage0(case: Case) -> Iterator[Problem]:
-    """DeepSpeed builds its CPU Adam over GPU parameters, which then refuses (ops/adam/cpu_adam.py:148)."""
+    """Find offload at stage 0: DeepSpeed builds its CPU Adam over GPU parameters, which then refuses
+    (ops/adam/cpu_adam.py:148)."""
     if case.stage == 0 and offloads_optimizer(case):
         message = "optimizer offload needs a ZeRO stage: the CPU optimizer refuses parameters on the GPU"
         yield Problem("DS402", "error", ("zero_optimization", "offload_optimizer"), message, "use stage 1, 2 or 3")
 
 
 def nvme_path_missing(case: Case) -> Iterator[Problem]:
-    """At stage 3 the engine fails without a path (zero/stage3.py:840, partition_parameters.py:1225-1230)."""
+    """Find NVMe without a path, on which the engine fails at stage 3 (zero/stage3.py:840,
+    partition_parameters.py:1225-1230)."""
     for name in ("offload_optimizer", "offload_param"):
         offload = block(case.zero, name)
         if offload.get("device") == "nvme" and case.stage == 3 and offload.get("nvme_path") is None:
@@ -38,7 +41,8 @@ def nvme_path_missing(case: Case) -> Iterator[Problem]:
 
 
 def nvme_below_stage3(case: Case) -> Iterator[Problem]:
-    """Stages 1 and 2 keep the states in host memory whatever the device says (zero/stage_1_and_2.py:220-222)."""
+    """Find NVMe at stages 1 and 2, which keep the states in host memory whatever the device is
+    (zero/stage_1_and_2.py:220-222)."""
     if case.stage in (1, 2) and device(case, "offload_optimizer") == "nvme":
         path = ("zero_optimization", "offload_optimizer", "device")
         message = "below ZeRO stage 3 DeepSpeed keeps the states in host memory, not on NVMe"
@@ -46,25 +50,26 @@ def nvme_below_stage3(case: Case) -> Iterator[Problem]:
 
 
 def ratio_below_stage3(case: Case) -> Iterator[Problem]:
-    """Partial offload is refused below stage 3 (zero/config.py:395-400)."""
+    """Find partial offload below stage 3, where DeepSpeed refuses it (zero/config.py:395-400)."""
     ratio = number(block(case.zero, "offload_optimizer").get("ratio", 1.0))
-    at = case.stage
-    if ratio is not None and 0 <= ratio < 1 and at is not None and at < 3:
+    stage = case.stage
+    if ratio is not None and 0 <= ratio < 1 and stage is not None and stage < 3:
         path = ("zero_optimization", "offload_optimizer", "ratio")
         yield Problem("DS405", "error", path, "partial offload needs ZeRO stage 3", "write 1.0, or use stage 3")
 
 
 def super_offload(case: Case) -> Iterator[Problem]:
-    """Only stage 3 has it (runtime/engine.py:2747-2750)."""
-    at = case.stage
-    if at is not None and at < 3 and flag(block(case.zero, "offload_optimizer").get("super_offload", False)):
+    """Find SuperOffload below stage 3, the only stage that has it (runtime/engine.py:2747-2750)."""
+    stage = case.stage
+    if stage is not None and stage < 3 and flag(block(case.zero, "offload_optimizer").get("super_offload", False)):
         path = ("zero_optimization", "offload_optimizer", "super_offload")
-        message = f"SuperOffload needs stage 3; at stage {at} DeepSpeed ignores it"
+        message = f"SuperOffload needs stage 3; at stage {stage} DeepSpeed ignores it"
         yield Problem("DS406", "error", path, message, "leave it out, or use stage 3", (Remove(path),))
 
 
 def zenflow(case: Case) -> Iterator[Problem]:
-    """ZenFlow wants CPU offload, a stage and matching intervals (runtime/zenflow/engine.py:24-63)."""
+    """Find ZenFlow without the CPU offload, the stage or the matching intervals it needs
+    (runtime/zenflow/engine.py:24-63)."""
     flow = case.zero.get("zenflow")
     if not isinstance(flow, dict):
         return
@@ -86,7 +91,7 @@ def zenflow(case: Case) -> Iterator[Problem]:
 
 
 def accumulation_of_zenflow(case: Case) -> Iterator[Problem]:
-    """ZenFlow puts its update_interval in place of the accumulation (runtime/zenflow/engine.py:69)."""
+    """Find an accumulation that ZenFlow replaces by its update_interval (runtime/zenflow/engine.py:69)."""
     given, flow = case.config.get("gradient_accumulation_steps"), case.zero.get("zenflow")
     if isinstance(flow, dict) and given not in (None, 1) and flow.get("update_interval", "auto") != given:
         message = "ZenFlow replaces it by zenflow.update_interval"
@@ -94,7 +99,7 @@ def accumulation_of_zenflow(case: Case) -> Iterator[Problem]:
 
 
 def contiguous_under_offload(case: Case) -> Iterator[Problem]:
-    """Offload switches contiguous gradients on (zero/stage_1_and_2.py:299-300)."""
+    """Find contiguous_gradients off under offload, which switches it on (zero/stage_1_and_2.py:299-300)."""
     off = flag(case.zero.get("contiguous_gradients", True)) is False
     if off and case.stage in (1, 2) and offloads_optimizer(case):
         path = ("zero_optimization", "contiguous_gradients")
@@ -103,7 +108,7 @@ def contiguous_under_offload(case: Case) -> Iterator[Problem]:
 
 
 def own_optimizer(case: Case) -> Iterator[Problem]:
-    """A script's own optimizer must be a CPU one (runtime/engine.py:2338-2346)."""
+    """Find offload of an optimizer that the script brings, which must be a CPU one (runtime/engine.py:2338-2346)."""
     brings = case.target == "deepspeed" and "optimizer" not in case.config and case.stage != 0
     if brings and offloads_optimizer(case) and case.config.get("zero_force_ds_cpu_optimizer", True):
         path = ("zero_optimization", "offload_optimizer")
@@ -112,7 +117,7 @@ def own_optimizer(case: Case) -> Iterator[Problem]:
 
 
 def nvme_keys_without_nvme(case: Case) -> Iterator[Problem]:
-    """Settings of the swapper, which only runs for nvme at stage 3 (zero/stage3.py:830-911)."""
+    """Find settings of the swapper, which only runs for nvme at stage 3 (zero/stage3.py:830-911)."""
     swaps = False
     for name, keys in (("offload_optimizer", _OPTIMIZER_NVME_KEYS), ("offload_param", _PARAM_NVME_KEYS)):
         if device(case, name) in ("nvme", "auto"):
@@ -129,7 +134,7 @@ def nvme_keys_without_nvme(case: Case) -> Iterator[Problem]:
 
 
 def pinned_anyway(case: Case) -> Iterator[Problem]:
-    """Stage 3 pins offloaded parameters whatever the key says (zero/stage3.py:888-911)."""
+    """Find pin_memory off for parameters, which stage 3 pins all the same (zero/stage3.py:888-911)."""
     param = block(case.zero, "offload_param")
     if case.stage == 3 and param.get("device") == "cpu" and flag(param.get("pin_memory", True)) is False:
         path = ("zero_optimization", "offload_param", "pin_memory")
@@ -137,14 +142,15 @@ def pinned_anyway(case: Case) -> Iterator[Problem]:
 
 
 def copies_weights(case: Case) -> bool:
-    """Whether a step copies the rank's fp32 weights to the GPU: offload at stages 1 and 2 before 0.17."""
+    """Say whether a step copies the rank's fp32 weights to the GPU: offload at stages 1 and 2 before 0.17."""
     return case.stage in (1, 2) and offloads_optimizer(case) and not _since(case, "0.17.6")
 
 
 def weights_through_the_gpu(case: Case) -> Iterator[Problem]:
-    """Before 0.17 the step copies a rank's fp32 weights to the GPU (0.16.9 runtime/zero/stage_1_and_2.py:1890).
+    """Find releases before 0.17, whose step copies a rank's fp32 weights to the GPU (0.16.9
+    runtime/zero/stage_1_and_2.py:1890).
 
-    Later releases send 16 bit through a buffer on the host, which is what the memory model counts.
+    Later releases send 16 bits through a buffer on the host, which is what the memory model counts.
     """
     if not copies_weights(case):
         return
@@ -157,7 +163,8 @@ def weights_through_the_gpu(case: Case) -> Iterator[Problem]:
 
 
 def master_weights_pinned_anyway(case: Case) -> Iterator[Problem]:
-    """Before 0.18 stages 1 and 2 pin them whatever the key says (0.17.6 runtime/zero/stage_1_and_2.py:444)."""
+    """Find pin_memory off before 0.18, where stages 1 and 2 pin all the same (0.17.6
+    runtime/zero/stage_1_and_2.py:444)."""
     unpinned = flag(block(case.zero, "offload_optimizer").get("pin_memory", True)) is False
     if unpinned and case.stage in (1, 2) and offloads_optimizer(case) and not _since(case, "0.18.9"):
         path = ("zero_optimization", "offload_optimizer", "pin_memory")

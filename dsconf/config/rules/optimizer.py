@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from dsconf.config.finding import Path, Problem, Remove
-from dsconf.config.removed import optimizers, removed_optimizers
+from dsconf.config.releases import optimizers, removed_optimizers
 from dsconf.config.rules.arguments import (
     CPU_ADAGRAD,
     CPU_ADAM,
@@ -20,11 +20,11 @@ from dsconf.errors import nearest
 
 _NICE = ("Adam", "AdamW", "Adagrad", "Lamb", "Lion", "Muon", "MuAdam", "MuAdamW", "MuSGD")
 _UNTESTED = ("lamb", "musgd", *TORCH_OPTIMIZERS)
-"""What runtime/zero/utils.py:45-77 does not list, under the names DeepSpeed builds it by."""
+"""Optimizers that runtime/zero/utils.py:45-77 does not list, under the names by which DeepSpeed builds them."""
 
 
 def _name(case: Case) -> str | None:
-    """The optimizer's name as DeepSpeed compares it: its own in lower case (runtime/config.py:526-528)."""
+    """Return the optimizer's name as DeepSpeed compares it: its own in lower case (runtime/config.py:526-528)."""
     name = block(case.config, "optimizer").get("type")
     if not isinstance(name, str):
         return None
@@ -36,13 +36,13 @@ def _params(case: Case) -> Mapping[str, object]:
 
 
 def _cpu_adam(case: Case) -> bool:
-    """Whether DeepSpeedCPUAdam itself is built, not torch's Adam nor ZenFlow's (runtime/engine.py:2385-2404)."""
-    own = not _params(case).get("torch_adam") and case.zero.get("zenflow") is None
-    return own and _name(case) in ("adam", "adamw") and offloads_optimizer(case)
+    """Say whether DeepSpeedCPUAdam itself is built, not torch's Adam nor ZenFlow's (runtime/engine.py:2385-2404)."""
+    plain = not _params(case).get("torch_adam") and case.zero.get("zenflow") is None
+    return plain and _name(case) in ("adam", "adamw") and offloads_optimizer(case)
 
 
 def _arguments(case: Case) -> tuple[str, ...] | None:
-    """What the class that DeepSpeed will build takes."""
+    """Return the arguments of the class that DeepSpeed will build."""
     name = _name(case) or ""
     if name in ("adam", "adamw"):
         if _params(case).get("torch_adam"):
@@ -55,7 +55,8 @@ def _arguments(case: Case) -> tuple[str, ...] | None:
 
 
 def unknown_optimizer(case: Case) -> Iterator[Problem]:
-    """DeepSpeed's own in any case, torch.optim's as torch spells them (runtime/engine.py:1985-1986)."""
+    """Find names that are neither DeepSpeed's own (in any case) nor torch.optim's as torch spells them
+    (runtime/engine.py:1985-1986)."""
     name = block(case.config, "optimizer").get("type")
     if not isinstance(name, str) or name.lower() in optimizers(case.release) or name in TORCH_OPTIMIZERS:
         return
@@ -70,11 +71,12 @@ def unknown_optimizer(case: Case) -> Iterator[Problem]:
         )
     else:
         hint = nearest(name, [*_NICE, *TORCH_OPTIMIZERS]).removeprefix("; ")
-        yield Problem("DS511", "error", path, f"DeepSpeed knows no optimizer {name!r}", hint or None)
+        yield Problem("DS511", "error", path, f"DeepSpeed has no optimizer {name!r}", hint or None)
 
 
 def unknown_parameters(case: Case) -> Iterator[Problem]:
-    """A comment or a typo among the arguments is a TypeError when the engine is built; Muon drops it silently."""
+    """Find comments and typos among the arguments: a TypeError when the engine is built, except that Muon drops them
+    silently."""
     words = _arguments(case)
     for key in _params(case):
         path = ("optimizer", "params", key)
@@ -89,7 +91,8 @@ def unknown_parameters(case: Case) -> Iterator[Problem]:
 
 
 def impossible_value(case: Case) -> Iterator[Problem]:
-    """Torch refuses them; DeepSpeed's own kernels take them and diverge or climb (ops/adam/fused_adam.py:76-96)."""
+    """Find values that torch refuses, and with which DeepSpeed's own kernels diverge or climb
+    (ops/adam/fused_adam.py:76-96)."""
     params = _params(case)
     for key in ("lr", "eps", "weight_decay", "momentum", "muon_lr", "adam_lr"):
         value = number(params.get(key))
@@ -104,11 +107,12 @@ def impossible_value(case: Case) -> Iterator[Problem]:
         value = number(beta)
         if value is not None and not 0 <= value < 1:
             path = ("optimizer", "params", "betas", index)
-            yield Problem("DS514", "error", path, f"{value} is not at least 0 and less than 1")
+            yield Problem("DS514", "error", path, f"{value} must be at least 0 and less than 1")
 
 
 def impossible_choice(case: Case) -> Iterator[Problem]:
-    """Muon's two methods (zero/muon/original_muon.py), and torch's Nesterov without momentum (torch/optim/sgd.py)."""
+    """Find methods that Muon does not have (zero/muon/original_muon.py), and torch's Nesterov without momentum
+    (torch/optim/sgd.py)."""
     params = _params(case)
     method = params.get("ns_method", "gram")
     if _name(case) == "muon" and method not in ("standard", "gram"):
@@ -121,15 +125,16 @@ def impossible_choice(case: Case) -> Iterator[Problem]:
 
 
 def amsgrad(case: Case) -> Iterator[Problem]:
-    """DeepSpeed's kernels have no AMSGrad (ops/adam/fused_adam.py:87-88, ops/lamb/fused_lamb.py:55-56)."""
-    own = _name(case) in ("adam", "adamw", "lamb") and not _params(case).get("torch_adam")
-    if own and _params(case).get("amsgrad") is True:
+    """Find AMSGrad, which DeepSpeed's kernels do not have (ops/adam/fused_adam.py:87-88,
+    ops/lamb/fused_lamb.py:55-56)."""
+    deepspeed_kernel = _name(case) in ("adam", "adamw", "lamb") and not _params(case).get("torch_adam")
+    if deepspeed_kernel and _params(case).get("amsgrad") is True:
         advice = "leave it out" if _name(case) == "lamb" else "leave it out, or set torch_adam"
         yield Problem("DS515", "error", ("optimizer", "params", "amsgrad"), "DeepSpeed's kernel has no AMSGrad", advice)
 
 
 def legacy_fusion(case: Case) -> Iterator[Problem]:
-    """Fails in the first step of FP16_Optimizer; nothing reads it elsewhere (runtime/fp16/fused_optimizer.py:261)."""
+    """Find legacy_fusion where it fails in the first step of FP16_Optimizer (runtime/fp16/fused_optimizer.py:261)."""
     wrapped = case.stage == 0 and precision(case) in ("bf16", "fp16") and _name(case) in ("adam", "adamw")
     fused = not _params(case).get("torch_adam") and not offloads_optimizer(case)
     if wrapped and fused and block(case.config, "optimizer").get("legacy_fusion") is True:
@@ -138,7 +143,7 @@ def legacy_fusion(case: Case) -> Iterator[Problem]:
 
 
 def untested(case: Case) -> Iterator[Problem]:
-    """ZeRO wraps what it was tested with, unless told otherwise (runtime/engine.py:2298-2301)."""
+    """Find optimizers that ZeRO was not tested with and refuses unless told otherwise (runtime/engine.py:2298-2301)."""
     if (
         case.stage in (0, None)
         or case.config.get("zero_allow_untested_optimizer", False)
@@ -151,21 +156,23 @@ def untested(case: Case) -> Iterator[Problem]:
 
 
 def muon_with_reduce_scatter(case: Case) -> Iterator[Problem]:
-    """Muon needs whole gradients at stage 3 (zero/stage3.py:360-361)."""
+    """Find Muon with reduce_scatter at stage 3, where it needs whole gradients (zero/stage3.py:360-361)."""
     if case.stage == 3 and _name(case) == "muon" and flag(case.zero.get("reduce_scatter", True)):
         message = "Muon at stage 3 does not work with reduce_scatter, which is on by default"
         yield Problem("DS518", "error", ("optimizer", "type"), message, "set zero_optimization.reduce_scatter to false")
 
 
 def lamb_with_fixed_scale(case: Case) -> Iterator[Problem]:
-    """Lamb needs dynamic loss scaling, with fp16 on or off (runtime/engine.py:1781, 2021-2023)."""
+    """Find Lamb with a fixed loss scale: it needs a dynamic one, with fp16 on or off (runtime/engine.py:1781,
+    2021-2023)."""
     scale = number(block(case.config, "fp16").get("loss_scale", 0))
     if _name(case) == "lamb" and scale:
         yield Problem("DS519", "error", ("fp16", "loss_scale"), "Lamb needs dynamic loss scaling", "write 0")
 
 
 def cpu_adam_needed(case: Case) -> Iterator[Problem]:
-    """16-bit masters and partial offload want DeepSpeedCPUAdam (zero/stage3.py:299-313, stage_1_and_2.py:331)."""
+    """Find 16-bit masters and partial offload without DeepSpeedCPUAdam (zero/stage3.py:299-313,
+    stage_1_and_2.py:331)."""
     if case.stage in (0, None) or not offloads_optimizer(case) or _name(case) is None or _cpu_adam(case):
         return
     bf16 = bf16_name(case.config)

@@ -19,7 +19,7 @@ from dsconf.config.rules.case import (
 
 
 def bf16_and_fp16(case: Case) -> Iterator[Problem]:
-    """The two exclude each other (runtime/config.py:511-512)."""
+    """Find both enabled; they exclude each other (runtime/config.py:511-512)."""
     on = [name for name in (bf16_name(case.config), "fp16") if flag(block(case.config, name).get("enabled", False))]
     if len(on) == 2:
         message = f"fp16 and {on[0]} are both enabled"
@@ -27,7 +27,7 @@ def bf16_and_fp16(case: Case) -> Iterator[Problem]:
 
 
 def bfloat16_ignored(case: Case) -> Iterator[Problem]:
-    """``bfloat16`` is not read when there is ``bf16``, even where that is off (runtime/precision_config.py:34-38)."""
+    """Find ``bfloat16`` beside ``bf16``, even one that is off: it is not read (runtime/precision_config.py:34-38)."""
     if "bfloat16" in case.config and case.config.get("bf16") is not None:
         message = "ignored, because there is a bf16 block"
         fix = (Remove(("bfloat16",)),) if case.config["bfloat16"] == case.config["bf16"] else ()
@@ -35,7 +35,7 @@ def bfloat16_ignored(case: Case) -> Iterator[Problem]:
 
 
 def master_without_zero(case: Case) -> Iterator[Problem]:
-    """16-bit masters need ZeRO (runtime/config.py:702-713)."""
+    """Find 16-bit masters at stage 0; they need ZeRO (runtime/config.py:702-713)."""
     bf16 = bf16_name(case.config)
     masters = (("fp16", "fp16_master_weights_and_grads"), (bf16, "bf16_master_weights_and_grads"))
     for name, key in (*masters, (bf16, "bf16_optimizer_states")):
@@ -44,7 +44,7 @@ def master_without_zero(case: Case) -> Iterator[Problem]:
 
 
 def states_without_master(case: Case) -> Iterator[Problem]:
-    """16-bit states need 16-bit masters (runtime/config.py:714)."""
+    """Find 16-bit states without the 16-bit masters they need (runtime/config.py:714)."""
     bf16 = bf16_name(case.config)
     states, master = (
         block(case.config, bf16).get(key, False) for key in ("bf16_optimizer_states", "bf16_master_weights_and_grads")
@@ -55,7 +55,8 @@ def states_without_master(case: Case) -> Iterator[Problem]:
 
 
 def master_without_offload(case: Case) -> Iterator[Problem]:
-    """16-bit masters need DeepSpeed's CPU Adam, unless bf16's states are 16-bit too (base_optimizer.py:507-518)."""
+    """Find 16-bit masters without DeepSpeed's CPU Adam, unless bf16's states are 16-bit too
+    (base_optimizer.py:507-518)."""
     if case.stage in (0, None) or offloads_optimizer(case) or "auto" in str(case.zero.get("offload_optimizer")):
         return
     bf16 = bf16_name(case.config)
@@ -72,14 +73,14 @@ def master_without_offload(case: Case) -> Iterator[Problem]:
 
 
 def autocast_and_16_bit(case: Case) -> Iterator[Problem]:
-    """DeepSpeed takes both: parameters are 16-bit and autocast has little left to do (runtime/engine.py:1838-1843)."""
+    """Find autocast beside 16-bit parameters, which leave it little to do (runtime/engine.py:1838-1843)."""
     if block(case.config, "torch_autocast").get("enabled", False) is True and precision(case) in ("bf16", "fp16"):
         message = f"{precision(case)} is enabled as well: parameters are 16-bit, not the fp32 that autocast expects"
         yield Problem("DS506", "warning", ("torch_autocast", "enabled"), message, "switch one of them off")
 
 
 def auto_cast_of_fp16_off(case: Case) -> Iterator[Problem]:
-    """``auto_cast`` acts with fp16 off too: float inputs become fp16 (runtime/engine.py:2957)."""
+    """Find ``auto_cast`` with fp16 off: it still turns float inputs into fp16 (runtime/engine.py:2957)."""
     fp16 = block(case.config, "fp16")
     bf16_on = block(case.config, bf16_name(case.config)).get("enabled", False)
     if (
@@ -92,7 +93,7 @@ def auto_cast_of_fp16_off(case: Case) -> Iterator[Problem]:
 
 
 def other_param_dtype(case: Case) -> Iterator[Problem]:
-    """``param_dtype`` may only repeat what fp16 and bf16 say (runtime/engine.py:1812-1829)."""
+    """Find a ``param_dtype`` that differs from what fp16 and bf16 say (runtime/engine.py:1812-1829)."""
     wanted, model = dtype(block(case.config, "data_types").get("param_dtype")), precision(case)
     if wanted is not None and model is not None and wanted != model:
         message = f"{wanted} conflicts with the model's {model}"
@@ -102,7 +103,8 @@ def other_param_dtype(case: Case) -> Iterator[Problem]:
 
 
 def other_accumulation_at_stage0(case: Case) -> Iterator[Problem]:
-    """Without ZeRO gradients are summed in the model's own type (runtime/engine.py:2313-2323)."""
+    """Find another accumulation type without ZeRO, which sums gradients in the model's own
+    (runtime/engine.py:2313-2323)."""
     wanted, model = dtype(block(case.config, "data_types").get("grad_accum_dtype")), precision(case)
     if case.stage == 0 and wanted is not None and model is not None and wanted != model:
         message = f"{wanted} needs a ZeRO stage; at stage 0 it must be the model's {model}"
@@ -110,7 +112,8 @@ def other_accumulation_at_stage0(case: Case) -> Iterator[Problem]:
 
 
 def dynamic_loss_scale(case: Case) -> Iterator[Problem]:
-    """A window and a floor above 0, a first scale that fits an int64 (precision_config.py:182-197, loss_scaler.py)."""
+    """Find a window or floor that is not above 0, or a first scale beyond an int64 (precision_config.py:182-197,
+    loss_scaler.py)."""
     fp16 = block(case.config, "fp16")
     scale = fp16.get("loss_scale", 0)
     if flag(fp16.get("enabled", False)) is False or not (scale == "auto" or number(scale) == 0):

@@ -20,19 +20,20 @@ def _params(case: Case) -> Mapping[str, object]:
 
 
 def unknown_scheduler(case: Case) -> Iterator[Problem]:
-    """DeepSpeed's schedulers and torch's, as they are spelled (runtime/engine.py:1923-1936)."""
+    """Find names that are neither DeepSpeed's schedulers nor torch's, as they are spelled
+    (runtime/engine.py:1923-1936)."""
     name = _type(case)
     if name in PYTHON_SCHEDULERS:
         message = f"{name} takes Python objects, which no file can hold"
         yield Problem("DS512", "error", ("scheduler", "type"), message, "build it in the script")
     elif name is not None and name not in SCHEDULERS and name not in TORCH_SCHEDULERS:
         hint = nearest(name, [*SCHEDULERS, *TORCH_SCHEDULERS]).removeprefix("; ")
-        message = f"DeepSpeed knows no scheduler {name!r}"
+        message = f"DeepSpeed has no scheduler {name!r}"
         yield Problem("DS512", "error", ("scheduler", "type"), message, hint or None)
 
 
 def unknown_parameters(case: Case) -> Iterator[Problem]:
-    """A comment or a typo among the arguments is a TypeError when the engine is built (runtime/engine.py:1934)."""
+    """Find comments and typos among the arguments: a TypeError when the engine is built (runtime/engine.py:1934)."""
     name = _type(case)
     words = SCHEDULERS.get(name or "") or TORCH_SCHEDULERS.get(name or "")
     for key in _params(case):
@@ -42,7 +43,7 @@ def unknown_parameters(case: Case) -> Iterator[Problem]:
 
 
 def missing_parameters(case: Case) -> Iterator[Problem]:
-    """Arguments without a default, and params itself, must be there (runtime/engine.py:1933-1934)."""
+    """Find arguments without a default, or params itself, left out (runtime/engine.py:1933-1934)."""
     name = _type(case)
     if name is None or (name not in SCHEDULERS and name not in TORCH_SCHEDULERS):
         return
@@ -56,7 +57,8 @@ def missing_parameters(case: Case) -> Iterator[Problem]:
 
 
 def torch_scheduler_under_a_wrapper(case: Case) -> Iterator[Problem]:
-    """Torch's schedulers want a torch optimizer, and get ZeRO's or the 16-bit wrapper (runtime/engine.py:1934)."""
+    """Find torch's schedulers where they get ZeRO's optimizer or the 16-bit wrapper instead of a torch one
+    (runtime/engine.py:1934)."""
     wrapped = case.stage in (1, 2, 3) or precision(case) in ("bf16", "fp16")
     if wrapped and _type(case) in TORCH_SCHEDULERS:
         message = "torch's schedulers refuse DeepSpeed's optimizer wrapper (ZeRO, bf16, fp16)"
@@ -65,7 +67,7 @@ def torch_scheduler_under_a_wrapper(case: Case) -> Iterator[Problem]:
 
 
 def over_before_warm(case: Case) -> Iterator[Problem]:
-    """A warmup longer than the training never ends; DeepSpeed logs a warning (lr_schedules.py: WarmupDecayLR)."""
+    """Find a warmup longer than the training, for which DeepSpeed logs a warning (lr_schedules.py: WarmupDecayLR)."""
     total, warmup = (number(_params(case).get(key)) for key in ("total_num_steps", "warmup_num_steps"))
     decays = _type(case) in ("WarmupDecayLR", "WarmupCosineLR")
     if decays and total is not None and (warmup if warmup is not None else 1000) > total:

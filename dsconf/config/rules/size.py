@@ -1,4 +1,4 @@
-"""Sizes in elements against the size of the model, where that is known."""
+"""Sizes in elements compared with the size of the model, where that is known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dsconf.units import format_bytes
 
 _LARGEST_GROUP = 10**12
 _SMALL_GROUP = 100_000_000
-"""What ``dsconf recommend`` writes: a kernel over so many elements is still bound by bandwidth alone."""
+"""Sub-group that ``dsconf recommend`` writes: a kernel over so many elements is still bound by bandwidth alone."""
 
 
 def bucket_larger_than_model(case: Case) -> Iterator[Problem]:
-    """The bucket is allocated whole, however small the model (zero/stage_1_and_2.py:3256-3280, stage3.py:780-784)."""
+    """Find a bucket larger than the model; it is allocated whole all the same (zero/stage_1_and_2.py:3256-3280,
+    stage3.py:780-784)."""
     if case.model_params is None or case.stage in (0, None):
         return
     size = whole(case.zero.get("reduce_bucket_size", 500_000_000))
@@ -25,7 +26,7 @@ def bucket_larger_than_model(case: Case) -> Iterator[Problem]:
 
 
 def sub_group_larger_than_model(case: Case) -> Iterator[Problem]:
-    """Sub-groups split the optimizer step of stage 3 (zero/stage3.py:1210-1233)."""
+    """Find a sub-group so large that the optimizer step of stage 3 is not split (zero/stage3.py:1210-1233)."""
     given = whole(case.zero.get("sub_group_size"))
     if case.stage != 3 or given is None:
         return
@@ -40,7 +41,7 @@ def sub_group_larger_than_model(case: Case) -> Iterator[Problem]:
 
 
 def _cost_of_one_group(case: Case, share: int, message: str) -> tuple[str, str]:
-    """The message and its advice, with bytes where the GPU steps in 16 bit and a smaller group is possible.
+    """Return the message and its advice, with bytes where the GPU steps in 16 bits and a smaller group is possible.
 
     The gradients of one group are flattened in their own type and cast to fp32 beside that (zero/stage3.py:2683-2699).
     Whatever the groups, fp16's check for overflow then makes 3 bytes of each element (zero/stage3.py:2814).
@@ -57,7 +58,8 @@ def _cost_of_one_group(case: Case, share: int, message: str) -> tuple[str, str]:
 
 
 def ratio_of_one_sub_group(case: Case) -> Iterator[Problem]:
-    """Whole sub-groups stay on the GPU, int((1 - ratio) × their number) of them (zero/stage3.py:1100-1108)."""
+    """Find a ratio that moves no sub-group: int((1 - ratio) × their number) whole ones stay on the GPU
+    (zero/stage3.py:1100-1108)."""
     ratio = number(block(case.zero, "offload_optimizer").get("ratio", 1.0))
     group = whole(case.zero.get("sub_group_size", 1_000_000_000))
     if case.model_params is None or case.stage != 3 or not offloads_optimizer(case) or ratio is None or not group:

@@ -25,14 +25,14 @@ _ZERO_PLUS_PLUS = ("zero_quantized_weights", "zero_quantized_nontrainable_weight
 
 
 def needed_by_accelerate(case: Case) -> Iterator[Problem]:
-    """Accelerate refuses a file without the block (accelerate utils/dataclasses.py: DeepSpeedPlugin)."""
+    """Find files without the block, which Accelerate refuses (accelerate utils/dataclasses.py: DeepSpeedPlugin)."""
     if case.target == "accelerate" and "zero_optimization" not in case.config:
         advice = 'add "zero_optimization": {"stage": 0}'
         yield Problem("DS301", "error", (), "Accelerate needs a zero_optimization block", advice)
 
 
 def twice(case: Case) -> Iterator[Problem]:
-    """A key with and without stage3_ given twice is forbidden (zero/config.py:240-292)."""
+    """Find a key given both with and without stage3_, which is forbidden (zero/config.py:240-292)."""
     for name in STAGE3_ALIASED:
         both = (case.zero.get(name, "auto"), case.zero.get(f"stage3_{name}", "auto"))
         if "auto" not in both:
@@ -42,31 +42,31 @@ def twice(case: Case) -> Iterator[Problem]:
 
 
 def stage3_key_below_stage3(case: Case) -> Iterator[Problem]:
-    """``stage3_`` keys are read and ignored below stage 3."""
-    at = case.stage
-    if at is None or at >= 3:
+    """Find ``stage3_`` keys below stage 3, where they are read and ignored."""
+    stage = case.stage
+    if stage is None or stage >= 3:
         return
     for key in case.zero:
         if key.removeprefix("stage3_") in STAGE3_ALIASED and key.startswith("stage3_"):
-            message = f"has no effect at ZeRO stage {at}"
+            message = f"has no effect at ZeRO stage {stage}"
             yield Problem("DS303", "warning", ("zero_optimization", key), message, "leave it out, or use stage 3")
 
 
 def zero_plus_plus_below_stage3(case: Case) -> Iterator[Problem]:
-    """Quantized weights and gradients and a second shard only exist at stage 3 (runtime/engine.py:2747-2795)."""
-    at = case.stage
-    if at is None or at >= 3:
+    """Find quantized weights or gradients, or a second shard, below stage 3 (runtime/engine.py:2747-2795)."""
+    stage = case.stage
+    if stage is None or stage >= 3:
         return
     wanted = [key for key in _ZERO_PLUS_PLUS if flag(case.zero.get(key, False))]
     if (whole(case.zero.get("zero_hpz_partition_size", 1)) or 0) > 1:
         wanted.append("zero_hpz_partition_size")
     for key in wanted:
-        message = f"ZeRO++ needs stage 3; at stage {at} DeepSpeed ignores it"
+        message = f"ZeRO++ needs stage 3; at stage {stage} DeepSpeed ignores it"
         yield Problem("DS304", "error", ("zero_optimization", key), message, "leave it out, or use stage 3")
 
 
 def uneven_second_shard(case: Case) -> Iterator[Problem]:
-    """hpZ groups must divide the world (utils/groups.py:942-943)."""
+    """Find hpZ groups that do not divide the world (utils/groups.py:942-943)."""
     size = whole(case.zero.get("zero_hpz_partition_size", 1)) or 0
     if case.stage == 3 and case.gpus is not None and size > 1 and case.gpus % min(size, case.gpus):
         message = f"{case.gpus} GPUs cannot be split into groups of {size}"
@@ -75,23 +75,24 @@ def uneven_second_shard(case: Case) -> Iterator[Problem]:
 
 
 def unused_at_the_stage(case: Case) -> Iterator[Problem]:
-    """Keys that only another stage reads (runtime/engine.py:2668-2795: what each stage's optimizer is given)."""
-    at = case.stage
+    """Find keys that only another stage reads (runtime/engine.py:2668-2795: what each stage's optimizer is given)."""
+    stage = case.stage
     unused = {0: (*_ANY_STAGE, *_STAGES_1_AND_2, *_STAGE_3), 1: _STAGE_3, 2: _STAGE_3, 3: _STAGES_1_AND_2}
     for key in case.zero:
-        if at is not None and key in unused.get(at, ()):
-            yield Problem("DS306", "note", ("zero_optimization", key), f"not used at ZeRO stage {at}")
+        if stage is not None and key in unused.get(stage, ()):
+            yield Problem("DS306", "note", ("zero_optimization", key), f"not used at ZeRO stage {stage}")
 
 
 def quantized_gradients_on_one_node(case: Case) -> Iterator[Problem]:
-    """The quantized reduction only runs between nodes (zero/stage3.py:1925-1931)."""
+    """Find the quantized reduction, which only runs between nodes (zero/stage3.py:1925-1931)."""
     if case.stage == 3 and flag(case.zero.get("zero_quantized_gradients", False)):
         message = "gradients are only quantized on two nodes or more; on one node nothing changes"
         yield Problem("DS307", "note", ("zero_optimization", "zero_quantized_gradients"), message)
 
 
 def nobody_to_share_with(case: Case) -> Iterator[Problem]:
-    """With one rank each slice is the whole: partitions, flat buffers and buckets come on top (zero/stage3.py:780)."""
+    """Find ZeRO on one rank, whose slice is the whole: partitions, flat buffers and buckets only add to it
+    (zero/stage3.py:780)."""
     offloads = [name for name in ("offload_optimizer", "offload_param") if device(case, name) != "none"]
     if case.gpus == 1 and case.stage and not offloads:
         message = f"one GPU has nobody to share with: stage {case.stage} saves no memory and adds its buckets"
@@ -102,13 +103,14 @@ def nobody_to_share_with(case: Case) -> Iterator[Problem]:
 
 
 def weights_kept_in_older_patches(case: Case) -> Iterator[Problem]:
-    """Before 0.16.8 a module's backward hook counts each forward and recomputation, and waits in vain for as many.
+    """Find patches before 0.16.8 in which weights can stay gathered.
 
-    Its weights then stay gathered (0.16.3 to 0.16.7, there runtime/zero/parameter_offload.py:375, 444-455).
+    There a module's backward hook counts each forward and recomputation, and waits in vain for as many (0.16.3 to
+    0.16.7, runtime/zero/parameter_offload.py:375, 444-455).
     """
     patch = re.match(r"v?(0\.16\.[3-7])(?!\d)", case.version.strip())
     if patch is not None and case.stage == 3:
-        message = f"DeepSpeed {patch[1]} can keep weights gathered under activation checkpointing until memory is out"
+        message = f"DeepSpeed {patch[1]} can keep weights gathered under activation checkpointing until memory runs out"
         if case.model_params is not None:
             message += ", which DS901 does not count"
         yield Problem("DS309", "warning", ("zero_optimization", "stage"), message, "use 0.16.8 or later")

@@ -1,4 +1,4 @@
-"""ZeRO settings that DeepSpeed refuses together, when it reads the file or when it builds the engine."""
+"""ZeRO settings that DeepSpeed does not accept together, when it reads the file or when it builds the engine."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dsconf.config.rules.case import Case, block, flag, number, offloads_optimiz
 
 
 def legacy_stage1(case: Case) -> Iterator[Problem]:
-    """The first form of stage 1 is gone (runtime/engine.py:2650-2653)."""
+    """Find the first form of stage 1, which is gone (runtime/engine.py:2650-2653)."""
     if case.stage in (1, 2, 3) and flag(case.zero.get("legacy_stage1", False)):
         path = ("zero_optimization", "legacy_stage1")
         yield Problem("DS311", "error", path, "removed in DeepSpeed 0.5.9", "leave it out", (Remove(path),))
 
 
 def elastic_checkpoint(case: Case) -> Iterator[Problem]:
-    """Deprecated at stage 3, where nothing reads it (zero/config.py:402-408)."""
+    """Find elastic_checkpoint at stage 3, where it is deprecated and nothing reads it (zero/config.py:402-408)."""
     if case.stage == 3 and flag(case.zero.get("elastic_checkpoint", False)):
         path = ("zero_optimization", "elastic_checkpoint")
         message = "no longer supported at stage 3"
@@ -24,7 +24,8 @@ def elastic_checkpoint(case: Case) -> Iterator[Problem]:
 
 
 def norm_left_out(case: Case) -> Iterator[Problem]:
-    """Without a gradient norm nothing can be clipped (zero/config.py:389-393, stage_1_and_2.py:212-218)."""
+    """Find a gradient norm left out where something needs it, such as clipping (zero/config.py:389-393,
+    stage_1_and_2.py:212-218)."""
     if flag(case.zero.get("compute_grad_norm", True)) is not False or case.stage is None:
         return
     path = ("zero_optimization", "compute_grad_norm")
@@ -51,7 +52,8 @@ def norm_left_out(case: Case) -> Iterator[Problem]:
 
 
 def scaled_before_reduce_scatter(case: Case) -> Iterator[Problem]:
-    """Reduce-scatter averages after the sum (zero/stage_1_and_2.py:346-351, zero/stage3.py:392-396)."""
+    """Find scaling before a reduce-scatter, which averages after the sum (zero/stage_1_and_2.py:346-351,
+    zero/stage3.py:392-396)."""
     averaged = str(case.config.get("gradient_allreduce_op", "mean")).lower() == "mean"
     if case.stage not in (2, 3) or flag(case.zero.get("reduce_scatter", True)) is not True or not averaged:
         return
@@ -64,7 +66,7 @@ def scaled_before_reduce_scatter(case: Case) -> Iterator[Problem]:
 
 
 def odd_allgather_bucket(case: Case) -> Iterator[Problem]:
-    """Buffers are aligned to two elements (zero/stage_1_and_2.py:386-391)."""
+    """Find an odd bucket; buffers are aligned to two elements (zero/stage_1_and_2.py:386-391)."""
     size = whole(case.zero.get("allgather_bucket_size", 0))
     if case.stage in (1, 2) and size is not None and size % 2:
         path = ("zero_optimization", "allgather_bucket_size")
@@ -73,7 +75,7 @@ def odd_allgather_bucket(case: Case) -> Iterator[Problem]:
 
 
 def summed_gradients(case: Case) -> Iterator[Problem]:
-    """Gradients cannot be summed at stage 3, with ZenFlow or with DeepCompile (runtime/config.py:694-700)."""
+    """Find summed gradients at stage 3, with ZenFlow or with DeepCompile (runtime/config.py:694-700)."""
     if str(case.config.get("gradient_allreduce_op", "mean")).lower() != "sum":
         return
     where = "ZeRO stage 3" if case.stage == 3 else None
@@ -86,7 +88,7 @@ def summed_gradients(case: Case) -> Iterator[Problem]:
 
 
 def unmanaged_accumulation(case: Case) -> Iterator[Problem]:
-    """Accumulation by the script excludes overlap below stage 2, and DeepCompile (runtime/engine.py:2030-2036)."""
+    """Find accumulation by the script with overlap below stage 2, or with DeepCompile (runtime/engine.py:2030-2036)."""
     if case.config.get("managed_gradient_accumulation", True) is not False:
         return
     path = ("managed_gradient_accumulation",)
@@ -98,7 +100,7 @@ def unmanaged_accumulation(case: Case) -> Iterator[Problem]:
 
 
 def quantized_weights_and_autocast(case: Case) -> Iterator[Problem]:
-    """The two exclude each other (runtime/torch_autocast.py:30-32)."""
+    """Find the two together; they exclude each other (runtime/torch_autocast.py:30-32)."""
     autocast = block(case.config, "torch_autocast").get("enabled", False) is True
     if autocast and case.stage == 3 and flag(case.zero.get("zero_quantized_weights", False)):
         path = ("zero_optimization", "zero_quantized_weights")
@@ -106,7 +108,7 @@ def quantized_weights_and_autocast(case: Case) -> Iterator[Problem]:
 
 
 def quantized_gradients_without_reduce_scatter(case: Case) -> Iterator[Problem]:
-    """The quantized reduction is a reduce-scatter (zero/stage3.py:389-390)."""
+    """Find the quantized reduction without the reduce-scatter that it is (zero/stage3.py:389-390)."""
     scatter = flag(case.zero.get("reduce_scatter", True))
     if case.stage == 3 and scatter is False and flag(case.zero.get("zero_quantized_gradients", False)):
         path = ("zero_optimization", "zero_quantized_gradients")

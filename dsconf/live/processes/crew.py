@@ -1,4 +1,4 @@
-"""The training processes: starts them, asks after them, and makes sure that none is left."""
+"""The training processes: starts them, reads what they report, and makes sure that none is left."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GRACE_SECONDS = 3.0
 LOG_LINES = 30
 
 
-class Member:
+class RankProcess:
     """A training process as its parent sees it."""
 
     def __init__(self, folder: Path, name: str, process: subprocess.Popen[bytes] | None) -> None:
@@ -33,31 +33,31 @@ class Member:
         self._log = log_path(folder, name)
 
     def new_events(self) -> list[dict[str, Any]]:
-        """What it reported since the last call."""
+        """Read what it reported since the last call."""
         fresh = self._reader.new_events()
         self.events += fresh
         return fresh
 
     def ended_at(self) -> float:
-        """When, in seconds since the epoch; infinity where nobody wrote it down."""
+        """Return when it ended, in seconds since the epoch; infinity where nobody wrote it down."""
         return next((event["time"] for event in self.events if event["event"] == "ended"), float("inf"))
 
     def exit_code(self) -> int | None:
-        """None while it runs, its exit code, or minus the signal that ended it."""
-        said = next((int(event["code"]) for event in self.events if event["event"] == "ended"), None)
-        if said is not None or self.process is None:
-            return said
+        """Return None while it runs, then its exit code, or minus the signal that ended it."""
+        written = next((int(event["code"]) for event in self.events if event["event"] == "ended"), None)
+        if written is not None or self.process is None:
+            return written
         return _exit_code(self.process)  # where its keeper, too, was killed
 
     def sessions(self) -> set[int]:
-        """The session it leads; none where it has not said so yet."""
+        """Return the session it leads; nothing where it has not reported one yet."""
         if self.process is not None:
             return {self.process.pid} if self.process.returncode is None else set()
         ended = any(event["event"] == "ended" for event in self.events)  # its number may be another's by now
         return set() if ended else {event["session"] for event in self.events if event["event"] == "started"}
 
     def log_tail(self) -> list[str]:
-        """The last lines it printed."""
+        """Return the last lines it printed."""
         try:
             text = self._log.read_text(encoding="utf-8", errors="replace")
         except FileNotFoundError:
@@ -66,24 +66,24 @@ class Member:
 
 
 class Crew:
-    """The processes of one run. Each rank has a session of its own, so that its compilers end with it.
+    """The processes of one run. Each rank has a session of its own, so that the compilers it starts end with it.
 
-    Standard input of them all, and of whatever they start, is one end of a socket. Its other end tells them that we
-    live, and tells us when the last of them has ended, whoever started it.
+    One end of a socket is the standard input of all of them, and of whatever they start. Through the other end they
+    learn that we live, and we learn when the last of them has ended, whoever started it.
     """
 
     def __init__(self, folder: Path, variables: Mapping[str, str] | None = None) -> None:
-        """``variables`` are set for all of them, beside those of ``environment``."""
+        """Set ``variables`` for all processes, beside those of ``environment``."""
         self.folder, self.variables = folder, dict(variables or {})
-        self.ranks: list[Member] = []
-        self.launcher: Member | None = None
+        self.ranks: list[RankProcess] = []
+        self.launcher: RankProcess | None = None
         """The first process, once it has become the launcher of the ranks."""
         self._lifeline, self._theirs = socket.socketpair()
 
     @property
     def events(self) -> list[list[dict[str, Any]]]:
-        """Everything that each rank reported so far."""
-        return [member.events for member in self.ranks]
+        """Return everything that each rank reported so far."""
+        return [process.events for process in self.ranks]
 
     def start_first(self) -> None:
         """Start the process that looks at the machine and waits for the order."""
@@ -96,9 +96,9 @@ class Crew:
                 self.ranks.append(self._started(rank_name(rank), [], {"LOCAL_RANK": str(rank)}))
             return
         self.launcher = self.ranks[0]
-        self.ranks = [Member(self.folder, rank_name(rank), None) for rank in range(order.processes)]
+        self.ranks = [RankProcess(self.folder, rank_name(rank), None) for rank in range(order.processes)]
 
-    def _started(self, name: str, words: list[str], variables: dict[str, str]) -> Member:
+    def _started(self, name: str, words: list[str], variables: dict[str, str]) -> RankProcess:
         with log_path(self.folder, name).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "dsconf.live.rank.worker", str(self.folder), *words],
@@ -108,27 +108,28 @@ class Crew:
                 env=environment(self.folder) | self.variables | variables,
                 start_new_session=True,
             )
-        return Member(self.folder, name, process)
+        return RankProcess(self.folder, name, process)
 
     def new_events(self) -> list[tuple[int, dict[str, Any]]]:
-        """What the ranks reported since the last call, as (rank, event)."""
+        """Read what the ranks reported since the last call, as (rank, event)."""
         if self.launcher is not None:
             self.launcher.new_events()
-        return [(rank, event) for rank, member in enumerate(self.ranks) for event in member.new_events()]
+        return [(rank, event) for rank, process in enumerate(self.ranks) for event in process.new_events()]
 
     def ended(self) -> list[tuple[int, int]]:
-        """The ranks that ended, the earliest first, and the exit code of each, or minus the signal that ended it."""
+        """List the ranks that ended, the earliest first, with the exit code of each, or minus the signal that ended
+        it."""
         order = sorted(range(len(self.ranks)), key=lambda rank: self.ranks[rank].ended_at())
         return [(rank, code) for rank in order if (code := self.ranks[rank].exit_code()) is not None]
 
     def log_tail(self, rank: int) -> list[str]:
-        """The last lines that ``rank`` printed, else those of its launcher."""
+        """Return the last lines that ``rank`` printed, else those of its launcher."""
         return self.ranks[rank].log_tail() or (self.launcher.log_tail() if self.launcher else [])
 
     def end(self) -> None:
         """End every process and all it started; clear the build locks they held."""
         self.new_events()  # the keepers delete the journals
-        members = [*filter(None, [self.launcher]), *self.ranks]
+        processes = [*filter(None, [self.launcher]), *self.ranks]
         if self.launcher is not None:  # first, so that it neither starts a rank nor waits for one
             self._kill(self.launcher)
         self._theirs.close()
@@ -138,20 +139,21 @@ class Crew:
         with suppress(OSError):
             self._lifeline.recv(1)  # until no process holds the other end
         self._lifeline.close()
-        for member in members:
-            self._kill(member)
+        for process in processes:
+            self._kill(process)
 
     @staticmethod
-    def _kill(member: Member) -> None:
-        for session in member.sessions():
+    def _kill(rank_process: RankProcess) -> None:
+        for session in rank_process.sessions():
             kill_session(session)
-        locks.clear(member.events)
-        if member.process is not None:
-            member.process.wait()
+        locks.clear(rank_process.events)
+        if rank_process.process is not None:
+            rank_process.process.wait()
 
 
 def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
-    """Leaves the process unreaped where the system can, so that its group's number cannot become another's."""
+    """Return the exit code, and leave the process unreaped where the system can, so that no other process gets its
+    group's number."""
     if not hasattr(os, "waitid"):
         return process.poll()
     status = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -161,7 +163,7 @@ def _exit_code(process: subprocess.Popen[bytes]) -> int | None:
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """The variables of a training process: ours, with dsconf importable, the tools beside Python on the path.
+    """Return the variables of a training process: ours, with dsconf importable and the tools beside Python on the path.
 
     Whatever torch leaves in the temporary directory goes with ``folder``.
     """
@@ -193,13 +195,13 @@ def allocator_of(setting: str) -> str:
 
 
 def allocator_setting() -> str:
-    """torch's allocator setting for the training processes: the person's own, else what the launch lines set."""
+    """Return torch's allocator setting for the training processes: the person's own, else what the launch lines set."""
     given = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")
     return given or "expandable_segments:True"
 
 
 class StopSignals:
-    """While entered, Ctrl-C, SIGTERM and SIGHUP are noted instead of interrupting whatever is being done."""
+    """While entered, notes Ctrl-C, SIGTERM and SIGHUP instead of letting them interrupt whatever is being done."""
 
     def __init__(self) -> None:
         self.received: int | None = None

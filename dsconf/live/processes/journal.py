@@ -1,4 +1,4 @@
-"""What a training process tells its parent: one JSON object a line, in a file of its own.
+"""What a training process reports to its parent: one JSON object a line, in a file of its own.
 
 Standard output and standard error stay free for whatever DeepSpeed prints; they are only a log.
 """
@@ -15,17 +15,17 @@ FIRST = "first"
 
 
 def rank_name(rank: int) -> str:
-    """What ``rank`` is called in the names of its files."""
+    """Return what ``rank`` is called in the names of its files."""
     return f"rank{rank}"
 
 
 def journal_path(folder: Path, name: str) -> Path:
-    """Where the process called ``name`` writes."""
+    """Return where the process called ``name`` writes."""
     return folder / f"{name}.jsonl"
 
 
 def log_path(folder: Path, name: str) -> Path:
-    """Standard output and standard error of the process called ``name``."""
+    """Return where standard output and standard error of the process called ``name`` go."""
     return folder / f"{name}.log"
 
 
@@ -56,7 +56,7 @@ class JournalReader:
         self._offset = 0
 
     def new_events(self) -> list[dict[str, Any]]:
-        """Events written since the last call; a line still being written waits for the next call."""
+        """Read the events written since the last call; a line still being written waits for the next call."""
         try:
             with self._path.open("rb") as file:
                 file.seek(self._offset)
@@ -68,10 +68,10 @@ class JournalReader:
 
 
 def whole_lines(text: bytes) -> bytes:
-    """``text`` up to its last line end."""
+    """Return ``text`` up to its last line end."""
     return text[: text.rfind(b"\n") + 1]
 
 
 def parsed(lines: bytes) -> list[dict[str, Any]]:
-    """The events in whole ``lines``."""
+    """Parse the events in whole ``lines``."""
     return [json.loads(line) for line in lines.splitlines()]

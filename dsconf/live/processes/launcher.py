@@ -28,8 +28,8 @@ PHASES = {
     "save": "writing a checkpoint",
     "task": "measuring",
 }
-SILENT = ("plan", "launch")
-"""Phases of the first process that the parent has words of its own for."""
+UNANNOUNCED = ("plan", "launch")
+"""Phases of the first process that the parent announces in its own words or not at all."""
 
 
 class Failure(NamedTuple):
@@ -58,7 +58,7 @@ class Runner(Protocol):
     """Something that carries out an order: real processes, or a stand-in for tests."""
 
     def run(self, decide: Callable[[Probe], Order], progress: Callable[[str], None], timeout: float) -> Outcome:
-        """Probe the machine, ask ``decide`` what to run there, run it within ``timeout`` seconds."""
+        """Probe the machine, ask ``decide`` what to run there, and run it within ``timeout`` seconds."""
 
 
 class SubprocessRunner:
@@ -70,12 +70,12 @@ class SubprocessRunner:
     """
 
     def __init__(self, variables: Mapping[str, str] | None = None, signals: StopSignals | None = None) -> None:
-        """``variables`` are set for the training processes. ``signals`` are somebody else's, who has entered them and
-        does what they ask for: a thread cannot note a signal itself."""
+        """Set ``variables`` for the training processes. ``signals`` belong to a caller who has entered them and does
+        what they ask for, because a thread cannot note a signal itself."""
         self.variables, self.signals = dict(variables or {}), signals
 
     def run(self, decide: Callable[[Probe], Order], progress: Callable[[str], None], timeout: float) -> Outcome:
-        """See ``Runner``.
+        """Do what ``Runner`` says.
 
         Raises:
             KeyboardInterrupt, SystemExit: a signal asked to stop; nothing is left running or on disk.
@@ -84,15 +84,15 @@ class SubprocessRunner:
         with noted as signals, TemporaryDirectory(prefix="dsconf-check-") as folder:
             crew = Crew(Path(folder), self.variables)
             try:
-                outcome = _Watch(crew, decide, progress, timeout, signals).until_the_end()
+                outcome = _RunWatcher(crew, decide, progress, timeout, signals).until_the_end()
             finally:
                 crew.end()
         signals.end_as_asked()
         return outcome
 
 
-class _Watch:
-    """One run, from the first process to the last event."""
+class _RunWatcher:
+    """Follows one run, from the first process to the last event."""
 
     def __init__(
         self,
@@ -128,7 +128,7 @@ class _Watch:
         return self.expected is not None and done == self.expected
 
     def _look(self) -> Failure | None:
-        """Take in what is new; the failure that ends the run, if any."""
+        """Take in what is new and return the failure that ends the run, if there is one."""
         ended = self.crew.ended()  # before the events, so that an ended rank's last words are in
         launcher_code = self.crew.launcher.exit_code() if self.crew.launcher else None
         for rank, event in self.crew.new_events():
@@ -146,7 +146,7 @@ class _Watch:
             self._give_order(Probe(**{key: event[key] for key in Probe._fields}))
         elif kind == "phase" and rank == 0:
             self.phase = event["phase"]
-            if self.phase not in SILENT:
+            if self.phase not in UNANNOUNCED:
                 self.progress(PHASES.get(f"{self.phase} {self.backend}", PHASES.get(self.phase, self.phase)))
         elif kind == "iteration" and rank == 0:
             self.progress(_iteration_line(event))
@@ -162,7 +162,8 @@ class _Watch:
         self.crew.start_others(order)
 
     def _first_failure(self, ended: list[tuple[int, int]]) -> Failure | None:
-        """A rank that was killed explains the complaints of the others; else the earliest complaint counts."""
+        """Return the failure of a rank that was killed, since it explains the complaints of the others, or else the
+        earliest complaint."""
         complaints = [
             (event["time"], rank, event)
             for rank, events in enumerate(self.crew.events)
@@ -192,7 +193,8 @@ class _Watch:
         return Failure("died", f"rank {rank} ended {_how(code)} in {self.phase}{why}", self.phase, rank, None, log)
 
     def _launcher_ended(self, code: int) -> Failure:
-        """It complained itself, or somebody ended it: a rank that ends it is told of before."""
+        """Report the launcher's own complaint, or that somebody ended it; a rank's failure that ends it is reported
+        before."""
         assert self.crew.launcher is not None
         log = tuple(self.crew.launcher.log_tail())
         for event in self.crew.launcher.events:
@@ -217,7 +219,7 @@ def _how(code: int) -> str:
 
 
 def phase_seconds(began: float, events: list[dict[str, Any]], now: float) -> dict[str, float]:
-    """Seconds of each phase in the ``events`` of one rank, from ``began`` to ``now`` without a gap."""
+    """Return the seconds of each phase in the ``events`` of one rank, from ``began`` to ``now`` without a gap."""
     marks = [(event["phase"], event["time"]) for event in events if event["event"] == "phase"]
     marks += [("end", event["time"]) for event in events if event["event"] == "done"]
     spent: dict[str, float] = {}

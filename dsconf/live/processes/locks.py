@@ -12,8 +12,8 @@ def clear(events: Iterable[dict[str, Any]]) -> None:
     """Delete the locks that the process with these ``events`` holds, and nobody else's."""
     for event in events:
         if event["event"] == "lock":
-            lock, own = Path(event["path"]), Path(event["own"])
+            lock, second_name = Path(event["path"]), Path(event["own"])
             with suppress(FileNotFoundError):  # never made, or given back
-                if own.samefile(lock):
+                if second_name.samefile(lock):
                     lock.unlink()
-            own.unlink(missing_ok=True)
+            second_name.unlink(missing_ok=True)

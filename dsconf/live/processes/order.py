@@ -1,4 +1,4 @@
-"""What the parent and the training processes tell each other: what is there, and what to run."""
+"""What the parent and the training processes exchange: what the machine has, and what to run."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Order(NamedTuple):
     module: str = ""
     """``package.file:factory`` of a model of the person's own, instead of ``hf_config``."""
     cap_bytes: int = 0
-    """Most that the process may allocate on its card, as if the card were smaller; 0: all there is."""
+    """Most bytes that the process may allocate on its card, as if the card were smaller; 0: all there is."""
     snapshot: str = ""
     """Where torch's memory snapshot goes; empty: none is taken."""
     checkpoint: str = ""
@@ -69,7 +69,7 @@ class Order(NamedTuple):
 
     @property
     def tokens(self) -> int:
-        """Tokens of one optimizer step over all ranks."""
+        """Return the tokens of one optimizer step over all ranks."""
         step = self.workload
         return self.world_size // self.sequence_parallel * step.micro_batch * step.accumulation * step.seq_len
 
@@ -81,7 +81,7 @@ class Order(NamedTuple):
 
 
 def read_order(folder: Path) -> Order | None:
-    """The order in ``folder``, or None while there is none yet."""
+    """Read the order in ``folder``; None while there is none yet."""
     try:
         fields = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -13,14 +13,15 @@ from pathlib import Path
 
 
 def members(session: int) -> list[int]:
-    """Living processes of ``session``; where there is no /proc, its leader if that lives."""
+    """List the living processes of ``session``; where there is no /proc, its leader if that lives."""
     if not Path("/proc/self/stat").exists():
         return [session] if _alive(session) else []
     return [int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _belongs(stat, session)]
 
 
 def kill_session(session: int, spare: int | None = None) -> None:
-    """SIGKILL to every process of ``session`` and of the group of that number, until none but ``spare`` is left."""
+    """Send SIGKILL to every process of ``session`` and of the group of that number, until none but ``spare`` is
+    left."""
     while others := [pid for pid in members(session) if pid != spare]:
         for pid in others:
             _send(os.kill, pid)

@@ -1,7 +1,8 @@
-"""The first process becomes the launcher that the order names, and starts the ranks as a person's launch line does.
+"""Turns the first process into the launcher that the order names, which starts the ranks as a person's launch line
+does.
 
-A launcher passes on standard input, the environment and a LOCAL_RANK of its own for each rank; nothing else of it is
-used. The ranks meet through a file, so the address and the port that it hands out stay unused.
+Only three things of a launcher are used: it passes on standard input and the environment, and gives each rank its
+LOCAL_RANK. The ranks meet through a file, so the address and the port that it hands out stay unused.
 """
 
 from __future__ import annotations
@@ -39,10 +40,10 @@ def _torchrun(order: Order, folder: Path) -> None:
 
 
 def _deepspeed(order: Order, folder: Path) -> None:
-    """The part of DeepSpeed's launcher that runs on each node.
+    """Run the part of DeepSpeed's launcher that runs on each node.
 
     ``deepspeed --num_gpus N`` starts the same with the first N GPUs of the machine, whatever CUDA_VISIBLE_DEVICES says
-    (launcher/runner.py: main); here it is given those that this process sees.
+    (launcher/runner.py: main); here it gets those that this process sees.
     """
     from deepspeed.launcher.launch import main
 

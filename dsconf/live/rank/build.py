@@ -52,7 +52,7 @@ class Built(NamedTuple):
 
 
 def build(order: Order) -> Built:
-    """The model of ``order`` in training mode, on the device under zero.Init and in host memory otherwise.
+    """Build the model of ``order`` in training mode, on the device under zero.Init and in host memory otherwise.
 
     Without zero.Init it is made on the device, since random numbers for billions of weights take minutes on a
     CPU, and then moved out, so that DeepSpeed finds it where a loaded checkpoint would be. A model of the person's
@@ -107,24 +107,24 @@ Made = tuple[Any, dict[str, Any] | None]
 
 
 def factory(name: str) -> Callable[[], Made]:
-    """What makes the module of ``package.file:function``, and the keyword arguments of its forward or None.
+    """Return what makes the module of ``package.file:function``, and the keyword arguments of its forward or None.
 
     Raises:
         FactoryError: there is no such file or function; the maker raises it where the function returns something else.
     """
     try:
-        found = function_of(name)
+        make = function_of(name)
     except (ImportError, AttributeError) as error:
         raise FactoryError(f"--module {name}: {error}") from error
-    return lambda: _checked(name, found())
+    return lambda: _checked(name, make())
 
 
 def function_of(name: str) -> Callable[..., Any]:
-    """What ``package.file:function`` names, looked for from the current folder first."""
+    """Import what ``package.file:function`` names, looking in the current folder first."""
     file, _, function = name.partition(":")
     sys.path.insert(0, os.getcwd())
-    found: Callable[..., Any] = getattr(import_module(file), function)
-    return found
+    imported: Callable[..., Any] = getattr(import_module(file), function)
+    return imported
 
 
 def _checked(name: str, made: Any) -> Made:
@@ -137,7 +137,7 @@ def _checked(name: str, made: Any) -> Made:
 
 
 def _moved(batch: dict[str, Any] | None, order: Order) -> dict[str, Any] | None:
-    """The tensors of ``batch`` on the device, floats in the type that is trained in."""
+    """Move the tensors of ``batch`` to the device, floats in the type that is trained in."""
     if batch is None:
         return None
     dtype = DTYPES[order.workload.load_dtype or "fp32"]
@@ -194,9 +194,9 @@ def _kernel(wanted: str, model: Callable[[str], Any]) -> str:
 
 
 def _initialize_shards(model: Any) -> None:
-    """Small random weights in every shard: the family's own initialiser saw only empty tensors.
+    """Put small random weights in every shard: the family's own initialiser saw only empty tensors.
 
-    What the layers' constructors put there makes the loss hundreds of times too large and fp16 overflow.
+    What the layers' constructors put there makes the loss hundreds of times too large, and fp16 overflow.
     """
     for parameter in model.parameters():
         if len(parameter.ds_shape) > 1:

@@ -13,7 +13,7 @@ from dsconf.live.rank.sequences import part_of
 
 
 class Tokens(Dataset[torch.Tensor]):
-    """The sequences of one optimizer step over all ranks; number i is the same on every rank and in each run."""
+    """The sequences of one optimizer step over all ranks; sequence i is the same on every rank and in each run."""
 
     def __init__(self, order: Order, vocab: int) -> None:
         self.count = order.tokens // order.workload.seq_len
@@ -28,7 +28,7 @@ class Tokens(Dataset[torch.Tensor]):
 
 
 def share(data: Dataset[torch.Tensor], order: Order) -> Any:
-    """The part of ``data`` that this rank trains on, in micro-batches.
+    """Return the part of ``data`` that this rank trains on, in micro-batches.
 
     Rank r of N takes sequences r, r + N, r + 2N …, so that the k-th micro-batches of all ranks together are the same
     sequences as N micro-batches of a single rank.
@@ -43,7 +43,8 @@ def share(data: Dataset[torch.Tensor], order: Order) -> Any:
 
 
 def endless(loader: Any, device: torch.device, order: Order) -> Iterator[dict[str, torch.Tensor]]:
-    """The micro-batches of ``loader`` on ``device``, from the start again after the last; each is its own label."""
+    """Yield the micro-batches of ``loader`` on ``device``, from the start again after the last; each is its own
+    label."""
     while True:
         for tokens in loader:
             here = tokens.to(device)

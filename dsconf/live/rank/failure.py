@@ -20,7 +20,7 @@ KINDS = {
 
 
 def describe(error: Exception) -> dict[str, Any]:
-    """``kind``, one-line ``message`` and, for memory, ``asked_bytes`` of ``error``.
+    """Return ``kind``, one-line ``message`` and, for memory, ``asked_bytes`` of ``error``.
 
     Kinds: ``oom``, ``missing`` (a package), ``invalid`` (a factory), ``nan`` and ``exception``.
     """
@@ -34,12 +34,12 @@ def describe(error: Exception) -> dict[str, Any]:
 
 
 def last_line(error: Exception) -> str:
-    """The last line of the error's text that says anything, or its type."""
+    """Return the last line of the error's text that says anything, or its type."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__
 
 
 def asked_bytes(text: str) -> int | None:
-    """The allocation that failed, from torch's own words; None where it does not say."""
-    found = ASKED.search(text)
-    return parse_bytes(found[1].removesuffix("bytes").strip()) if found else None
+    """Read the size of the allocation that failed from torch's own message; None where it does not say."""
+    match = ASKED.search(text)
+    return parse_bytes(match[1].removesuffix("bytes").strip()) if match else None

@@ -1,4 +1,4 @@
-"""Reads how much memory one rank uses. All figures are bytes of this process unless they say otherwise."""
+"""Reads how much memory one rank uses. All figures are bytes, of this process unless they say otherwise."""
 
 from __future__ import annotations
 
@@ -26,13 +26,14 @@ class Gauge(Protocol):
         """Start a new peak from what is allocated now."""
 
     def peak_bytes(self) -> int:
-        """Largest allocation since ``reset``."""
+        """Return the largest allocation since ``reset``."""
 
     def now_bytes(self) -> int:
-        """Allocated at this moment."""
+        """Return what is allocated at this moment."""
 
     def reserved_bytes(self) -> int | None:
-        """Largest reservation of the caching allocator since ``reset``; None where there is no such thing."""
+        """Return the largest reservation of the caching allocator since ``reset``; None where there is no such
+        thing."""
 
     def synchronize(self) -> None:
         """Wait until the device has done what it was asked."""
@@ -44,7 +45,7 @@ class Gauge(Protocol):
         """Keep the history of allocations from here on, unless ``snapshot`` is empty."""
 
     def save(self, snapshot: str) -> bool:
-        """Write the history to the file ``snapshot``; whether there was one to write."""
+        """Write the history to the file ``snapshot``, and say whether there was one to write."""
 
 
 class CudaGauge:
@@ -117,7 +118,7 @@ class CpuGauge:
 
 
 def host_peak_bytes() -> int:
-    """Largest resident memory this process ever had."""
+    """Return the largest resident memory that this process ever had."""
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text(encoding="ascii", errors="replace").splitlines():
@@ -128,18 +129,18 @@ def host_peak_bytes() -> int:
 
 
 def process_bytes() -> int | None:
-    """What the driver holds for this process, as nvidia-smi lists it; None where it cannot be asked."""
+    """Return what the driver holds for this process, as nvidia-smi lists it; None where it cannot be asked."""
     if not torch.cuda.is_available():
         return None
     try:
-        found = re.search(rf"^process +{os.getpid()} uses +([\d.]+) MB", torch.cuda.list_gpu_processes(), re.MULTILINE)
+        match = re.search(rf"^process +{os.getpid()} uses +([\d.]+) MB", torch.cuda.list_gpu_processes(), re.MULTILINE)
     except Exception:  # no NVML, or one that will not tell a container: each driver has its own error for it
         return None
-    return int(float(found[1]) * 2**20) if found else None
+    return int(float(match[1]) * 2**20) if match else None
 
 
 def card_used_bytes() -> int | None:
-    """Memory in use on the whole card, other processes and contexts included; None without CUDA."""
+    """Return the memory in use on the whole card, other processes and contexts included; None without CUDA."""
     if not torch.cuda.is_available():
         return None
     free, total = torch.cuda.mem_get_info()

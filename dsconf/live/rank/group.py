@@ -16,7 +16,7 @@ def join(order: Order, local_rank: int, folder: Path) -> None:
     """Initialise ``torch.distributed``, then have DeepSpeed take this group as it is.
 
     DeepSpeed must know the world size before ``zero.Init`` reads the batch sizes. Real ranks meet through a file in
-    ``folder``: no port to be free, to be guessed or to be left open.
+    ``folder``, so no port has to be free, guessed or left open.
     """
     _describe(order, local_rank)
     backend = "fake" if order.rehearsed else "nccl" if order.device == "cuda" else "gloo"
@@ -48,7 +48,7 @@ def leave() -> None:
 
 
 def _describe(order: Order, local_rank: int) -> None:
-    """The variables torchrun sets; DeepSpeed reads some of them (the address and port are never used)."""
+    """Set the variables that torchrun sets; DeepSpeed reads some of them (the address and port are never used)."""
     os.environ.update(
         RANK=str(order.rank),
         LOCAL_RANK=str(local_rank),
@@ -74,8 +74,8 @@ def _rehearse(order: Order) -> None:
 def _repeat_shards(rank: int) -> None:
     """Make stage 3 gather copies of this rank's own shard.
 
-    The fake backend leaves the other ranks' part of a gathered weight as the allocator gave it: whatever lay there,
-    infinities included, so that fp16 would skip every optimizer step. Copying the own shard allocates nothing.
+    The fake backend leaves the other ranks' part of a gathered weight as the allocator gave it: whatever was there,
+    infinities included, so that fp16 would skip every optimizer step. Copying this rank's shard allocates nothing.
     """
     from deepspeed.runtime.zero import partition_parameters
 
@@ -83,11 +83,11 @@ def _repeat_shards(rank: int) -> None:
 
     def gather_and_repeat(shard: Any, output: Any, group: Any = None) -> Any:
         work = gather(shard, output, group)
-        rows, own = output.view(-1, shard.numel()), shard.view(-1)
-        rows[:rank].copy_(own)
-        rows[rank + 1 :].copy_(own)
-        if rows[rank].data_ptr() != own.data_ptr():
-            rows[rank].copy_(own)
+        rows, row = output.view(-1, shard.numel()), shard.view(-1)
+        rows[:rank].copy_(row)
+        rows[rank + 1 :].copy_(row)
+        if rows[rank].data_ptr() != row.data_ptr():
+            rows[rank].copy_(row)
         return work
 
     partition_parameters._dist_allgather_fn = gather_and_repeat

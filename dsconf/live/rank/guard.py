@@ -1,12 +1,12 @@
 """A training process never outlives its parent, and never leaves a build lock behind.
 
-Each one has a keeper: the process that was started, which imports nothing heavy, forks the one that trains and waits
-for its end. Whoever started it, a launcher or the parent itself, it does three things: it writes down how the training
-process ended, ends the compilers that one left behind, and ends everything when the parent is gone. The parent holds
-the other end of standard input, and however it ends, SIGKILL included, the kernel closes that. A thread of the
-training process could not do this while a kernel hangs without giving up Python's lock, and PR_SET_PDEATHSIG would
-end one process alone: its compilers would run on, and torch's lock of a half-built kernel would block every later
-run on the machine.
+Each training process has a keeper: the process that was started imports nothing heavy, forks the one that trains and
+waits for its end. Whoever started it, a launcher or the parent itself, it does three things: it writes down how the
+training process ended, ends the compilers left behind, and ends everything when the parent is gone. The parent holds
+the other end of standard input; however the parent ends, even by SIGKILL, the kernel closes that end. A thread of the
+training process could not do this while a kernel hangs without releasing Python's lock, and PR_SET_PDEATHSIG would end
+one process only: its compilers would run on, and torch's lock of a half-built kernel would block every later run on the
+machine.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from dsconf.live.processes.session import kill_session
 
 STDIN = 0
 LINGER_SECONDS = 2.0
-"""How long a keeper outlives its rank, in case that the parent was killed with it. A living parent ends it sooner."""
+"""How long a keeper outlives its rank, in case the parent was killed with it. A living parent ends it sooner."""
 
 
 def keep(folder: Path, name: str) -> Journal:
@@ -56,7 +56,7 @@ def _print_to(log: Path) -> None:
 
 
 def _wait_for(child: int, journal: Journal, written: BinaryIO) -> None:
-    """Does not return: ends as ``child`` ended, and with the parent at the latest."""
+    """End as ``child`` ended, and with the parent at the latest; never return."""
     parent_gone = threading.Event()
     threading.Thread(target=_end_with_parent, args=(child, parent_gone), daemon=True).start()
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
@@ -81,7 +81,7 @@ def _end_with_parent(child: int, parent_gone: threading.Event) -> None:
 
 
 def _stand_in(keeper: int, folder: Path, written: BinaryIO) -> None:
-    """What the keeper does when the parent is gone, where somebody has killed the keeper too."""
+    """Do what the keeper does when the parent is gone, in case somebody has killed the keeper too."""
     _wait_for_the_end_of_the_parent()
     while os.getppid() == keeper:
         time.sleep(0.1)
@@ -102,16 +102,16 @@ def _clear(folder: Path, written: BinaryIO) -> None:
 
 
 def _at_end(descriptor: int, seconds: float) -> bool:
-    """Whether ``descriptor`` ends within ``seconds``."""
+    """Say whether ``descriptor`` ends within ``seconds``."""
     return bool(select.select([descriptor], [], [], seconds)[0]) and not os.read(descriptor, 1)
 
 
 def watch_build_locks(journal: Journal) -> None:
     """Take torch's build locks so that ``locks.clear`` knows them, and journal what is waited for.
 
-    torch makes an empty file, and whoever finds it waits until it is gone. Here that file is a second name of one that
-    bears the number of this process: it is there with its owner's name or not at all. A lock that somebody else left
-    behind is named while waiting.
+    torch makes an empty file, and whoever finds it waits until it is gone. Here that file is a second name of one whose
+    own name holds the number of this process, so a lock never exists without its owner's name. A lock that somebody
+    else left behind is named while waiting.
     """
     from torch.utils.file_baton import FileBaton
 

@@ -1,4 +1,4 @@
-"""What the memory model says of a person's own module, traced where torch is."""
+"""What the memory model predicts for a person's own module, traced where torch is."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dsconf.live.rank.build import factory
 
 
 def predicted(order: Order) -> dict[str, Any]:
-    """The prediction for ``order.module``; that module is made on the meta device, so it takes no memory."""
+    """Predict for ``order.module``, which is made on the meta device and so takes no memory."""
     from dsconf.api import estimate
 
     make = factory(order.module)
     with torch.device("meta"):
         module, batch = make()
-    found = estimate(
+    answer = estimate(
         module=module,
         batch=batch,
         gpus=order.world_size,
@@ -30,4 +30,4 @@ def predicted(order: Order) -> dict[str, Any]:
         zero_init=order.workload.zero_init,
         rank=order.rank if order.rehearsed else None,
     )
-    return of_estimate(found, order.device)._asdict()
+    return of_estimate(answer, order.device)._asdict()

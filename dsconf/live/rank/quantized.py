@@ -1,7 +1,8 @@
 """A Hugging Face model with random weights, its frozen linear layers stored as bitsandbytes stores them.
 
-Layer by layer, so that the whole model is never there in 16 bit: a model is quantized precisely because it has no room.
-The settings are those of a QLoRA script: NF4 with quantized statistics, or LLM.int8 with its threshold of 6.
+It is made layer by layer, so that the whole model never exists in 16 bits: a model is quantized precisely because there
+is no room for that. The settings are those of a QLoRA script: NF4 with quantized statistics, or LLM.int8 with its
+threshold of 6.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ THRESHOLD = 6.0
 
 
 def library() -> Any:
-    """bitsandbytes and accelerate's way of making a model without its weights.
+    """Return bitsandbytes, and accelerate's way of making a model without its weights.
 
     Raises:
         ModuleNotFoundError: one of them is not installed; its ``name`` says which.
@@ -30,16 +31,16 @@ def library() -> Any:
 
 
 def make(order: Order, dtype: torch.dtype, deviation: float, empty: Callable[[], Any]) -> Any:
-    """The model that ``empty`` makes, on the order's device, all but its output layer quantized as transformers does.
+    """Make the model of ``empty`` on the order's device, all but its output layer quantized as transformers does.
 
     ``deviation`` is that of the random weights; whatever has one dimension stays as a layer norm begins.
     """
     bitsandbytes, init_empty_weights = library()
     with init_empty_weights(include_buffers=False):
         model = empty()
-    kept = model.get_output_embeddings()
+    output_layer = model.get_output_embeddings()
     for name, layer in list(model.named_modules()):
-        if layer is not kept and type(layer).__name__ in ("Linear", "Conv1D"):
+        if layer is not output_layer and type(layer).__name__ in ("Linear", "Conv1D"):
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, _layer(bitsandbytes, layer, order, dtype, deviation))
     _fill(model, order.device, dtype, deviation)
@@ -48,7 +49,7 @@ def make(order: Order, dtype: torch.dtype, deviation: float, empty: Callable[[],
 
 
 def _layer(library: Any, layer: Any, order: Order, dtype: torch.dtype, deviation: float) -> Any:
-    """The quantized stand-in for ``layer``, with random weights. GPT-2's Conv1D holds its weight transposed."""
+    """Return the quantized stand-in for ``layer``, with random weights. GPT-2's Conv1D holds its weight transposed."""
     shape = tuple(layer.weight.shape)
     outputs, inputs = shape if isinstance(layer, torch.nn.Linear) else shape[::-1]
     words: dict[str, Any] = {"bias": layer.bias is not None, "device": "meta"}
@@ -66,7 +67,7 @@ def _layer(library: Any, layer: Any, order: Order, dtype: torch.dtype, deviation
 
 
 def _fill(model: Any, device: str, dtype: torch.dtype, deviation: float) -> None:
-    """Give every parameter that has no storage yet one, the same to those that are tied."""
+    """Give storage to every parameter that has none yet, tied parameters the same."""
     made: dict[int, torch.nn.Parameter] = {}
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):

@@ -73,7 +73,7 @@ def _micro_batch(
     record: dict[str, Any],
     at_boundary: bool,
 ) -> torch.Tensor:
-    """One forward, backward and (at the boundary) optimizer step; nothing but the loss outlives the forward.
+    """Run one forward, backward and (at the boundary) optimizer step; nothing but the loss outlives the forward.
 
     Before the boundary ``step`` does nothing, and what backward left alive is no figure of the step.
     """
@@ -93,7 +93,7 @@ def _micro_batch(
 
 
 def _mean(losses: list[torch.Tensor], order: Order) -> float:
-    """The mean loss of the micro-batches of all ranks: what one rank with the whole batch would see."""
+    """Return the mean loss of the micro-batches of all ranks, which one rank with the whole batch would see."""
     mean = torch.stack(losses).float().mean()
     if order.world_size > 1 and not order.rehearsed:
         dist.all_reduce(mean)

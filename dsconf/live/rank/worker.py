@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _first(journal: Journal) -> Order | None:
-    """Say what there is, and wait for what to run; None where a package is missing."""
+    """Report what the machine has and wait for what to run; return None where a package is missing."""
     missing = [name for name in NEEDED if find_spec(name) is None]
     if missing:
         journal.write("failure", phase="start", kind="missing", message=f"{missing[0]} is not installed")
@@ -93,7 +93,8 @@ def _call(order: Order, local_rank: int, journal: Journal) -> None:
 
 
 def _probe() -> Probe:
-    """Makes no context on a GPU: the launcher, which this process may become, has no place there."""
+    """Look at the devices without making a context on a GPU, which a launcher, as which this process may go on, must
+    not have."""
     import torch
 
     versions = {name: version(name) for name in NEEDED}
@@ -104,7 +105,7 @@ def _probe() -> Probe:
 
 
 def _cpu_has_fp16() -> bool:
-    """The question DeepSpeed's own CPU accelerator asks before it accepts fp16."""
+    """Ask what DeepSpeed's own CPU accelerator asks before it accepts fp16."""
     import torch
 
     try:
@@ -119,9 +120,10 @@ def _can_build() -> bool:
 
 
 def _prepare_environment(order: Order) -> None:
-    """What must be set before deepspeed is imported; the ranks of a launcher inherit it.
+    """Set what must be set before deepspeed is imported; the ranks of a launcher inherit it.
 
-    A fair share of the cores: torchrun would give each rank a single one, other launchers all cores to every rank.
+    Each rank gets a fair share of the cores: torchrun would give it a single one, other launchers all of them to every
+    rank.
     """
     os.environ["DS_ACCELERATOR"] = order.device
     os.environ.setdefault("OMP_NUM_THREADS", str(_cores(order)))
@@ -137,15 +139,15 @@ def _prepare_environment(order: Order) -> None:
 
 
 def _cores(order: Order) -> int:
-    """How many cores each of the processes may keep busy."""
+    """Return how many cores each of the processes may keep busy."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, here // order.processes)
 
 
 def _threads(order: Order) -> int:
-    """As many as OMP_NUM_THREADS says, which torch does not look at again once it is imported."""
-    said = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
-    return max(1, int(said)) if said.isdecimal() else _cores(order)
+    """Return what OMP_NUM_THREADS says, which torch does not read again once it is imported."""
+    threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+    return max(1, int(threads)) if threads.isdecimal() else _cores(order)
 
 
 def _train(order: Order, local_rank: int, journal: Journal) -> None:

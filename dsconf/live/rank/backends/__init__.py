@@ -11,6 +11,9 @@ from torch.utils.data import Dataset
 
 from dsconf.live.processes.order import Order
 
+TRAINERS = {"deepspeed": "DeepSpeedTrainer", "ddp": "DdpTrainer", "accelerate": "AccelerateTrainer"}
+"""Class of each backend's trainer; their modules are imported only where they are used."""
+
 
 class Trainer(Protocol):
     """One rank's model and optimizer. ``forward``, ``backward`` and ``step`` are called for every micro-batch."""
@@ -18,20 +21,20 @@ class Trainer(Protocol):
     device: torch.device
 
     def loader(self, data: Dataset[torch.Tensor]) -> Any:
-        """This rank's share of ``data`` in micro-batches."""
+        """Return this rank's share of ``data`` in micro-batches."""
 
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
-        """The mean loss of one micro-batch."""
+        """Return the mean loss of one micro-batch."""
 
     def backward(self, loss: torch.Tensor) -> None:
-        """Gradients of one micro-batch, averaged over accumulation and ranks."""
+        """Compute the gradients of one micro-batch, averaged over accumulation and ranks."""
 
     def step(self) -> None:
-        """The optimizer step, at the end of an accumulation; nothing before."""
+        """Take the optimizer step at the end of an accumulation; do nothing before."""
 
     @property
     def skipped_steps(self) -> int:
-        """Optimizer steps left out so far because an fp16 gradient overflowed."""
+        """Count the optimizer steps left out so far because an fp16 gradient overflowed."""
 
     def save(self, folder: Path) -> None:
         """Write weights and optimizer states of all ranks to ``folder``."""
@@ -41,13 +44,14 @@ class Trainer(Protocol):
 
 
 def start(order: Order, model: Any) -> Trainer:
-    """``model`` and its optimizer, wrapped as ``order.backend`` does it."""
-    trainer: Trainer = import_module(f"dsconf.live.rank.backends.with_{order.backend}").Trainer(order, model)
+    """Wrap ``model`` and its optimizer as ``order.backend`` does."""
+    module = import_module(f"dsconf.live.rank.backends.with_{order.backend}")
+    trainer: Trainer = getattr(module, TRAINERS[order.backend])(order, model)
     return trainer
 
 
 def loss_of(output: Any) -> torch.Tensor:
-    """The loss in what a model returns: a tensor, something with ``.loss``, or a tuple that begins with it."""
+    """Return the loss in what a model returns: a tensor, something with ``.loss``, or a tuple that begins with it."""
     if isinstance(output, (tuple, list)):
         output = output[0]
     loss: torch.Tensor = getattr(output, "loss", output)

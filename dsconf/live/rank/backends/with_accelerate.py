@@ -10,13 +10,13 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from dsconf.config.accelerate import accelerate_yaml
+from dsconf.config.render import accelerate_yaml
 from dsconf.live.processes.order import Order
 from dsconf.live.rank.backends import loss_of
 
 
 def _plugin(order: Order) -> Any:
-    """The plugin that Accelerate's own reading of the YAML leads to (accelerate/commands/launch.py)."""
+    """Return the plugin that Accelerate makes of the YAML when it reads it (accelerate/commands/launch.py)."""
     from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.utils import DeepSpeedPlugin
 
@@ -29,8 +29,8 @@ def _plugin(order: Order) -> Any:
     return DeepSpeedPlugin(hf_ds_config=said["deepspeed_config_file"], zero3_init_flag=said["zero3_init_flag"])
 
 
-class Trainer:
-    """See ``dsconf.live.rank.backends.Trainer``. Accelerate's backward takes the optimizer step itself (DeepSpeed's
+class AccelerateTrainer:
+    """A ``Trainer``. Accelerate's backward takes the optimizer step itself (DeepSpeed's
     engine step), so that phase holds both."""
 
     def __init__(self, order: Order, model: Any) -> None:

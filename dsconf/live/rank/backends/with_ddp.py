@@ -25,8 +25,8 @@ CLIPPING = 1.0
 """DeepSpeed's default (runtime/constants.py: GRADIENT_CLIPPING_DEFAULT), so that both clip alike."""
 
 
-class Trainer:
-    """See ``dsconf.live.rank.backends.Trainer``; learning rate, precision and clipping are those of the ds_config."""
+class DdpTrainer:
+    """A ``Trainer``; learning rate, precision and clipping are those of the ds_config."""
 
     def __init__(self, order: Order, model: Any) -> None:
         self.order = order
@@ -38,8 +38,8 @@ class Trainer:
         self.model = model.to(self.device)
         self.wrapped: Any = self.model
         if order.world_size > 1:
-            on = [self.device.index] if on_cuda else None
-            self.wrapped = DistributedDataParallel(self.model, device_ids=on)
+            devices = [self.device.index] if on_cuda else None
+            self.wrapped = DistributedDataParallel(self.model, device_ids=devices)
             if order.rehearsed:  # the fake group's own all-reduce promises no tensor, which DDP waits for
                 from torch.distributed.algorithms.ddp_comm_hooks.debugging_hooks import noop_hook
 
@@ -61,7 +61,7 @@ class Trainer:
         return (self.micro_batches + 1) % self.order.workload.accumulation == 0
 
     def _quietly(self) -> AbstractContextManager[Any]:
-        """Ranks exchange gradients in the last micro-batch only; forward and backward must agree on it."""
+        """Keep ranks from exchanging gradients before the last micro-batch; forward and backward must agree on it."""
         if self.order.world_size == 1 or self._at_boundary():
             return nullcontext()
         context: AbstractContextManager[Any] = self.wrapped.no_sync()

@@ -17,8 +17,8 @@ from dsconf.live.rank.sequences import share_sequences
 TAG = "dsconf"
 
 
-class Trainer:
-    """See ``dsconf.live.rank.backends.Trainer``."""
+class DeepSpeedTrainer:
+    """A ``Trainer``."""
 
     def __init__(self, order: Order, model: Any) -> None:
         import deepspeed

@@ -46,7 +46,8 @@ WIDTH = {"GH200": 2, "GB200": 4, "H100": 2, "H200": 2, "H800": 2, "B100": 4, "B2
 
 @lru_cache(maxsize=256)
 def sustained(gpu: str, reference: str = "H200 SXM") -> float:
-    """How near its peak the card called ``gpu`` gets, against ``reference``, on which a rate was measured.
+    """Return how near its peak the card called ``gpu`` gets, relative to ``reference``, the card on which a rate was
+    measured.
 
     A card that nobody measured is taken to be like the H200.
     """
@@ -56,10 +57,10 @@ def sustained(gpu: str, reference: str = "H200 SXM") -> float:
 
 @lru_cache(maxsize=256)
 def instruction_width(gpu: str) -> int:
-    """By what factor the card falls behind its peak with kernels that are written with the A100's instructions."""
+    """Return by what factor the card falls behind its peak with kernels written with the A100's instructions."""
     return next((width for name, width in WIDTH.items() if _called(gpu, name)), 1)
 
 
 def _called(gpu: str, name: str) -> bool:
-    """Whether the whole words of ``name`` are in ``gpu``: an H20 is no H200."""
+    """Say whether the whole words of ``name`` are in ``gpu``: an H20 is no H200."""
     return f" {name} " in f" {gpu} "

@@ -15,8 +15,8 @@ from dsconf.model.read import read_model
 from dsconf.model.spec import Param
 from dsconf.speed import rates
 from dsconf.speed.compute import micro_batch
-from dsconf.speed.elementwise import Cost
-from dsconf.speed.python_time import Modules, engine, gathered, launches, modules
+from dsconf.speed.cpu_overhead import ModuleCounts, engine, gathered, launches, modules
+from dsconf.speed.elementwise import Traffic
 
 job = bench.job_of
 ROWS = [json.loads(line) for line in (Path(__file__).parents[1] / "measured/h200-launches.jsonl").open()]
@@ -67,9 +67,9 @@ def test_what_differs_between_settings_is_measured_too() -> None:
 
 def test_modules_are_told_from_the_names_of_parameters() -> None:
     layer = (Param("attn.q.weight", (4, 4)), Param("attn.q.bias", (4,)), Param("norm.weight", (4,), trainable=False))
-    assert modules(layer) == Modules(called=2 + 4, owners=2, trained=2)
+    assert modules(layer) == ModuleCounts(called=2 + 4, owners=2, trained=2)
     adapted = tuple(Param(f"up.{name}.weight", (4, 4)) for name in ("base_layer", "lora_A.default", "lora_B.default"))
-    assert modules(adapted) == Modules(called=3 + 4 + 2, owners=3, trained=3)
+    assert modules(adapted) == ModuleCounts(called=3 + 4 + 2, owners=3, trained=3)
 
 
 def test_called_modules_are_nearly_those_a_real_model_has() -> None:
@@ -81,7 +81,7 @@ def test_called_modules_are_nearly_those_a_real_model_has() -> None:
 
 
 def test_launches_by_hand() -> None:
-    cost, found = Cost(0, 0, 10, 20), Modules(called=5, owners=3, trained=2)
+    cost, found = Traffic(0, 0, 10, 20), ModuleCounts(called=5, owners=3, trained=2)
     forward, backward = launches(cost, 4, found, "bf16", compiled=False)
     assert forward == pytest.approx(14 * rates.OPERATION_SECONDS + 5 * rates.MODULE_SECONDS)
     assert backward == pytest.approx(28 * rates.BACKWARD_OPERATION_SECONDS + 2 * rates.GRADIENT_SECONDS)
@@ -102,7 +102,9 @@ def test_only_stage_3_fetches_and_only_deepspeed_hooks() -> None:
     assert third.backward == pytest.approx(fetched + tensors * rates.HOOK_SECONDS)
     assert engine(job(row | {"how": "z1"})).forward == 0
     assert engine(job(row | {"how": "plain"})).backward == 0
-    assert engine(job(row | {"gradient_checkpointing": True})).again == pytest.approx(9 * layers * rates.FETCH_SECONDS)
+    assert engine(job(row | {"gradient_checkpointing": True})).recompute == pytest.approx(
+        9 * layers * rates.FETCH_SECONDS
+    )
 
 
 def test_what_is_released_is_gathered_again_and_small_tensors_never() -> None:
@@ -122,7 +124,7 @@ def test_checkpointing_hooks_every_tensor_that_an_operation_saves() -> None:
     before, after = micro_batch(job(plain)), micro_batch(job(hooked))
     once = 16 * 39 * rates.SAVED_SECONDS
     assert after.layers.launch - before.layers.launch == pytest.approx(once)
-    assert after.again.launch == pytest.approx(before.layers.launch + 2 * once)
-    assert before.again.launch == 0
+    assert after.recompute.launch == pytest.approx(before.layers.launch + 2 * once)
+    assert before.recompute.launch == 0
     compiled = micro_batch(job(hooked), "compiled")
-    assert compiled.again.launch == compiled.layers.launch
+    assert compiled.recompute.launch == compiled.layers.launch

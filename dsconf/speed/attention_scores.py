@@ -1,4 +1,4 @@
-"""What attention costs where its scores go through memory."""
+"""Bytes and operations of attention where its scores go through memory."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dsconf.model.spec import Model
 
 
 class Scores(NamedTuple):
-    """Bytes moved for each score in forward and in backward, the products' own included; operations of each; and what
-    part of the products runs in fp32."""
+    """Bytes moved for each score in forward and in backward, the products' own included, operations of each, and the
+    share of the products that runs in fp32."""
 
     forward: float
     backward: float
@@ -44,7 +44,7 @@ _OWN = {"gpt2": "low", "falcon": "low", "bloom": "bloom", "gptj": "wide", "gpt_n
 
 
 def kind_of(model: Model, attention: str, precision: str) -> str | None:
-    """How ``model`` computes scores, or None where a fused kernel keeps them to itself.
+    """Say how ``model`` computes scores, or None where a fused kernel keeps them to itself.
 
     ``usual``: product, scale, mask, fp32 softmax between two casts, product (``eager_attention_forward``). ``low``:
     GPT-2 and Falcon, whose softmax stays in the scores' type. ``wide``: GPT-J and GPT-Neo, in fp32 up to the softmax.
@@ -61,7 +61,8 @@ def kind_of(model: Model, attention: str, precision: str) -> str | None:
 
 
 def scores_of(model: Model, attention: str, precision: str) -> Scores | None:
-    """What ``kind_of`` costs in ``precision`` (a ``Settings.precision``), or None."""
+    """Return what attention of the kind that ``model`` runs moves and launches in ``precision`` (a
+    ``Settings.precision``), or None where no score goes through memory."""
     kind = kind_of(model, attention, precision)
     if kind is None:
         return None

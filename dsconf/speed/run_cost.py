@@ -8,14 +8,14 @@ from dsconf.errors import InputError
 
 
 class Cost(NamedTuple):
-    """Of one training run; ``price`` is None when nobody said what a GPU-hour costs."""
+    """Hours and money of one training run; ``price`` is None when nobody said what a GPU-hour costs."""
 
     hours: float
     gpu_hours: float
     price: float | None
 
     def sentence(self) -> str:
-        """For a person: ``51.4 days (1,234 hours), 9.87k GPU-hours, cost 24.7k``."""
+        """Say it to a person: ``51.4 days (1,234 hours), 9.87k GPU-hours, cost 24.7k``."""
         from dsconf.units import format_count, format_seconds
 
         if self.hours >= 48:
@@ -29,7 +29,7 @@ class Cost(NamedTuple):
 
 
 def run_cost(tokens: float, tokens_per_second: float, world_size: int, price: float | None = None) -> Cost:
-    """Hours to see ``tokens`` tokens at ``tokens_per_second`` (of the cluster), and what they cost.
+    """Compute the hours to see ``tokens`` tokens at ``tokens_per_second`` (of the cluster), and what they cost.
 
     ``price`` is the price of one GPU for one hour, in whatever currency; so is the answer's.
 

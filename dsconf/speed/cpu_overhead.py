@@ -1,7 +1,8 @@
-"""Seconds that the CPU needs to run a training step's Python and launch its kernels; the GPU waits where they are more.
+"""Seconds that the CPU needs to run a training step's Python and to launch its kernels; the GPU waits where they are
+more than its own.
 
-Everything here scales with how many modules, operations and tensors a model has, and with nothing of their size: this
-is what a small micro-batch waits for.
+All of it grows with the number of modules, operations and tensors and not with their size: it is what a small
+micro-batch waits for.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dsconf.job import Job
 from dsconf.model.spec import Model, Param
 from dsconf.speed import rates
 from dsconf.speed.communication import gathers
-from dsconf.speed.elementwise import Cost
+from dsconf.speed.elementwise import Traffic
 from dsconf.speed.optimizer import trained
 
 CONTAINERS = 4
@@ -22,34 +23,37 @@ ADAPTER_MODULES = 2
 """peft's wrapper of a layer and its dropout, which have no parameters."""
 
 
-class Modules(NamedTuple):
-    """Of one layer, or of what comes before and after all."""
+class ModuleCounts(NamedTuple):
+    """How many modules and tensors one layer has, or what comes before and after all layers."""
 
     called: int
     owners: int
-    """Those with parameters of their own."""
+    """Modules with parameters of their own."""
     trained: int
     """Tensors that get a gradient."""
 
 
-def modules(params: tuple[Param, ...], containers: int = CONTAINERS) -> Modules:
-    """What a stretch of a model calls, from the names of its parameters: ``mlp.up_proj.weight`` belongs to a module."""
+def modules(params: tuple[Param, ...], containers: int = CONTAINERS) -> ModuleCounts:
+    """Count what a part of a model calls, from the names of its parameters: ``mlp.up_proj.weight`` belongs to a
+    module."""
     owners = {p.name.rpartition(".")[0] for p in params}
     adapted = sum(name.endswith(".base_layer") for name in owners)
     called = len(owners) + containers + ADAPTER_MODULES * adapted
-    return Modules(called, len(owners), sum(p.trainable for p in params))
+    return ModuleCounts(called, len(owners), sum(p.trainable for p in params))
 
 
-def launches(cost: Cost, products: int, found: Modules, precision: str, compiled: bool) -> tuple[float, float]:
-    """Seconds of forward and backward in plain PyTorch."""
-    forward, backward = cost.forward_operations + products, cost.backward_operations + 2 * products
+def launches(
+    traffic: Traffic, products: int, counts: ModuleCounts, precision: str, compiled: bool
+) -> tuple[float, float]:
+    """Return the seconds that the CPU needs in forward and in backward, in plain PyTorch."""
+    forward, backward = traffic.forward_operations + products, traffic.backward_operations + 2 * products
     if compiled:
         return forward * rates.COMPILED_OPERATION_SECONDS, backward * rates.COMPILED_OPERATION_SECONDS
     if precision == "autocast":
         forward, backward = (count + rates.AUTOCAST_OPERATIONS * products for count in (forward, backward))
     return (
-        forward * rates.OPERATION_SECONDS + found.called * rates.MODULE_SECONDS,
-        backward * rates.BACKWARD_OPERATION_SECONDS + found.trained * rates.GRADIENT_SECONDS,
+        forward * rates.OPERATION_SECONDS + counts.called * rates.MODULE_SECONDS,
+        backward * rates.BACKWARD_OPERATION_SECONDS + counts.trained * rates.GRADIENT_SECONDS,
     )
 
 
@@ -58,12 +62,12 @@ class Engine(NamedTuple):
 
     forward: float
     backward: float
-    again: float
+    recompute: float
     step: float
 
 
 def engine(job: Job) -> Engine:
-    """What the wrapper of ``job`` adds to plain PyTorch."""
+    """Compute what the wrapper of ``job`` adds to plain PyTorch."""
     tensors = trained(job.model)[1]
     stage = job.settings.stage
     if job.settings.engine != "deepspeed":
@@ -81,7 +85,7 @@ def engine(job: Job) -> Engine:
 
 
 def gathered(job: Job) -> int:
-    """Tensors that stage 3 gathers for each pass: those too large to stay."""
+    """Count the tensors that stage 3 gathers for each pass: those too large to stay."""
     return _above(job.model, job.settings.param_persistence_threshold)
 
 
@@ -96,6 +100,6 @@ def _above(model: Model, elements: int) -> int:
 
 @lru_cache(maxsize=256)
 def _owners(model: Model) -> tuple[int, int]:
-    """Modules with parameters of their own in all layers, and outside of them."""
+    """Count the modules with parameters of their own, in all layers and outside of them."""
     params = model.parameters
     return params.layers * modules(params.layer).owners, modules((*params.before, *params.after)).owners
