@@ -34,7 +34,8 @@ from dsconf.config.render import render
 from dsconf.model.attention import runs_eager
 from dsconf.model.read import read_model
 from dsconf.search.candidates import Candidate, evaluate, real_tools, with_batch
-from dsconf.search.rank import choose, name, ranked
+from dsconf.search.names import name
+from dsconf.search.rank import choose, ranked
 from dsconf.search.space import Wish, combinations
 
 WARM_UP = 2

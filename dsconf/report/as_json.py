@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsconf.cluster.spec import Cluster
@@ -13,6 +13,8 @@ from dsconf.model.spec import Model
 if TYPE_CHECKING:
     from dsconf.search.answer import Recommendation
     from dsconf.search.candidates import Candidate
+    from dsconf.search.explain.changes import Change
+    from dsconf.search.explain.reason import Reason
     from dsconf.search.explain.scaling import Scale
 
 
@@ -82,20 +84,22 @@ def recommendation_json(found: Recommendation, config: str, files: Sequence[str]
 
     ``config`` is the path that the launch lines name.
     """
+    from dsconf.report.reasons import sentences
     from dsconf.search.rank import best_of_each
 
     winner = found.recommended
     cost = found.cost._asdict() if found.cost is not None else None
     return {
-        "recommended": candidate_json(winner, found, "; ".join(found.why)) if winner else None,
+        "recommended": candidate_json(winner, found, "; ".join(sentences(found.why))) if winner else None,
         "candidates": [candidate_json(candidate, found) for candidate in best_of_each(found.candidates, winner)],
         "examined": found.examined,
         "ruled_out": found.ruled_out,
-        "why": list(found.why),
-        "notes": list(found.notes),
+        "why": sentences(found.why),
+        "notes": sentences(found.notes),
+        "reasons": [*reasons_json(found.why, "why"), *reasons_json(found.notes, "notes")],
         "headroom": found.headroom._asdict() if found.headroom is not None else None,
         "limits": {limit.resource: limit.gain for limit in found.limits},
-        "changes": [change._asdict() for change in found.changes],
+        "changes": [_change_json(change) for change in found.changes],
         "scaling": [_scale_json(scale, found) for scale in found.scales],
         "pareto": [_point_json(candidate) for candidate in found.pareto],
         "model": model_json(found.model),
@@ -106,9 +110,31 @@ def recommendation_json(found: Recommendation, config: str, files: Sequence[str]
     } | ({"cost": cost} if cost is not None else {})
 
 
+def reasons_json(reasons: Iterable[Reason], part: str) -> list[dict[str, Any]]:
+    """Findings by their codes; ``part`` is the key of the document that has their sentences alone."""
+    from dsconf.report.reasons import sentence
+
+    return [{"code": r.code, "in": part, "figures": r.figures, "text": sentence(r)} for r in reasons]
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    """A change with its sentence, and the code and figures of that."""
+    from dsconf.report.reasons import sentence
+
+    values = change._asdict()
+    reason = values.pop("reason")
+    return {
+        "kind": values.pop("kind"),
+        "text": sentence(reason),
+        **values,
+        "code": reason.code,
+        "figures": reason.figures,
+    }
+
+
 def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
     """The best on another number of GPUs; ``gain`` and ``efficiency`` are against what is recommended."""
-    from dsconf.search.rank import name
+    from dsconf.search.names import name
 
     assert found.recommended is not None
     return {
@@ -123,7 +149,7 @@ def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
 
 def _point_json(candidate: Candidate) -> dict[str, Any]:
     """A point of the front: enough to find it among ``candidates`` or to ask for it again."""
-    from dsconf.search.rank import name
+    from dsconf.search.names import name
 
     workload = candidate.workload
     return {
@@ -141,8 +167,8 @@ def _point_json(candidate: Candidate) -> dict[str, Any]:
 
 def candidate_json(candidate: Candidate, found: Recommendation, why: str | None = None) -> dict[str, Any]:
     """One candidate. ``config`` is null for plain DDP, which has none."""
-    from dsconf.search.explain.reasons import short
-    from dsconf.search.rank import name
+    from dsconf.report.phrases import phrase
+    from dsconf.search.names import name
 
     workload = candidate.workload
     return {
@@ -157,7 +183,7 @@ def candidate_json(candidate: Candidate, found: Recommendation, why: str | None 
         "step_parts": candidate.step.parts,
         "tokens_per_second": candidate.tokens_per_second,
         "fits": candidate.fits,
-        "why": why if why is not None else short(candidate, found.recommended),
+        "why": why if why is not None else phrase(candidate, found.recommended),
     }
 
 

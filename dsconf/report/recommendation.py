@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from dsconf.cluster.figures import figures_text
 from dsconf.cluster.spec import Cluster
+from dsconf.report.phrases import phrase
+from dsconf.report.reasons import sentence, sentences
 from dsconf.report.table import as_gib, as_rate, table
-from dsconf.search.explain.reasons import short
-from dsconf.search.rank import best_of_each, needs_unstated_host, offload_name, spread, strategy_name
+from dsconf.search.names import offload_name, strategy_name
+from dsconf.search.rank import best_of_each, needs_unstated_host, spread
 from dsconf.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -55,14 +57,14 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
         )
         yield f"{len(rows) - len(shown)} more combinations are in the JSON: {left}."
     yield ""
-    changes = [change.text for change in found.changes]
+    changes = [change.reason for change in found.changes]
     lead = "Recommended: " if found.recommended is not None else ""
-    yield f"{lead}{found.why[0]}"
-    yield from (f"  {reason}" for reason in (*found.why[1:], *found.notes) if reason not in changes)
+    yield f"{lead}{sentence(found.why[0])}"
+    yield from (f"  {sentence(reason)}" for reason in (*found.why[1:], *found.notes) if reason not in changes)
     if found.cost is not None:
         yield f"  {format_count(found.tokens or 0)} tokens: {found.cost.sentence()}."
     if changes:
-        yield from ("", "What one change would do:", *(f"  {change}" for change in changes))
+        yield from ("", "What one change would do:", *(f"  {text}" for text in sentences(changes)))
     yield from _front(found)
     if found.recommended is not None:
         yield ""
@@ -148,5 +150,5 @@ def _row(candidate: Candidate, found: Recommendation) -> list[str]:
         candidate.fits,
         as_rate(candidate.tokens_per_second) if fitting else "-",
         format_seconds(candidate.step.seconds) if fitting else "-",
-        short(candidate, found.recommended),
+        phrase(candidate, found.recommended),
     ]

@@ -11,6 +11,7 @@ from dsconf.search.candidates import Candidate
 from dsconf.search.explain.changes import Change
 from dsconf.search.explain.headroom import Headroom
 from dsconf.search.explain.limits import Limit
+from dsconf.search.explain.reason import Reason
 from dsconf.search.explain.scaling import Scale
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ class Recommendation(NamedTuple):
     """All that were examined, best first; torch DDP is among them for comparison and is never recommended."""
     ruled_out: int
     """Larger micro-batches not examined because the same settings already fail at a smaller one."""
-    why: tuple[str, ...]
-    notes: tuple[str, ...]
+    why: tuple[Reason, ...]
+    """Why the winner won, the rule that decided first; or by how much nothing fits, and what would."""
+    notes: tuple[Reason, ...]
+    """What to know or do before training."""
     assumption: str | None
     pareto: tuple[Candidate, ...] = ()
     """Those that nothing beats in both speed and memory of a GPU, fastest first."""
@@ -39,7 +42,7 @@ class Recommendation(NamedTuple):
     scales: tuple[Scale, ...] = ()
     """The best on other numbers of GPUs, fewest first."""
     changes: tuple[Change, ...] = ()
-    """What one change would do, as ``why`` says it."""
+    """What one change would do; the reason of each is among ``why``."""
     tokens: int | None = None
     cost: Cost | None = None
     """Hours and money for ``tokens`` tokens with what is recommended."""
@@ -70,7 +73,7 @@ class Recommendation(NamedTuple):
         from dsconf.config.render import render
 
         if self.recommended is None:
-            raise DoesNotFitError(self.why[0])
+            raise DoesNotFitError("nothing fits, so there is no config; `why` says by how much, and what would help")
         text = render(self.recommended.settings, self.target)
         _require_valid(text)
         return text

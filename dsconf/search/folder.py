@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from dsconf.errors import InputError
 from dsconf.search.answer import Recommendation
@@ -28,8 +29,8 @@ def every_name() -> tuple[str, ...]:
     return (config_name(False), config_name(True), *EVERY)
 
 
-def config_file(found: Recommendation, *, comments: bool) -> str:
-    """The text of the recommended config: strict JSON, or HJSON with a comment on each value.
+def config_file(found: Recommendation, *, comments: bool, reasons: Sequence[str] = ()) -> str:
+    """The text of the recommended config: strict JSON, or HJSON with ``reasons`` at its head and comments on values.
 
     Raises:
         InputError: comments for a loader that reads strict JSON alone.
@@ -42,7 +43,6 @@ def config_file(found: Recommendation, *, comments: bool) -> str:
     refuse_comments(found.target)
     config, winner = json.loads(found.config_text), found.recommended
     assert winner is not None
-    reasons = (*found.why, *found.notes)
     return commented(config, winner.settings, found.model, found.cluster, winner.workload, reasons)
 
 
@@ -57,7 +57,9 @@ def refuse_comments(target: str) -> None:
         raise InputError(f"--comments: {reader} reads strict JSON, without comments; use --for deepspeed")
 
 
-def folder_files(found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False) -> dict[str, str]:
+def folder_files(
+    found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False, reasons: Sequence[str] = ()
+) -> dict[str, str]:
     """File name → text of a folder that can be launched, the config first. ``folder`` is its path for the launcher.
 
     Raises:
@@ -67,7 +69,7 @@ def folder_files(found: Recommendation, folder: str, *, slurm: bool = False, com
     from dsconf.launch.folder import launch_files
 
     name = config_name(comments)
-    files = {name: config_file(found, comments=comments)}
+    files = {name: config_file(found, comments=comments, reasons=reasons)}
     assert found.recommended is not None
     hours = found.cost.hours if found.cost is not None else None
     launch = launch_of_winner(found.recommended, found.target)

@@ -21,7 +21,7 @@ def launch_of_winner(candidate: Candidate, target: str) -> Launch:
     """What starts ``candidate``, as the templates of scripts take it."""
     from dsconf.launch.plan import launch_of
     from dsconf.memory.timeline.common import shape
-    from dsconf.search.rank import name
+    from dsconf.search.names import name
 
     rank, quantize = candidate.job.model.lora_rank, candidate.workload.quantize
     adapters = f"{f'QLoRA {quantize}' if quantize else 'LoRA'}, rank {rank}, " if rank else ""

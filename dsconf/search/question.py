@@ -90,10 +90,9 @@ def first_that_fits(question: Question) -> Candidate | None:
     return found[0] if found and found[0].fits != "no" else None
 
 
-def rounding(candidate: Candidate, asked: bool | None) -> str:
-    """What is said after a candidate whose states are in bf16 though nobody ``asked`` for that; else nothing."""
-    low = candidate.settings.bf16_optimizer_states and not asked
-    return "; its optimizer states in bf16 round each update" if low else ""
+def rounds_unasked(candidate: Candidate, asked: bool | None) -> bool:
+    """Tell whether its states are in bf16, which round each update, though nobody ``asked`` for that."""
+    return candidate.settings.bf16_optimizer_states and not asked
 
 
 def _smallest(combination: Combination) -> Combination:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from dsconf.cluster.read import assumption, read_cluster
 from dsconf.errors import InputError
@@ -16,17 +16,15 @@ from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_t
 from dsconf.search.explain.changes import improvements
 from dsconf.search.explain.headroom import headroom
 from dsconf.search.explain.limits import limits
-from dsconf.search.explain.nothing_fits import shortfall
-from dsconf.search.explain.reasons import notes, why
+from dsconf.search.explain.notes import notes
+from dsconf.search.explain.nothing_fits import nothing_fits
 from dsconf.search.explain.scaling import scales, scaling_notes
+from dsconf.search.explain.winner import why
 from dsconf.search.question import Question
-from dsconf.search.rank import choose, pareto, ranked
+from dsconf.search.rank import Decision, decide, pareto, ranked
 from dsconf.search.space import combinations
 from dsconf.search.words import read_seq_len, read_target, read_wish
 from dsconf.workload import read_quantize
-
-if TYPE_CHECKING:
-    pass
 
 
 def recommend(
@@ -157,7 +155,8 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
     model, cluster, wish, tools = question.model, question.cluster, question.wish, question.tools
     examined = examine(model, cluster, combinations(model, cluster, wish), tools)
     candidates = ranked(examined.candidates)
-    winner = choose(candidates)
+    decision = decide(candidates)
+    winner = None if decision is None else decision.winner
     found = Recommendation(
         model=model,
         cluster=cluster,
@@ -170,28 +169,29 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
         assumption=assumption(cluster, cluster.nodes > 1, winner is not None and winner.offloads > 0),
         pareto=pareto(candidates),
     )
-    if winner is not None:
-        return _explained(found, winner, question, alternatives)
+    if decision is not None:
+        return _explained(found, decision, question, alternatives)
     nearest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
-    return found._replace(why=tuple(shortfall(nearest, question, alternatives)))
+    return found._replace(why=tuple(nothing_fits(nearest, question, alternatives)))
 
 
 def _without_zero_init(winner: Candidate, tools: Tools) -> Candidate | None:
-    """``winner`` as it is where the script builds the whole model on each GPU; None where that is no difference."""
+    """Evaluate ``winner`` where the script builds the whole model on each GPU; None where that is no difference."""
     job = winner.job
     if job.settings.stage < 3 or job.cluster.world_size == 1 or job.workload.quantize is not None:
         return None
     return evaluate(replace(job, workload=replace(job.workload, zero_init=False)), tools)
 
 
-def _explained(found: Recommendation, winner: Candidate, question: Question, alternatives: bool) -> Recommendation:
+def _explained(found: Recommendation, decision: Decision, question: Question, alternatives: bool) -> Recommendation:
+    winner, candidates = decision.winner, found.candidates
     slowest, room = limits(winner, question.tools), headroom(winner, question.tools)
     others = tuple(scales(winner, question)) if alternatives else ()
-    changes = tuple(improvements(winner, found.candidates, others, slowest, question)) if alternatives else ()
+    changes = tuple(improvements(winner, candidates, others, slowest, question)) if alternatives else ()
     whole = _without_zero_init(winner, question.tools)
     return found._replace(
-        why=(*why(winner, found.candidates, slowest), *(change.text for change in changes)),
-        notes=(*notes(winner, found.candidates, room, found.target, whole), *scaling_notes(winner, others)),
+        why=(*why(decision, candidates, slowest), *(change.reason for change in changes)),
+        notes=(*notes(winner, candidates, room, found.target, whole), *scaling_notes(winner, others)),
         headroom=room,
         limits=slowest,
         scales=others,
