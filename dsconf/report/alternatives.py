@@ -5,6 +5,7 @@ from __future__ import annotations
 from dsconf.report.phrases import (
     Facts,
     compared,
+    compared_with,
     describe,
     describe_on_disk,
     describe_with_fit,
@@ -12,6 +13,7 @@ from dsconf.report.phrases import (
     missing,
     offer,
     rounding,
+    several,
     table_of,
     waits_for,
 )
@@ -37,14 +39,14 @@ OPTIONS = {
 
 
 def _fewer_gpus_as_fast(gpus: int, now: int, gain: float, waits: Facts | None, config: Facts | None) -> str:
-    few = "A single GPU gives" if gpus == 1 else f"{gpus} GPUs give"
+    few = "A single GPU gives" if gpus == 1 else f"{several(gpus)} give"
     because = waits_for(waits) if config is None else f", with {config['name']}"
-    return f"{few} {compared(gain)} than {now}{because}."
+    return f"{few} {compared_with(gain, str(now))}{because}."
 
 
 def _each_gpu_gives_less(gpus: int, fewer: int, gain: float, waits: Facts | None) -> str:
     beside = "one alone" if fewer == 1 else f"each of {fewer}"
-    return f"Each of the {gpus} GPUs gives {compared(gain)} than {beside} would{waits_for(waits)}."
+    return f"Each of the {gpus} GPUs gives {compared_with(gain, beside)} would{waits_for(waits)}."
 
 
 def _more_gpus_bring_nothing(gpus: int, gain: float, waits: Facts | None) -> str:
@@ -53,7 +55,7 @@ def _more_gpus_bring_nothing(gpus: int, gain: float, waits: Facts | None) -> str
 
 def _more_gpus(config: Facts, now: int, gain: float, gain_of_each: float | None, rounds: bool) -> str:
     each = f"; {compared(gain_of_each)} from each" if gain_of_each is not None else ""
-    lead = f"{config['gpus']} GPUs in place of {now}"
+    lead = f"{config['gpus']} GPUs instead of {now}"
     return f"{lead}: {compared(gain)} ({describe(config)}){each}{rounding(rounds)}."
 
 
@@ -73,21 +75,21 @@ def _more_accumulation(global_batch: int, accumulation: int, config: Facts | Non
 
 def _checkpointing_on(config: Facts, same_settings: bool, gain: float, saved_bytes: int, fullest: Facts) -> str:
     if saved_bytes > 0:
-        effect = f"take {format_bytes(saved_bytes)} off each GPU at the same micro-batch"
+        effect = f"save {format_bytes(saved_bytes)} on each GPU at the same micro-batch"
     else:
         when = fullest["phase"] if fullest["moment"] is None else f"{fullest['phase']} ({fullest['moment']})"
-        effect = f"take nothing off each GPU at the same micro-batch, where memory is fullest in {when},"
+        effect = f"save nothing on each GPU at the same micro-batch, where memory peaks in {when},"
     best = f"give {compared(gain)} at its best ({_switched(config, same_settings)})"
     return f"Activation checkpointing would {effect} and {best}."
 
 
 def _checkpointing_off(config: Facts, same_settings: bool, gain: float) -> str:
-    return f"Activation checkpointing off: {compared(gain)} ({_switched(config, same_settings)})."
+    return f"Without activation checkpointing: {compared(gain)} ({_switched(config, same_settings)})."
 
 
 def _checkpointing_off_does_not_fit(config: Facts, same_settings: bool, short: Facts) -> str:
     where = f"at micro-batch {config['micro_batch']}" if same_settings else f"with {config['name']}"
-    return f"Activation checkpointing off does not fit: {missing(short)} {where}."
+    return f"Without activation checkpointing it does not fit: {missing(short)} {where}."
 
 
 def _switched(config: Facts, same_settings: bool) -> str:
@@ -101,7 +103,7 @@ def _states_in_bf16(config: Facts, gain: float) -> str:
 
 def _more_memory(where: str, more_bytes: int, config: Facts, gain: float) -> str:
     place = {"gpu": "on each GPU", "host": "in each node"}[where]
-    return f"{format_bytes(more_bytes)} more memory {place} would fit {config['name']}: {compared(gain)}."
+    return f"{format_bytes(more_bytes)} more memory {place} would make room for {config['name']}: {compared(gain)}."
 
 
 def _twice_as_fast(resource: str, bytes_per_second: list[float], gain: float) -> str:
@@ -119,17 +121,17 @@ def _nothing_fits(config: Facts, short: Facts, fullest: Facts | None) -> str:
     if fullest is not None and "start_bytes" in fullest:
         most = f"; initialisation alone takes {format_bytes(fullest['start_bytes'])}"
     elif fullest is not None:
-        most = f"; most of its peak of {format_bytes(fullest['peak_bytes'])} is {largest(fullest['term'])}"
+        most = f"; the largest part of its peak of {format_bytes(fullest['peak_bytes'])} is {largest(fullest['term'])}"
     return f"Nothing fits. The nearest, {config['name']}, takes {missing(short)}{most}."
 
 
 def _more_gpus_do_not_help(gpus: int) -> str:
-    return f"More GPUs do not help, not even {gpus}: what each holds for itself is too much."
+    return f"More GPUs do not help, not even {gpus}: what each must hold for itself is too much."
 
 
 def _no_single_change(gpus: int, nvme: bool, seq_len: int) -> str:
     drive = ", NVMe" if nvme else ""
-    return f"No single change fits it: not {gpus} GPUs, offload{drive}, LoRA or a sequence of {seq_len} tokens."
+    return f"No single change makes it fit: not {gpus} GPUs, offload{drive}, LoRA or a sequence of {seq_len} tokens."
 
 
 def _fits_without_option(option: str, value: str | int, config: Facts, rounds: bool) -> str:
@@ -138,27 +140,27 @@ def _fits_without_option(option: str, value: str | int, config: Facts, rounds: b
 
 def _fits_with_host_memory(config: Facts, rounds: bool) -> str:
     needed = format_bytes(config["host_bytes_per_node"])
-    return f"Host memory: {needed} in each node would fit it ({describe_with_fit(config)}){rounding(rounds)}."
+    return f"Host memory: {needed} in each node would make it fit ({describe_with_fit(config)}){rounding(rounds)}."
 
 
 def _fits_with_nvme(config: Facts) -> str:
-    return f"NVMe: {DRIVE} would fit it {describe_on_disk(config)}."
+    return f"NVMe: {DRIVE} would make it fit {describe_on_disk(config)}."
 
 
 def _fits_on_more_gpus(config: Facts, rounds: bool) -> str:
-    return f"More GPUs: {config['gpus']} would fit it ({describe(config)}){rounding(rounds)}."
+    return f"More GPUs: {config['gpus']} would make it fit ({describe(config)}){rounding(rounds)}."
 
 
 def _fits_with_lora(rank: int, config: Facts, rounds: bool) -> str:
-    return f"LoRA: --lora-rank {rank} would fit ({describe(config)}){rounding(rounds)}."
+    return f"LoRA: --lora-rank {rank} would make it fit ({describe(config)}){rounding(rounds)}."
 
 
 def _fits_with_shorter_sequences(seq_len: int, config: Facts, rounds: bool) -> str:
-    return f"Shorter sequences: --seq-len {seq_len} would fit ({describe(config)}){rounding(rounds)}."
+    return f"Shorter sequences: --seq-len {seq_len} would make it fit ({describe(config)}){rounding(rounds)}."
 
 
 def _fits_without_restrictions(config: Facts, rounds: bool) -> str:
-    return f"All restrictions lifted: it would fit {_described(config)}{rounding(rounds)}."
+    return f"Without any of the restrictions it would fit {_described(config)}{rounding(rounds)}."
 
 
 def _fits_with_two_changes(
@@ -168,7 +170,7 @@ def _fits_with_two_changes(
     changes += [DRIVE] if nvme else []
     changes += ["no restrictions"] if unrestricted else []
     where = "" if gpus is None else f" on {gpus} GPUs"
-    return f"Two changes: {' and '.join(changes)}{where} would fit {_described(config)}{rounding(rounds)}."
+    return f"Two changes: {' and '.join(changes)}{where} would make it fit {_described(config)}{rounding(rounds)}."
 
 
 def _described(config: Facts) -> str:
@@ -176,21 +178,21 @@ def _described(config: Facts) -> str:
 
 
 def _sweep_nothing_fits() -> str:
-    return "Nothing fits on any of them."
+    return "Nothing fits on any of these numbers of GPUs."
 
 
 def _sweep_best(fastest: int, cheapest: int) -> str:
     if fastest == cheapest:
-        return f"Fastest and cheapest: {fastest} GPUs."
-    return f"Fastest: {fastest} GPUs. Cheapest, with most tokens/s from each GPU: {cheapest}."
+        return f"Fastest and cheapest: {several(fastest)}."
+    return f"Fastest: {several(fastest)}. Cheapest, with the most tokens/s from each GPU: {cheapest}."
 
 
 def _sweep_brings_nothing(gpus: int, fewer: int, gain: float, waits: Facts | None) -> str:
-    return f"{gpus} GPUs do not help: {compared(gain)} than {fewer}{waits_for(waits)}."
+    return f"{gpus} GPUs do not help: {compared_with(gain, str(fewer))}{waits_for(waits)}."
 
 
 def _sweep_each_gives_less(gpus: int, fewer: int, gain: float, waits: Facts | None) -> str:
-    return f"Each of {gpus} GPUs gives {compared(gain)} than each of {fewer}{waits_for(waits)}."
+    return f"Each of {gpus} GPUs gives {compared_with(gain, _each_of(fewer))}{waits_for(waits)}."
 
 
 def _sweep_each_gives_more(
@@ -198,12 +200,16 @@ def _sweep_each_gives_more(
 ) -> str:
     few, many = config_of_fewer["name"], config["name"]
     because = waits_for(waits) if few == many else f": on {fewer} it is {few}, on {gpus} {many}"
-    return f"Each of {gpus} GPUs gives {compared(gain)} than each of {fewer}{because}."
+    return f"Each of {gpus} GPUs gives {compared_with(gain, _each_of(fewer))}{because}."
+
+
+def _each_of(gpus: int) -> str:
+    return "a single one" if gpus == 1 else f"each of {gpus}"
 
 
 def _sweep_batches_differ(least: int, most: int) -> str:
     sizes = f"from {least} to {most} sequences"
-    return f"The global batch is not the same, {sizes}: give --global-batch-size to keep it."
+    return f"The global batch differs, {sizes}: give --global-batch-size to keep it the same."
 
 
 def _sweep_host_memory(

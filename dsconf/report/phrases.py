@@ -24,7 +24,7 @@ PARTS = {
     "gradients": "copying gradients",
 }
 """What the parts of a step are called in a sentence, where their name is too short for one."""
-UNSTATED = "{} taken as the most a node has: state yours with --host-memory"
+UNSTATED = "a node is taken to have {} at most: state yours with --host-memory"
 SAME = 0.0005
 """A difference of speed that no figure shows."""
 
@@ -73,6 +73,18 @@ def compared(gain: float) -> str:
     return f"{figure} % {'more' if gain > 0 else 'fewer'} tokens/s"
 
 
+def compared_with(gain: float, other: str) -> str:
+    """Say how many tokens a second something gives beside ``other``."""
+    if abs(gain) < SAME:
+        return f"as many tokens/s as {other}"
+    return f"{compared(gain)} {'of' if gain >= 2 else 'than'} {other}"
+
+
+def several(gpus: int) -> str:
+    """Say ``1 GPU`` or ``8 GPUs``."""
+    return "1 GPU" if gpus == 1 else f"{gpus} GPUs"
+
+
 def missing(short: Facts, unstated: str = UNSTATED) -> str:
     """Say what does not fit, and by how much: ``40.2 GiB too much on each GPU``; ``unstated`` is said of a host's limit
     that nobody stated."""
@@ -100,10 +112,10 @@ def largest(term: Facts) -> str:
 
 
 def waits_for(waits: Facts | None) -> str:
-    """Say ``: communication takes 45 % of the step on 64``, or nothing."""
+    """Say ``, since 45 % of the step on 64 GPUs is communication``, or nothing."""
     if waits is None:
         return ""
-    return f": {part_name(waits['part'])} takes {percent(waits['share'])} of the step on {waits['gpus']}"
+    return f", since {percent(waits['share'])} of the step on {several(waits['gpus'])} is {part_name(waits['part'])}"
 
 
 def rounding(rounds: bool) -> str:
@@ -115,7 +127,7 @@ def offer(config: Facts) -> str:
     """Say what a config would give that needs memory of a host that nobody described."""
     needs = f"needs {format_bytes(config['host_bytes_per_node'])} of host memory in each node"
     more = speed_difference(config["gain"])
-    return f"{config['name']} would give {more} and {needs}: give --host-memory to have it considered"
+    return f"{config['name']} would give {more} but {needs}: give --host-memory to have it considered"
 
 
 def host_memory(needed_bytes: int, stated_bytes: int | None, assumed_bytes: int | None, gpus_per_node: int) -> str:
@@ -124,7 +136,7 @@ def host_memory(needed_bytes: int, stated_bytes: int | None, assumed_bytes: int 
     if stated_bytes is not None:
         return f"Needs {needed} of the {format_bytes(stated_bytes)} of host memory in each node."
     hold = "its GPU holds" if gpus_per_node == 1 else "its GPUs hold"
-    likely = "" if assumed_bytes is None else f", taken to be there as {hold} {format_bytes(assumed_bytes)}"
+    likely = "" if assumed_bytes is None else f", assumed to be there because {hold} {format_bytes(assumed_bytes)}"
     return f"Needs {needed} of host memory in each node{likely}: give --host-memory to check."
 
 

@@ -27,7 +27,7 @@ RESORTS = {
     "offload_or_bf16_states": "nothing with optimizer states in fp32 fits with headroom without offload",
 }
 """Why the winner has what is taken only where nothing fits without it."""
-LEFT_OUT = {"offload": ", without offload", "large_host": ", in what its host likely has"}
+LEFT_OUT = {"offload": "no offload", "large_host": "no more host memory than a node likely has"}
 """Among what the winner was chosen, where offload to a host that nobody described was set aside."""
 RESOURCES = {
     "link_in_node": "links in a node",
@@ -58,38 +58,36 @@ def sentences(reasons: Iterable[Reason]) -> list[str]:
 def _only_one(
     config: Facts, states: str | None, left_out: str | None, resort: str | None, held_back: Facts | None
 ) -> str:
-    return _fastest(config, 1, states, left_out, resort, held_back)
+    among = f"the only DeepSpeed config that fits{_among(config, states, left_out, resort)}"
+    return f"{config['name']}: {_led(resort)}{among}{_offered(held_back)}."
 
 
 def _fastest(
-    config: Facts, count: int, states: str | None, left_out: str | None, resort: str | None, held_back: Facts | None
+    config: Facts, states: str | None, left_out: str | None, resort: str | None, held_back: Facts | None, count: int
 ) -> str:
-    if held_back is not None and config["offload"] == "none":
-        place = f"the fastest{_tightly(config)} without offload"
-    elif config["fits"] == "tight":
-        place = "the fastest of what fits tightly"
-    else:
-        among = (
-            "only DeepSpeed candidate that fits"
-            if count == 1
-            else f"fastest of the {count} DeepSpeed candidates that fit"
-        )
-        kept = "" if states is None else f" and optimizer states in {states}"
-        within = f" with headroom{kept}{'' if left_out is None else LEFT_OUT[left_out]}"
-        place = f"the {among}{'' if resort is not None else within}"
-    return f"{config['name']}: {_led(resort)}{place}{_offered(held_back)}."
+    among = f"the fastest of the {count} DeepSpeed configs that fit{_among(config, states, left_out, resort)}"
+    return f"{config['name']}: {_led(resort)}{among}{_offered(held_back)}."
 
 
-def _simplest(config: Facts, faster: Facts, gain: float, resort: str | None, held_back: Facts | None) -> str:
+def _among(config: Facts, states: str | None, left_out: str | None, resort: str | None) -> str:
+    """Say what the configs have in common that were compared; what a last resort changed the lead has said."""
+    tightly = " tightly" if config["fits"] == "tight" else ""
+    common = [] if resort is not None else ["headroom"]
+    common += [] if resort is not None or states is None else [f"optimizer states in {states}"]
+    common += [] if left_out is None else [LEFT_OUT[left_out]]
+    listed = " and ".join([", ".join(common[:-1]), common[-1]] if len(common) > 1 else common)
+    return f"{tightly} with {listed}" if listed else tightly
+
+
+def _simplest(
+    config: Facts, resort: str | None, held_back: Facts | None, faster: Facts, gain: float, within: float
+) -> str:
+    tightly = " that fits tightly" if config["fits"] == "tight" else ""
     without = " without offload" if held_back is not None and config["offload"] == "none" else ""
     more = speed_difference(gain)
-    also = "" if more == speed_difference(0) else f"; {faster['name']} would give {more}, too few to tell"
-    place = f"the plainest of the fastest{_tightly(config)}{without}{also}"
+    beside = "" if more == speed_difference(0) else f" ({faster['name']}, {more})"
+    place = f"the simplest config within {percent(within)} of the fastest{tightly}{without}{beside}"
     return f"{config['name']}: {_led(resort)}{place}{_offered(held_back)}."
-
-
-def _tightly(config: Facts) -> str:
-    return " that fit tightly" if config["fits"] == "tight" else ""
 
 
 def _led(resort: str | None) -> str:
@@ -101,16 +99,16 @@ def _offered(held_back: Facts | None) -> str:
 
 
 def _fullest(phase: str, moment: str, peak_bytes: int, term: Facts) -> str:
-    return f"Memory is fullest in {_moment(phase, moment, peak_bytes, term)}."
+    return f"Memory peaks in {_moment(phase, moment, peak_bytes, term)}."
 
 
 def _fullest_at_start(start_bytes: int, phase: str, moment: str, peak_bytes: int, term: Facts) -> str:
     start, step = format_bytes(start_bytes), _moment(phase, moment, peak_bytes, term)
-    return f"Memory is fullest in initialisation: {start}; the step is fullest in {step}."
+    return f"Memory peaks in initialisation: {start}; the step peaks in {step}."
 
 
 def _moment(phase: str, moment: str, peak_bytes: int, term: Facts) -> str:
-    return f"{phase} ({moment}): {format_bytes(peak_bytes)} allocated, most of it {largest(term)}"
+    return f"{phase} ({moment}): {format_bytes(peak_bytes)} allocated, the largest part {largest(term)}"
 
 
 def _slowest(part: str, waits_for: str | None, share: float, step_seconds: float) -> str:
@@ -121,7 +119,7 @@ def _slowest(part: str, waits_for: str | None, share: float, step_seconds: float
 
 def _next_best(config: Facts, gain: float, tight: bool, lost_to: str | None, more_bytes: int) -> str:
     less = speed_difference(gain)
-    lost = f", most of it lost to {part_name(lost_to)}" if lost_to and less != speed_difference(0) else ""
+    lost = f", mostly because of {part_name(lost_to)}" if lost_to and less != speed_difference(0) else ""
     held = f"; {format_bytes(abs(more_bytes))} {'more' if more_bytes > 0 else 'less'} on each GPU" if more_bytes else ""
     return f"Next best: {config['name']}{' (tight)' if tight else ''}, {less}{lost}{held}."
 
@@ -139,30 +137,30 @@ def _bf16_states() -> str:
 
 def _beyond_positions(positions: int, seq_len: int) -> str:
     return (
-        f"The model was made for {positions} positions, and --seq-len {seq_len} goes beyond: scale "
-        "its rotary embedding (rope_scaling, or a larger rope_theta), or it learns the new positions from nothing."
+        f"The model was made for {positions} positions, and --seq-len {seq_len} goes beyond them: scale "
+        "its rotary embedding (rope_scaling, or a larger rope_theta), or it has to learn the new ones from scratch."
     )
 
 
 def _no_bf16(gpu: str) -> str:
     return (
         f"Trains in fp16 with a dynamic loss scale, because a {gpu} has no bf16: a model that was trained in "
-        "bf16 can overflow in it."
+        "bf16 can overflow in fp16."
     )
 
 
 def _loading(needed_bytes: int, stated_bytes: int) -> str:
     return (
-        f"Loading takes up to {format_bytes(needed_bytes)} of host memory in each node, where each process loads the "
-        f"whole model, and there are {format_bytes(stated_bytes)}: load it on the GPU (device_map), one process after "
+        f"Loading takes up to {format_bytes(needed_bytes)} of host memory in each node if each process loads the "
+        f"whole model, and a node has {format_bytes(stated_bytes)}: load it on the GPU (device_map), one process after "
         "the other, or under deepspeed.zero.Init at stage 3."
     )
 
 
 def _taken(process_bytes: int, fragmentation_bytes: int, outside_bytes: int) -> str:
-    kept = f"{format_bytes(fragmentation_bytes)} of it kept above the peak for fragmentation"
-    outside = f"{format_bytes(outside_bytes)} the driver's context and the communicators"
-    return f"{format_bytes(process_bytes)} of each GPU, {kept}, {outside}"
+    kept = f"{format_bytes(fragmentation_bytes)} in reserve for fragmentation"
+    outside = f"{format_bytes(outside_bytes)} for the driver's context and the communicators"
+    return f"{format_bytes(process_bytes)} of each GPU, including {kept} and {outside}"
 
 
 def _headroom(process_bytes: int, fragmentation_bytes: int, outside_bytes: int, free_bytes: int) -> str:
@@ -173,8 +171,8 @@ def _headroom(process_bytes: int, fragmentation_bytes: int, outside_bytes: int, 
 def _little_headroom(process_bytes: int, fragmentation_bytes: int, outside_bytes: int, free_bytes: int) -> str:
     taken = _taken(process_bytes, fragmentation_bytes, outside_bytes)
     return (
-        f"Little headroom: it would take {taken}, {format_bytes(-free_bytes)} more than there is; "
-        "a fragmented allocator can run out of memory, prove it with --check."
+        f"Little headroom: it would take {taken}, which is {format_bytes(-free_bytes)} more than there is; "
+        "a fragmented allocator can run out of memory, so prove it with --check."
     )
 
 
@@ -191,13 +189,13 @@ def _sample_longer(seq_len: int, longest: int) -> str:
 
 
 def _longest(seq_len: int) -> str:
-    return f"--seq-len {seq_len} is the longest sample this holds for"
+    return f"This holds for samples of up to --seq-len {seq_len} tokens"
 
 
 def _script_lora(rank: int, quantize: str | None, precision: str) -> str:
     kind, loaded = "LoRA", ""
     if quantize is not None:
-        kind, dtype = f"QLoRA, {quantize}", DTYPES.get(precision, "torch.float32")
+        kind, dtype = f"QLoRA ({quantize})", DTYPES.get(precision, "torch.float32")
         stored = f"bnb_4bit_compute_dtype={dtype}, bnb_4bit_quant_storage={dtype}"
         four = f', bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, {stored}' if quantize == "4bit" else ""
         loaded = f"load the model with dtype={dtype} and BitsAndBytesConfig(load_in_{quantize}=True{four}) and "
@@ -207,7 +205,7 @@ def _script_lora(rank: int, quantize: str | None, precision: str) -> str:
 
 def _script_checkpointing(target: str) -> str:
     if target == "hf":
-        return "Activation checkpointing is turned on by --gradient_checkpointing, which the written arguments have."
+        return "Activation checkpointing is turned on by --gradient_checkpointing, which the written arguments include."
     return (
         "Turn activation checkpointing on in the training script (model.gradient_checkpointing_enable()): "
         "Hugging Face models do not read the config's activation_checkpointing block."
@@ -233,7 +231,7 @@ def _script_ulysses(ranks: int, target: str) -> str:
 
 def _script_tiled_loss() -> str:
     return (
-        "The loss is made shard by shard: the training script must replace the model's loss by "
+        "The loss is computed shard by shard: the training script must replace the model's loss by "
         f"TiledFusedLogitsLoss ({ULYSSES})."
     )
 
@@ -244,9 +242,9 @@ def _one_gpu() -> str:
 
 def _plain_torch(config: Facts, gain: float) -> str:
     ways = "plain torch DDP" if config["gpus"] > 1 else "plain torch"
-    buys = "nothing" if gain >= 0 else "no speed worth having"
+    speed = "no speed" if gain >= 0 else "hardly any speed"
     lead = f"The model is small enough for {ways} ({config['name']}: {speed_difference(gain)})"
-    return f"{lead}: DeepSpeed buys {buys} here but memory."
+    return f"{lead}: DeepSpeed saves memory here and gains {speed}."
 
 
 def _stage_3_holds_more(more_bytes: int) -> str:

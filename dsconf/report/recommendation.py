@@ -53,7 +53,9 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield _examined(found)
     if len(shown) < len(rows):
         left = (
-            "those further off, and with bf16 states that nothing needs" if found.recommended else "those further off"
+            "those that miss by more, and those with bf16 states, which nothing here needs"
+            if found.recommended
+            else "those that miss by more"
         )
         yield f"{len(rows) - len(shown)} more combinations are in the JSON: {left}."
     yield ""
@@ -92,7 +94,7 @@ def _front(found: Recommendation) -> Iterator[str]:
     fastest = found.pareto[0].tokens_per_second
     rows = [[*_row(c, found)[:-4], as_rate(c.tokens_per_second), _share(c, fastest), _mark(c, winner)] for c in shown]
     yield ""
-    among = f"{number} of {len(found.pareto)} configs none beats in both{beside}"
+    among = f"{number} of the {len(found.pareto)} configs that no other beats in both{beside}"
     yield f"Speed against memory, the Pareto front ({among}):"
     yield table((*HEADERS[:-4], "tokens/s", "of the\nfastest", ""), rows, (0, 1, 2, 8))
 
@@ -101,7 +103,7 @@ def _mark(candidate: Candidate, winner: Candidate | None) -> str:
     """What a person must know of a point of the front before taking it."""
     if candidate is winner:
         return "recommended"
-    return "if the host has it" if needs_unstated_host(candidate) else ""
+    return "if the host has the memory" if needs_unstated_host(candidate) else ""
 
 
 def _share(candidate: Candidate, fastest: float) -> str:

@@ -66,7 +66,7 @@ def _alike(found: StageComparison) -> Iterator[str]:
         return
     yield (
         "Stages 1 and 2 are equal here: with overlap_comm both reduce each bucket while backward runs and keep only "
-        "their own gradients, and with accumulation 1 they send them equally often. They part without overlap_comm, "
+        "their own gradients, and with accumulation 1 they send them equally often. They differ without overlap_comm, "
         "where stage 1 keeps all gradients through backward, and with more accumulation, where stage 1 keeps them "
         "between micro-batches and stage 2 reduces in each."
     )

@@ -98,7 +98,7 @@ def test_the_fastest_that_fits_wins() -> None:
     assert found.recommended.tokens_per_second == best_rate(found)
 
 
-def test_of_equally_fast_candidates_the_plainest_wins() -> None:
+def test_of_equally_fast_candidates_the_simplest_wins() -> None:
     """Stage 3 a little faster than stage 1 and 2, as where it hides its traffic and they do not."""
 
     def step_time(job: Job) -> FakeStep:

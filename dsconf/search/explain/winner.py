@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsconf.search.explain.reason import Reason, facts, gained, reason
-from dsconf.search.rank import Decision, combination, same_states
+from dsconf.search.rank import EQUAL, Decision, combination, same_states
 
 if TYPE_CHECKING:
     from dsconf.search.candidates import Candidate
@@ -46,7 +46,8 @@ def _decided(decision: Decision, candidates: Sequence[Candidate]) -> Reason:
         "held_back": None if held is None else facts(held) | {"gain": gained(held, winner)},
     }
     if decision.decided_by == "simplicity":
-        return reason("simplest", **figures, faster=facts(decision.fastest), gain=gained(decision.fastest, winner))
+        faster = decision.fastest
+        return reason("simplest", **figures, faster=facts(faster), gain=gained(faster, winner), within=EQUAL)
     fitting = [c for c in candidates if c.fits == winner.fits and c.settings.engine == "deepspeed"]
     alike = [candidate for candidate in fitting if same_states(candidate, winner)]
     low = winner.settings.bf16_optimizer_states
