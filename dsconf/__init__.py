@@ -12,10 +12,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dsconf.api import estimate, validate
     from dsconf.errors import DsconfError, InputError
     from dsconf.live.check import check
-    from dsconf.memory.api import estimate
-    from dsconf.memory.fits import validate
     from dsconf.search.plan import PlannedJob, Planner, plan
     from dsconf.search.recommend import recommend
     from dsconf.search.sweep import sweep
@@ -40,11 +39,11 @@ _HOMES = {
     "PlannedJob": "dsconf.search.plan",
     "Planner": "dsconf.search.plan",
     "check": "dsconf.live.check",
-    "estimate": "dsconf.memory.api",
+    "estimate": "dsconf.api",
     "plan": "dsconf.search.plan",
     "recommend": "dsconf.search.recommend",
     "sweep": "dsconf.search.sweep",
-    "validate": "dsconf.memory.fits",
+    "validate": "dsconf.api",
 }
 
 

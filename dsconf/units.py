@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from typing import TypeVar
 
 from dsconf.errors import InputError
+
+Number = TypeVar("Number", int, float)
 
 KIB, MIB, GIB, TIB = 2**10, 2**20, 2**30, 2**40
 
@@ -79,6 +83,83 @@ def parse_rate(value: str) -> float:
     if not 0 < rate < float("inf"):
         raise InputError(f"{value} is not a positive, finite rate")
     return rate
+
+
+def whole(option: str, value: object) -> int:
+    """Return the positive whole number that ``option`` was given, as a number or as text.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        number = int(value)  # type: ignore[call-overload]
+        exact = not isinstance(value, bool) and number == float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        exact = False
+    if not exact or number <= 0:
+        raise InputError(f"{option}: {_shown(value)} is not a positive whole number")
+    return int(number)
+
+
+def positive(option: str, value: object) -> float:
+    """Return the positive, finite number that ``option`` was given, as a number or as text.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
+        number = 0.0
+    if isinstance(value, bool) or not 0 < number < float("inf"):
+        raise InputError(f"{option}: {_shown(value)} is not a positive number")
+    return number
+
+
+def _shown(value: object) -> str:
+    """A number as it was written, anything else in quotes."""
+    return str(value) if _NUMBER.fullmatch(str(value)) else repr(value)
+
+
+def count(option: str, value: object) -> int:
+    """Return the count that ``option`` was given, as a number or as text such as ``70B``.
+
+    Raises:
+        InputError: it is none.
+    """
+    return _named(option, parse_count, value) if isinstance(value, str) else whole(option, value)
+
+
+def size(option: str, value: object) -> int:
+    """Return the bytes that ``option``, some memory's size, was given: a number of them, or text such as ``80GiB``.
+
+    Raises:
+        InputError: no size, or one so small that its unit must have been forgotten.
+    """
+    num_bytes = _named(option, parse_bytes, value) if isinstance(value, str) else whole(option, value)
+    if num_bytes < MIB and "b" not in str(value).lower():
+        # nvidia-smi and free print thousands of MiB, datasheets some hundred GB.
+        meant = f"{value}GiB" if num_bytes < 10_000 else f"{value}MiB"
+        raise InputError(f"{option}: {value} is {num_bytes} bytes; did you mean {meant}?")
+    return num_bytes
+
+
+def rate(option: str, value: object) -> float:
+    """Return the bytes a second that ``option`` was given as text.
+
+    Raises:
+        InputError: no rate, or one without a unit.
+    """
+    if not isinstance(value, str):
+        raise InputError(f"{option}: {value!r} has no unit; write it like 400Gbit/s (bits) or 50GB/s (bytes)")
+    return _named(option, parse_rate, value)
+
+
+def _named(option: str, parse: Callable[[str], Number], value: str) -> Number:
+    try:
+        return parse(value)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from None
 
 
 def format_rate(bytes_per_second: float, unit: str = "B") -> str:

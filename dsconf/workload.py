@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from dsconf.errors import InputError, one_of
+from dsconf.errors import InputError
 
 ATTENTION_KERNELS = ("sdpa", "eager", "flash")
 ALLOCATORS = ("expandable", "default")
@@ -12,17 +12,14 @@ LOAD_DTYPES = ("bf16", "fp16", "fp32")
 QUANTIZED = ("4bit", "8bit")
 
 
-def read_quantize(quantize: str | None, lora_rank: int | str | None) -> str | None:
-    """How the frozen weights are stored, or None.
+def require_adapters(quantize: str | None, lora_rank: int | None) -> None:
+    """Refuse quantized weights without adapters to train beside them.
 
     Raises:
-        InputError: not one of ``QUANTIZED``, or no adapters to train beside them.
+        InputError: they are frozen, so nothing would be trained.
     """
-    if quantize is None:
-        return None
-    if lora_rank is None:
+    if quantize is not None and lora_rank is None:
         raise InputError(f"--quantize {quantize}: quantized weights are frozen; say --lora-rank")
-    return one_of("--quantize", quantize, QUANTIZED)
 
 
 @dataclass(frozen=True)

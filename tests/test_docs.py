@@ -79,7 +79,7 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
 
 def test_the_transcripts_are_what_is_printed() -> None:
     done = subprocess.run(
-        [sys.executable, REPO / "tools" / "transcripts.py"], capture_output=True, text=True, timeout=280
+        [sys.executable, "-m", "tools.docs.transcripts"], cwd=REPO, capture_output=True, text=True, timeout=280
     )
     assert done.returncode == 0, done.stderr
 

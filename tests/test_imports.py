@@ -30,6 +30,8 @@ TRACE = PACKAGE / "memory" / "trace"
 BASE = {"errors", "units", "resources", "workload"}
 SHAPES = BASE | {"model", "cluster"}
 JOBS = SHAPES | {"config", "job"}
+# The words a person gives, and what DeepSpeed would run of what they ask for.
+DOOR = {"request", "word", "accepted"}
 # Which parts each part may import; a part is a folder or a file of dsconf/.
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
@@ -40,15 +42,20 @@ ALLOWED: dict[str, set[str]] = {
     "cluster": BASE,
     "config": SHAPES,
     "job": SHAPES | {"config"},
+    "accepted": JOBS,
+    "word": {"errors"},
+    "request": BASE | {"config", "word"},
     "launch": JOBS,
     "memory": JOBS,
     "speed": JOBS,
-    "search": JOBS | {"launch", "memory", "speed"},
-    "live": JOBS | {"memory", "speed"},
+    "read_job": JOBS | DOOR | {"memory"},
+    "search": JOBS | DOOR | {"read_job", "launch", "memory", "speed"},
+    "live": JOBS | DOOR | {"read_job", "api", "memory", "speed"},
+    "api": JOBS | DOOR | {"read_job", "memory"},
     "report": JOBS | {"memory", "speed", "search", "live"},
-    "cli": JOBS | {"memory", "speed", "search", "live", "report"},
+    "cli": JOBS | DOOR | {"read_job", "api", "memory", "speed", "search", "live", "report"},
     "__main__": {"cli"},
-    "__init__": {"memory", "search", "live", "config", "errors"},
+    "__init__": {"api", "search", "live", "errors"},
 }
 
 

@@ -105,6 +105,34 @@ _OLD: tuple[tuple[Path, Any], ...] = (
     (("optimizer", "type"), "OneBitAdam"),
     (("optimizer", "params", "max_grad_norm"), 1.0),
 )
+_RARE: tuple[tuple[Path, Any], ...] = (
+    (("zero_optimization", "legacy_stage1"), True),
+    (("zero_optimization", "elastic_checkpoint"), True),
+    (("zero_optimization", "load_from_fp32_weights"), False),
+    (("zero_optimization", "compute_grad_norm"), False),
+    (("zero_optimization", "zenflow"), {"topk_ratio": 0.1, "select_strategy": "auto", "select_interval": 5}),
+    (("zero_optimization", "offload_optimizer"), {"device": "cpu", "super_offload": True}),
+    (("zero_optimization", "stage3_param_persistence_threshold"), 10**6),
+    (("zero_optimization", "allgather_bucket_size"), 10**10),
+    (("zero_optimization", "reduce_bucket_size"), 1),
+    (("gradient_allreduce_op",), "sum"),
+    (("managed_gradient_accumulation",), False),
+    (("vocabulary_size",), 50257),
+    (("log_level",), "loud"),
+    (("torch_autocast",), {"enabled": True, "dtype": "bfloat16"}),
+    (("fp16", "auto_cast"), True),
+    (("fp16", "initial_scale_power"), 70),
+    (("data_types",), {"grad_accum_dtype": "bfp16", "param_dtype": "fp16"}),
+    (("communication_data_type",), "bfp16"),
+    (("optimizer",), {"type": "AdamW", "params": {"lr": -1, "betas": [0.9, 1.5]}}),
+    (("optimizer",), {"type": "SGD", "params": {"lr": 0.1, "differentiable": True}}),
+    (("scheduler",), {"type": "WarmupLR", "params": {"warmup_steps": 10}}),
+    (("scheduler",), {"type": "WarmupDecayLR", "params": {"total_num_steps": 5, "warmup_num_steps": 10}}),
+    (("comms_logger",), {"enabled": True, "prof_all": True, "prof_ops": ["all_reduce"]}),
+    (("tensor_parallel",), {"autotp_size": 2, "tp": {"tp_size": 4}}),
+    (("data_efficiency",), {"enabled": True, "data_routing": {"enabled": True, "random_ltd": {"enabled": True}}}),
+    (("elasticity",), {"enabled": True, "max_train_batch_size": 2000, "micro_batch_sizes": [2, 4]}),
+)
 _CONFLICTS: tuple[tuple[tuple[Path, Any], ...], ...] = (
     ((("zero_optimization", "stage"), 0), (("zero_optimization", "offload_optimizer"), {"device": "cpu"})),
     ((("zero_optimization", "stage"), 2), (("zero_optimization", "offload_param"), {"device": "cpu"})),
@@ -198,6 +226,10 @@ def _old(chance: random.Random, config: Config) -> None:
     _put(config, *chance.choice(_OLD))
 
 
+def _rare(chance: random.Random, config: Config) -> None:
+    _put(config, *chance.choice(_RARE))
+
+
 def _conflict(chance: random.Random, config: Config) -> None:
     for path, value in chance.choice(_CONFLICTS):
         _put(config, path, value)
@@ -231,7 +263,7 @@ def _commented(chance: random.Random, text: str) -> str:
 
 _IN_VALUES: tuple[Callable[[random.Random, Config], None], ...] = (
     *(_typo, _typo, _misplaced, _wrong_value, _wrong_value, _wrong_word, _left_out, _not_finite, _old, _old),
-    *(_conflict, _conflict),
+    *(_conflict, _conflict, _rare, _rare, _rare),
 )
 _IN_TEXT: tuple[Callable[[random.Random, str], str], ...] = (
     *(_duplicate, _cut, _sprinkled, _sprinkled, _spliced, _commented, _commented),

@@ -31,20 +31,24 @@ def recommendations(count: int, seed: int) -> Iterator[Question]:
 def _recommend(chance: random.Random, sweep: bool) -> Question:
     words, files = model(chance, _LARGEST)
     gpus = chance.choice(_SWEEPS) if sweep else str(pick(chance, _GPUS))
-    words = [*words, ("--gpus", gpus), *gpu(chance), *_rates(chance), *_training(chance)]
-    words += maybe(chance, 0.2, "--stage", ("0", "1", "2", "3"))
-    words += maybe(chance, 0.15, "--offload", ("none", "optimizer", "param", "nvme"))
-    words += maybe(chance, 0.12, "--optimizer-states", ("fp32", "bf16"))
-    words += maybe(chance, 0.08, "--sequence-parallel", (1, 2, 4, 8))
+    several = 1 if sweep else int(gpus)
+    words = [*words, ("--gpus", gpus), *gpu(chance), *_rates(chance), *_training(chance, several)]
+    words += maybe(chance, 0.2, "--stage", ("0", "1", "2", "3", "3"))
+    words += maybe(chance, 0.15, "--offload", ("none", "optimizer", "optimizer", "param", "nvme"))
+    if ("--offload", "nvme") in words and chance.random() < 0.8:
+        words.append(("--nvme", "nvme"))
+    words += maybe(chance, 0.1, "--optimizer-states", ("fp32", "bf16"))
+    words += maybe(chance, 0.07, "--sequence-parallel", (1, *(ranks for ranks in (2, 4, 8) if several % ranks == 0)))
     words += maybe(chance, 0.3, "--for", ("deepspeed", "hf", "accelerate"))
     tokens = maybe(chance, 0.25, "--tokens", ("1T", "15B", "1e9"))
     words += tokens + maybe(chance, 0.6 if tokens else 0.01, "--price", ("2.5", "0.9"))
-    return _asked(chance, "recommend", words + _files(chance), files)
+    return _asked(chance, "recommend", words + _files(chance, words), files)
 
 
 def _stages(chance: random.Random) -> Question:
     words, files = model(chance, _LARGEST)
-    words = [*words, ("--gpus", str(pick(chance, _GPUS))), *gpu(chance), *_rates(chance), *_training(chance)]
+    gpus = pick(chance, _GPUS)
+    words = [*words, ("--gpus", str(gpus)), *gpu(chance), *_rates(chance), *_training(chance, gpus)]
     return _asked(chance, "stages", words, files)
 
 
@@ -62,10 +66,11 @@ def _rates(chance: random.Random) -> Words:
     return words + maybe(chance, 0.12, "--host-bandwidth", ("100GB/s", "600GB/s"))
 
 
-def _training(chance: random.Random) -> Words:
+def _training(chance: random.Random, gpus: int) -> Words:
     words = maybe(chance, 0.4, "--seq-len", (512, 1024, 2048, 4096, 8192, 32768, 131072))
-    words += maybe(chance, 0.35, "--global-batch-size", (64, 128, 256, 512, 512, 1024, 1024, 2048, 100, 7))
-    words += maybe(chance, 0.15, "--micro-batch-size", (1, 2, 4, 8, 16))
+    batches = [gpus * each for each in (1, 2, 4, 8, 16, 16, 48, 64)] if chance.random() < 0.93 else [100, 7]
+    words += maybe(chance, 0.35, "--global-batch-size", batches)
+    words += maybe(chance, 0.12, "--micro-batch-size", (1, 1, 2, 4, 8, 16))
     words += maybe(chance, 0.3, "--precision", ("bf16", "fp16", "fp32"))
     words += maybe(chance, 0.4, "--optimizer", ("adamw", "adam", "adagrad", "lamb", "lion", "muon", "sgd"))
     words += switch(chance, 0.25, "--activation-checkpointing", "--no-activation-checkpointing")
@@ -76,10 +81,11 @@ def _training(chance: random.Random) -> Words:
     return words
 
 
-def _files(chance: random.Random) -> Words:
+def _files(chance: random.Random, others: Words) -> Words:
+    hjson = not {("--for", "hf"), ("--for", "accelerate")} & set(others)
     words = maybe(chance, 0.25, "-o", ("run", "run", "runs/first", "."))
     words += switch(chance, 0.5 if words else 0.01, "--slurm")
-    words += switch(chance, 0.15, "--comments")
+    words += switch(chance, 0.2 if hjson else 0.02, "--comments")
     return words + switch(chance, 0.05, "--force")
 
 

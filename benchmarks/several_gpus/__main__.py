@@ -25,7 +25,7 @@ from benchmarks.several_gpus.work import Plan, Session
 from dsconf.errors import DsconfError, InputError
 from dsconf.live.bench import STRATEGIES
 from dsconf.live.plan import CPU_RANKS
-from dsconf.live.processes.order import LAUNCHERS
+from dsconf.request import LAUNCHERS
 from dsconf.units import parse_bytes
 
 LARGEST = {"cuda": "1GiB", "cpu": "16MiB"}

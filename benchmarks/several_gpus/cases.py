@@ -10,7 +10,7 @@ from benchmarks.several_gpus.machine import HostMemory, Row
 from benchmarks.speed import accuracy as speed
 from dsconf.config.render import render
 from dsconf.config.settings import Settings
-from dsconf.live.plan import Wish, settled
+from dsconf.live.plan import CheckRequest, settled
 from dsconf.live.predict import of_estimate
 from dsconf.live.processes.launcher import Failure, Runner
 from dsconf.live.record import record_of
@@ -21,6 +21,7 @@ from dsconf.memory.timeline.reserved import nccl_bytes
 from dsconf.model.read import read_model
 from dsconf.speed.step_time import step_time
 from dsconf.units import MIB
+from dsconf.workload import Workload
 
 MODELS = {
     "llama": "meta-llama/Llama-3.2-1B",
@@ -105,20 +106,24 @@ def config(case: Case, on_cpu: bool) -> dict[str, Any]:
     return found
 
 
-def wish(case: Case, steps: int, on_cpu: bool, launcher: str | None = None, rehearse: int | None = None) -> Wish:
+def wish(
+    case: Case, steps: int, on_cpu: bool, launcher: str | None = None, rehearse: int | None = None
+) -> CheckRequest:
     """What is launched: every rank, or (``rehearse``) that one alone."""
     ddp = case.setting.engine == "ddp"
     return settled(
-        Wish(
+        CheckRequest(
             config(case, on_cpu),
             read_model(model=MODELS[case.family]),
             case.world_size,
-            steps=steps,
-            seq_len=case.seq_len,
+            Workload(
+                seq_len=case.seq_len,
+                checkpointing=case.setting.checkpointing,
+                load_dtype="fp32" if ddp else None,
+            ),
             micro_batch=case.micro_batch,
             accumulation=case.setting.accumulation,
-            checkpointing=case.setting.checkpointing,
-            load_dtype="fp32" if ddp else None,
+            steps=steps,
             backend=case.setting.engine,
             real_gpus=case.world_size if rehearse is None else 0,
             rehearse_rank=rehearse,
@@ -128,7 +133,7 @@ def wish(case: Case, steps: int, on_cpu: bool, launcher: str | None = None, rehe
 
 
 def measure(
-    case: Case, wanted: Wish, known: Row, limit: float, tell: Callable[[str], None], runner: Runner
+    case: Case, wanted: CheckRequest, known: Row, limit: float, tell: Callable[[str], None], runner: Runner
 ) -> list[Row]:
     """A row for every rank that ran, or one with the error. ``known`` is what all rows say of the machine."""
     with HostMemory() as host:

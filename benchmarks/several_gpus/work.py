@@ -21,7 +21,7 @@ from dsconf.live.bench import bench
 from dsconf.live.plan import CPU_RANKS
 from dsconf.live.processes.crew import StopSignals
 from dsconf.live.processes.launcher import Runner, SubprocessRunner
-from dsconf.live.run import silent
+from dsconf.live.run import no_progress
 
 BENCH_MODEL = "Qwen/Qwen2.5-0.5B"
 BENCH_STEPS = 10
@@ -184,7 +184,7 @@ class Session:
             return
         start = time.monotonic()
         try:
-            rows = unit.run(min(left, self.plan.timeout), silent, runner)
+            rows = unit.run(min(left, self.plan.timeout), no_progress, runner)
         except DsconfError as error:
             rows = [_failed(unit, str(error))]
         except Exception as error:  # unattended: whatever is wrong with one must not end the others

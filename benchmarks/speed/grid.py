@@ -37,6 +37,7 @@ from dsconf.search.candidates import Candidate, evaluate, real_tools, with_batch
 from dsconf.search.names import name
 from dsconf.search.rank import choose, ranked
 from dsconf.search.space import Wish, combinations
+from dsconf.workload import Workload
 
 WARM_UP = 2
 """Steps that are not timed: allocations, autotuning, moments."""
@@ -141,23 +142,24 @@ def preload(cases: list[dict[str, Any]]) -> None:
 
 def train(case: dict[str, Any], steps: int, folder: Path) -> None:
     """Runs in a process of its own: journals the steps of ``case`` in ``folder``."""
-    from dsconf.live.plan import Wish as LiveWish
-    from dsconf.live.plan import make_plan, settled
+    from dsconf.live.plan import CheckRequest, make_plan, settled
     from dsconf.live.processes.journal import Journal
     from dsconf.live.rank.worker import _prepare_environment, _probe, _train
 
     model = read_model(model=case["model"], lora_rank=case["lora_rank"] or None)
-    wish = LiveWish(
+    request = CheckRequest(
         case["ds_config"],
         model,
         1,
+        Workload(
+            seq_len=case["seq_len"],
+            checkpointing=case["gradient_checkpointing"],
+            zero_init=False,
+        ),
         steps=steps,
-        seq_len=case["seq_len"],
-        checkpointing=case["gradient_checkpointing"],
-        zero_init=False,
         backend="ddp" if case["engine"] == "ddp" else "deepspeed",
     )
-    order = make_plan(settled(wish), _probe()).order
+    order = make_plan(settled(request), _probe()).order
     _prepare_environment(order)
     _train(order, 0, Journal(folder, 0))
 

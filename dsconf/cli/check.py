@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from dsconf.cli.options import REAL, WHOLE, finite, format_option, model_options, workload_options
+from dsconf.cli.options import finite, format_option, word_options
+from dsconf.request import CheckWords, ModelWords, WorldWords
 
 
 @click.command(
@@ -16,22 +17,17 @@ from dsconf.cli.options import REAL, WHOLE, finite, format_option, model_options
     "Exit codes: 0 it ran, 1 it failed or the config is invalid, 2 wrong usage, 3 it cannot be run here.",
 )
 @click.argument("file")
-@model_options
-@click.option("--gpus", type=WHOLE, required=True, help="Total number of GPUs: the world size.")
-@click.option("--gpus-per-node", type=WHOLE, default=8, show_default=True, help="GPUs in one node.")
-@click.option("--gpu", metavar="NAME", help="A smaller card to stand in for: torch gets no more memory than it has.")
-@click.option("--module", metavar="FILE:FUNCTION", help="Instead of a model: package.file:function that makes one.")
-@workload_options
-@click.option("--fit", is_flag=True, help="Find the largest micro-batch that runs, by running.")
-@click.option("--steps", type=WHOLE, default=3, show_default=True, help="Optimizer steps to run.")
-@click.option(
-    "--launcher",
-    type=click.Choice(["torchrun", "deepspeed", "direct"]),
-    help="What starts the ranks [default: torchrun for two or more].",
+@word_options(
+    ModelWords,
+    WorldWords,
+    CheckWords,
+    required=["gpus"],
+    helps={
+        "gpu": "A smaller card to stand in for: torch gets no more memory than it has.",
+        "gpu_memory": "Memory of the card to stand in for, e.g. 24GiB.",
+        "timeout": "Seconds until the run is ended.",
+    },
 )
-@click.option("--timeout", type=REAL, default=600.0, show_default=True, help="Seconds until the run is ended.")
-@click.option("--record", metavar="FILE", help="Append the measurement to this file, one JSON object a line.")
-@click.option("--memory-snapshot", metavar="FILE", help="Write torch's memory snapshot of the first process here.")
 @format_option("table", "json")
 def command(file: str, output_format: str, **words: Any) -> int:
     """Prove the ds_config FILE by running a short real DeepSpeed training.

@@ -6,52 +6,27 @@ from typing import Any
 
 import click
 
-from dsconf.cli.options import WHOLE, cluster_options, format_option, model_options, workload_options
-from dsconf.workload import ALLOCATORS
+from dsconf.cli.options import format_option, word_options
+from dsconf.request import JobWords, ModelWords, RankWords, WorldWords
 
 
 @click.command("estimate")
-@model_options
-@cluster_options
-@click.option("--config", metavar="FILE", help="The ds_config.json; or say --stage and what follows it.")
-@click.option("--stage", type=click.IntRange(0, 3), help="ZeRO stage, with DeepSpeed's default buckets.")
-@click.option("--precision", type=click.Choice(["bf16", "fp16", "fp32"]), help="Training precision [default: bf16].")
-@click.option("--optimizer", metavar="NAME", help="Optimizer's name [default: adamw].")
-@click.option("--offload", type=click.Choice(["none", "optimizer", "optimizer+param"]), help="What the host holds.")
-@workload_options
-@click.option(
-    "--allocator",
-    type=click.Choice(ALLOCATORS),
-    default="expandable",
-    show_default=True,
-    help="torch's CUDA allocator: with expandable_segments:True, or its default.",
-)
-@click.option(
-    "--sequence-parallel", type=WHOLE, metavar="RANKS", help="Ranks that share each sequence (DeepSpeed's Ulysses)."
-)
-@click.option(
-    "--tiled-loss",
-    is_flag=False,
-    flag_value="auto",
-    metavar="[SHARDS]",
-    help="Logits and loss in shards (TiledFusedLogitsLoss): a number, by default as many as take 1 GiB each.",
-)
-@click.option("--rank", default="fullest", show_default=True, help="Which rank: a number, or the fullest.")
+@word_options(ModelWords, WorldWords, JobWords, RankWords, required=["gpus"])
 @click.option("--explain", metavar="TERM", help="Show the formula of one term of the peak.")
 @format_option("table", "json")
-def command(explain: str | None, rank: str, output_format: str, **words: Any) -> int:
+def command(explain: str | None, rank: int | None, output_format: str, **words: Any) -> int:
     """Say what each GPU and each node will hold, byte by byte, and when.
 
     \b
     Example: dsconf estimate --model meta-llama/Llama-3.1-8B --gpus 8 --stage 2 --gpu h100
     """
-    from dsconf.memory.api import DEFAULT_STAGE, read_job, read_rank
     from dsconf.memory.estimate import estimate
+    from dsconf.read_job import DEFAULT_STAGE, read_job
 
     job = read_job(**words)
     if words["stage"] is None and words["config"] is None:
         click.echo(f"dsconf: no --config and no --stage given, so this is ZeRO stage {DEFAULT_STAGE}", err=True)
-    found = estimate(job, read_rank(rank))
+    found = estimate(job, rank)
     named = words["gpu"] is not None or words["gpu_memory"] is not None
     fits = _verdict(found, job.cluster.gpu) if named else None
     if explain is not None:

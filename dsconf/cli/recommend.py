@@ -7,21 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsconf.cli.options import (
-    COUNT,
-    REAL,
-    WHOLE,
-    WHOLES,
-    format_option,
-    gpu_options,
-    model_options,
-    nvme_option,
-    rate_options,
-)
+from dsconf.cli.options import format_option, word_options
 from dsconf.cli.recommend_files import Writing, file_options
-from dsconf.cli.search_options import training_options
-from dsconf.search.wish import OFFLOADS
-from dsconf.search.words import OPTIMIZER_STATES, TARGETS
+from dsconf.request import ModelWords, RecommendWords, SeveralWorldsWords
 
 if TYPE_CHECKING:
     from dsconf.live.result import CheckResult
@@ -29,40 +17,18 @@ if TYPE_CHECKING:
 
 
 @click.command("recommend")
-@model_options
-@click.option(
-    "--gpus",
-    type=WHOLES,
-    metavar="N[,N…]",
-    required=True,
-    help="Total number of GPUs: the world size. Several, such as 8,16,32, are compared.",
+@word_options(
+    ModelWords,
+    SeveralWorldsWords,
+    RecommendWords,
+    required=["gpus"],
+    helps={
+        "stage": "Only this ZeRO stage.",
+        "offload": "Only this offload.",
+        "sequence_parallel": "Ranks that share a sequence (Ulysses) [default: up to a node, for sequences from 16384 "
+        "tokens on].",
+    },
 )
-@gpu_options
-@nvme_option
-@rate_options
-@training_options
-@click.option("--stage", type=click.Choice(["0", "1", "2", "3"]), help="Only this ZeRO stage.")
-@click.option("--offload", type=click.Choice(list(OFFLOADS)), help="Only this offload.")
-@click.option(
-    "--optimizer-states",
-    type=click.Choice(OPTIMIZER_STATES),
-    help="Type of master weights and optimizer states [default: fp32, bf16 only where nothing else fits].",
-)
-@click.option(
-    "--sequence-parallel",
-    type=WHOLE,
-    help="Ranks that share a sequence (Ulysses) [default: up to a node, for sequences from 16384 tokens on].",
-)
-@click.option(
-    "--for",
-    "target",
-    type=click.Choice(TARGETS),
-    default="deepspeed",
-    show_default=True,
-    help="Who loads the config: DeepSpeed itself, Hugging Face Trainer, Accelerate.",
-)
-@click.option("--tokens", type=COUNT, help="Tokens to train on, e.g. 1T: adds hours and cost.")
-@click.option("--price", type=REAL, help="Price of one GPU-hour.")
 @file_options
 @click.option("--check", is_flag=True, help="Prove the winner by a short real DeepSpeed step.")
 @format_option("table", "json")

@@ -6,17 +6,14 @@ from typing import Any
 
 import click
 
-from dsconf.cli.options import cluster_options, format_option, model_options, rate_options
-from dsconf.cli.search_options import training_options
+from dsconf.cli.options import format_option, word_options
+from dsconf.request import ModelWords, StagesWords, WorldWords
 
 
 @click.command("stages")
-@model_options
-@cluster_options
-@rate_options
-@training_options
+@word_options(ModelWords, WorldWords, StagesWords, required=["gpus"])
 @format_option("table", "json")
-def command(output_format: str, nvme: str | None, **words: Any) -> None:
+def command(output_format: str, **words: Any) -> None:
     """Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.
 
     \b

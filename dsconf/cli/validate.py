@@ -7,31 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dsconf.cli.options import WHOLE, combine, format_option, gpu_options, model_options, workload_options
-from dsconf.config.names import RELEASES
+from dsconf.cli.options import format_option, word_options
+from dsconf.config.names import TARGETS
 from dsconf.errors import InputError
+from dsconf.request import ValidateWords, WorldWords
 
 if TYPE_CHECKING:
     from dsconf.config.finding import FileReport, Report
     from dsconf.config.validate import Asked
-
-_loader_options = combine(
-    click.option("--gpus", type=WHOLE, help="World size: checks that the batch sizes fit it."),
-    click.option(
-        "--for",
-        "target",
-        type=click.Choice(["deepspeed", "hf", "accelerate"]),
-        help='Who loads the files [default: hf for a file that holds "auto", else deepspeed].',
-    ),
-    click.option(
-        "--deepspeed-version",
-        metavar="RELEASE",
-        default=RELEASES[-1],
-        show_default=True,
-        help=f"The DeepSpeed that will run: {', '.join(release.rpartition('.')[0] for release in RELEASES[:-1])}.",
-    ),
-    click.option("--resume-gpus", type=WHOLE, help="World size that wrote the checkpoint to go on from."),
-)
 
 
 @click.command(
@@ -40,12 +23,16 @@ _loader_options = combine(
     "Example: dsconf validate ds_config.json --gpus 8",
 )
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@_loader_options
+@word_options(WorldWords, helps={"gpus": "World size: checks that the batch sizes fit it."})
+@click.option(
+    "--for",
+    "target",
+    type=click.Choice(TARGETS),
+    help='Who loads the files [default: hf for a file that holds "auto", else deepspeed].',
+)
 @click.option("--fix", is_flag=True, help="Repair what has one safe answer, after showing the change.")
 @click.option("--diff", is_flag=True, help="Show what --fix would change, and write nothing.")
-@model_options
-@gpu_options
-@workload_options
+@word_options(ValidateWords)
 @format_option("text", "json", "sarif")
 def command(files: tuple[str, ...], fix: bool, diff: bool, output_format: str, **words: Any) -> int:
     """Check ds_config files against DeepSpeed's own rules; - reads standard input.
@@ -53,8 +40,8 @@ def command(files: tuple[str, ...], fix: bool, diff: bool, output_format: str, *
     An error is what DeepSpeed rejects, silently ignores or silently turns into something else. With --model or
     --params and --gpus, one more finding says whether the job fits.
     """
+    from dsconf.api import read_asked
     from dsconf.config.validate import listed, validate
-    from dsconf.memory.fits import read_asked
 
     asked = read_asked(**words)
     if fix or diff:

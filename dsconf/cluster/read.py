@@ -9,7 +9,7 @@ from dsconf.cluster.catalogue import find_gpu, nearest_in_memory
 from dsconf.cluster.figures import figures
 from dsconf.cluster.spec import Cluster, Gpu
 from dsconf.errors import InputError
-from dsconf.units import MIB, format_bytes, parse_bytes, parse_rate
+from dsconf.units import format_bytes, rate, size, whole
 
 DEFAULT_GPU = "H100 SXM 80GB"
 _ASSUMED = "assumed"
@@ -20,53 +20,22 @@ LARGEST = 2**17
 with more of them."""
 
 
-def _positive(value: int | str, option: str) -> int:
-    try:
-        number = int(value)
-        whole = number == float(value)
-    except (TypeError, ValueError, OverflowError):
-        whole = False
-    if not whole:
-        raise InputError(f"{option}: {value!r} is not a whole number")
-    if number <= 0:
-        raise InputError(f"{option}: {number} is not a positive number")
-    return number
+def with_rates(
+    cluster: Cluster, network: str | None, cpu_cores: int | str | None, host_bandwidth: str | None
+) -> Cluster:
+    """Return ``cluster`` with the rates that somebody stated; the others keep what is assumed.
 
-
-def _bytes(value: int | str, option: str) -> int:
-    if isinstance(value, str):
-        try:
-            size = parse_bytes(value)
-        except InputError as error:
-            raise InputError(f"{option}: {error}") from None
-    else:
-        size = _positive(value, option)
-    if size < MIB and "b" not in str(value).lower():
-        # nvidia-smi and free print thousands of MiB, datasheets some hundred GB.
-        meant = f"{value}GiB" if size < 10_000 else f"{value}MiB"
-        raise InputError(f"{option}: {value} is {size} bytes; did you mean {meant}?")
-    return size
-
-
-def _rate(value: str, option: str) -> float:
-    if not isinstance(value, str):
-        raise InputError(f"{option}: {value!r} has no unit; write it like 400Gbit/s (bits) or 50GB/s (bytes)")
-    try:
-        return parse_rate(value)
-    except InputError as error:
-        raise InputError(f"{option}: {error}") from None
-
-
-def _rates(network: str | None, cpu_cores: int | str | None, host_bandwidth: str | None) -> dict[str, Any]:
-    """The fields of Cluster that somebody stated; the others keep what is assumed."""
+    Raises:
+        InputError: a rate that cannot be read, or no positive number of cores.
+    """
     stated: dict[str, Any] = {}
     if network is not None:
-        stated["node_bandwidth"] = _rate(network, "--network")
+        stated["node_bandwidth"] = rate("--network", network)
     if cpu_cores is not None:
-        stated["cpu_cores"] = _positive(cpu_cores, "--cpu-cores")
+        stated["cpu_cores"] = whole("--cpu-cores", cpu_cores)
     if host_bandwidth is not None:
-        stated["host_memory_bandwidth"] = _rate(host_bandwidth, "--host-bandwidth")
-    return stated
+        stated["host_memory_bandwidth"] = rate("--host-bandwidth", host_bandwidth)
+    return replace(cluster, **stated)
 
 
 def _gpu(name: str | None, memory: int | str | None) -> Gpu:
@@ -75,15 +44,15 @@ def _gpu(name: str | None, memory: int | str | None) -> Gpu:
             return find_gpu(name)
         known = find_gpu(DEFAULT_GPU)
         return replace(known, name=f"{known.name} ({_ASSUMED}, name yours with --gpu)")
-    size = _bytes(memory, "--gpu-memory")
+    num_bytes = size("--gpu-memory", memory)
     if name is not None:
         known = find_gpu(name)
-        return replace(known, memory_bytes=size, source=f"memory as given; {known.source}")
-    known = nearest_in_memory(size)
+        return replace(known, memory_bytes=num_bytes, source=f"memory as given; {known.source}")
+    known = nearest_in_memory(num_bytes)
     return replace(
         known,
-        name=f"{format_bytes(size)} GPU (speed {_ASSUMED}: {known.name})",
-        memory_bytes=size,
+        name=f"{format_bytes(num_bytes)} GPU (speed {_ASSUMED}: {known.name})",
+        memory_bytes=num_bytes,
         source=f"memory as given; speed of {known.name}: {known.source}",
     )
 
@@ -120,20 +89,20 @@ def read_cluster(
     Raises:
         InputError: a number that is not positive, a size or a rate that cannot be read, an unknown GPU, an empty path.
     """
-    world_size, node_gpus = _positive(gpus, "--gpus"), _positive(gpus_per_node, "--gpus-per-node")
+    world_size, node_gpus = whole("--gpus", gpus), whole("--gpus-per-node", gpus_per_node)
     refuse_too_many(world_size)
     nvme = None if nvme is None else str(nvme)
     if nvme is not None and not nvme.strip():
         raise InputError(f"--nvme: {nvme!r} is not a path; give a folder on a fast local disk of each node")
-    return Cluster(
+    cluster = Cluster(
         gpu=_gpu(gpu, gpu_memory),
         world_size=world_size,
         gpus_per_node=min(world_size, node_gpus),
-        host_memory_bytes=None if host_memory is None else _bytes(host_memory, "--host-memory"),
+        host_memory_bytes=None if host_memory is None else size("--host-memory", host_memory),
         nvme_path=nvme,
         node_gpus=node_gpus,
-        **_rates(network, cpu_cores, host_bandwidth),
     )
+    return with_rates(cluster, network, cpu_cores, host_bandwidth)
 
 
 def assumption(cluster: Cluster, networked: bool = False, offloads: bool = False) -> str | None:

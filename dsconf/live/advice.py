@@ -9,7 +9,7 @@ from dsconf.live.processes.launcher import Failure
 from dsconf.units import format_bytes
 
 if TYPE_CHECKING:
-    from dsconf.live.plan import Plan
+    from dsconf.live.plan import RunPlan
     from dsconf.live.predict import Prediction
 
 INSTALL = "pip install 'dsconf[check]'"
@@ -19,7 +19,7 @@ NAMES = {"deepspeed": "DeepSpeed", "ddp": "torch", "accelerate": "Accelerate"}
 NO_GPU = ("No CUDA GPUs are available", "no CUDA-capable device")
 
 
-def explained(failure: Failure | None, predicted: Prediction | None, plan: Plan | None) -> Failure | None:
+def explained(failure: Failure | None, predicted: Prediction | None, plan: RunPlan | None) -> Failure | None:
     """``failure`` with what can be done about it; ``predicted`` and ``plan`` where it came so far."""
     if failure is None:
         return None
@@ -34,7 +34,7 @@ def explained(failure: Failure | None, predicted: Prediction | None, plan: Plan 
     return failure
 
 
-def _out_of_memory(failure: Failure, predicted: Prediction | None, plan: Plan | None) -> str:
+def _out_of_memory(failure: Failure, predicted: Prediction | None, plan: RunPlan | None) -> str:
     asked = f" asking for {format_bytes(failure.asked_bytes)}" if failure.asked_bytes else ""
     limit = f", {format_bytes(plan.order.cap_bytes)} of it allowed" if plan and plan.order.cap_bytes else ""
     line = f"out of memory in {failure.phase}{asked}{limit}"
@@ -47,13 +47,13 @@ def _out_of_memory(failure: Failure, predicted: Prediction | None, plan: Plan | 
     return f"{line}, most of it {name} ({format_bytes(size)})" + (f"; try {changes}" if changes else "")
 
 
-def _changes(plan: Plan) -> Iterator[str]:
+def _changes(plan: RunPlan) -> Iterator[str]:
     """What would lower the peak, the cheapest first."""
     order = plan.order
     zero = order.ds_config.get("zero_optimization", {})
-    if order.micro_batch > 1:
-        yield f"--micro-batch-size {order.micro_batch // 2}"
-    if not order.checkpointing and not order.module:
+    if order.workload.micro_batch > 1:
+        yield f"--micro-batch-size {order.workload.micro_batch // 2}"
+    if not order.workload.checkpointing and not order.module:
         yield "--activation-checkpointing"
     if order.world_size > 1 and zero.get("stage", 0) < 3:
         yield f"ZeRO stage {zero.get('stage', 0) + 1}"
@@ -61,13 +61,13 @@ def _changes(plan: Plan) -> Iterator[str]:
         yield "offload_optimizer to the cpu"
 
 
-def _not_finite(plan: Plan | None) -> str:
+def _not_finite(plan: RunPlan | None) -> str:
     if plan is not None and plan.order.ds_config.get("fp16", {}).get("enabled"):
         return "fp16 overflows above 65504: use bf16, or lower the learning rate"
     return "lower the learning rate or clip gradients (the weights are random, the data too)"
 
 
-def _exception(failure: Failure, plan: Plan | None) -> str:
+def _exception(failure: Failure, plan: RunPlan | None) -> str:
     text = "\n".join((failure.message, *failure.log))
     if any(word in text for word in OLD_DRIVER):
         return f"the NVIDIA driver is too old for this torch: update it or install an older torch ({failure.message})"

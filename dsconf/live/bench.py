@@ -9,16 +9,21 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.errors import InputError, UnavailableError, one_of
-from dsconf.live.plan import CPU_RANKS, Wish
+from dsconf.live.plan import CPU_RANKS, CheckRequest
 from dsconf.live.processes.crew import StopSignals
 from dsconf.live.processes.launcher import Failure, Runner, SubprocessRunner
-from dsconf.live.processes.order import LAUNCHERS
 from dsconf.live.result import CheckResult
-from dsconf.live.run import launch, silent
-from dsconf.workload import ATTENTION_KERNELS
+from dsconf.live.run import launch, no_progress
+from dsconf.request import BENCH_DEFAULTS, BenchWords
+from dsconf.units import whole
+from dsconf.word import read, worded
+from dsconf.workload import Workload
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 STRATEGIES = {
     "single": ("ddp", 0),
@@ -29,7 +34,6 @@ STRATEGIES = {
     "accelerate": ("accelerate", 2),
 }
 """Strategy: backend and ZeRO stage. ``single`` is one GPU without DeepSpeed; Accelerate runs DeepSpeed's stage 2."""
-PRECISIONS = ("bf16", "fp16", "fp32")
 
 
 class Row(NamedTuple):
@@ -82,36 +86,22 @@ class BenchResult:
         return document | {"rows": rows}
 
 
+@worded(BenchWords, BENCH_DEFAULTS)
 def bench(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
     gpus: int | None = None,
-    strategies: str | Sequence[str] = tuple(STRATEGIES),
-    seq_len: int = 1024,
-    micro_batch_size: int = 1,
-    gradient_accumulation_steps: int = 1,
-    activation_checkpointing: bool = False,
-    attention: str = "sdpa",
-    precision: str = "bf16",
-    learning_rate: float = 1e-4,
-    steps: int = 20,
-    resume: bool = False,
-    launcher: str | None = None,
-    timeout: float = 900.0,
+    *,
     progress: Callable[[str], None] | None = None,
     runner: Runner | None = None,
+    **words: Unpack[BenchWords],
 ) -> BenchResult:
-    """Train ``model`` with each strategy for ``steps`` optimizer steps from the same weights on the same tokens.
+    """Train ``model`` with each strategy for some optimizer steps from the same weights on the same tokens.
 
     All run on the GPUs of this machine (``gpus`` of them, by default all; without any two ranks on the CPU, scaled
     down). ``single`` takes the micro-batches of all ranks one after the other, so that every strategy sees the same
-    global batch.
-
-    Args:
-        strategies: some of ``single``, ``ddp``, ``zero1``, ``zero2``, ``zero3``, ``accelerate``, comma-separated.
-        resume: also save a checkpoint half-way, go on from it in new processes and compare the losses.
-        launcher: what starts the ranks, ``torchrun``, ``deepspeed`` or ``direct``; by default torchrun for two or more.
-        timeout: seconds for one strategy.
+    global batch. The words are those of ``dsconf bench``; ``strategies`` are some of ``STRATEGIES``, in a sequence or
+    separated by commas, and ``timeout`` is seconds for one of them.
 
     Raises:
         InputError: a word that cannot be used as given.
@@ -119,19 +109,34 @@ def bench(
     """
     from dsconf.model.read import read_model
 
-    names = _names(strategies)
-    one_of("--precision", precision, PRECISIONS)
-    one_of("--attention", attention, ATTENTION_KERNELS)
-    if launcher is not None:
-        one_of("--launcher", launcher, LAUNCHERS)
-    if resume and steps < 2:
+    word = read(BenchWords, words, BENCH_DEFAULTS)
+    names = _names(word["strategies"])
+    steps, seq_len = word["steps"], word["seq_len"] or 0
+    if word["resume"] and steps < 2:
         raise InputError(f"--steps {steps}: --resume saves half-way, so it needs at least 2")
     ranks = _ranks(gpus)
-    wish = Wish({}, read_model(params, model), ranks, ranks, steps, seq_len, micro_batch_size)
-    wish = wish._replace(checkpointing=activation_checkpointing, attention=attention, zero_init=False)
-    wish = wish._replace(real_gpus=ranks, launcher=launcher, save_after=steps // 2 if resume else 0)
-    wishes = {name: _wish(wish, name, gradient_accumulation_steps, precision, learning_rate) for name in names}
-    return _collect(_run_all(wishes, timeout, progress or silent, runner or SubprocessRunner()), seq_len, steps)
+    request = CheckRequest(
+        {},
+        read_model(params, model),
+        ranks,
+        workload=Workload(
+            seq_len=seq_len,
+            checkpointing=bool(word["activation_checkpointing"]),
+            attention=word["attention"],
+            zero_init=False,
+        ),
+        micro_batch=word["micro_batch_size"],
+        accumulation=word["gradient_accumulation_steps"],
+        gpus_per_node=ranks,
+        steps=steps,
+        real_gpus=ranks,
+        launcher=word["launcher"],
+        save_after=steps // 2 if word["resume"] else 0,
+    )
+    requests = {name: _request(request, name, word) for name in names}
+    return _collect(
+        _run_all(requests, word["timeout"], progress or no_progress, runner or SubprocessRunner()), seq_len, steps
+    )
 
 
 class _Run(NamedTuple):
@@ -142,20 +147,22 @@ class _Run(NamedTuple):
 
 
 def _run_all(
-    wishes: Mapping[str, Wish], timeout: float, tell: Callable[[str], None], runner: Runner
+    requests: Mapping[str, CheckRequest], timeout: float, tell: Callable[[str], None], runner: Runner
 ) -> dict[str, _Run]:
     """Each strategy in its turn. A checkpoint is deleted before the next strategy writes one."""
     runs: dict[str, _Run] = {}
     with StopSignals() as signals:
-        for name, wish in wishes.items():
+        for name, request in requests.items():
             with TemporaryDirectory(prefix="dsconf-bench-") as folder:
-                wish = wish._replace(checkpoint=str(Path(folder) / name))
+                request = request._replace(checkpoint=str(Path(folder) / name))
                 tell(f"strategy {name}")
-                result, resumed = launch(wish, (), timeout, tell, runner), None
-                if wish.save_after and result.ran:
+                result, resumed = launch(request, (), timeout, tell, runner), None
+                if request.save_after and result.ran:
                     tell(f"strategy {name}, from its checkpoint")
-                    again = launch(wish._replace(save_after=0, resume_at=wish.save_after), (), timeout, tell, runner)
-                    resumed = _goes_on(result, again, wish.save_after)
+                    again = launch(
+                        request._replace(save_after=0, resume_at=request.save_after), (), timeout, tell, runner
+                    )
+                    resumed = _goes_on(result, again, request.save_after)
                     result = replace(result, failure=again.failure)
                 runs[name] = _Run(result, resumed)
             signals.end_as_asked()
@@ -173,9 +180,7 @@ def _names(strategies: str | Sequence[str]) -> list[str]:
 def _ranks(gpus: int | None) -> int:
     """How many ranks train: as asked, else one for each GPU, else two on the CPU."""
     if gpus is not None:
-        if gpus < 1:
-            raise InputError(f"--gpus: {gpus} is not a positive number")
-        return gpus
+        return whole("--gpus", gpus)
     asked = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
     answer = subprocess.run(asked, capture_output=True, text=True, check=False, timeout=120)
     if answer.returncode:
@@ -183,27 +188,27 @@ def _ranks(gpus: int | None) -> int:
     return int(answer.stdout) or CPU_RANKS
 
 
-def _wish(wish: Wish, name: str, accumulation: int, precision: str, learning_rate: float) -> Wish:
-    """``wish`` for the strategy ``name``, with DeepSpeed's own defaults in its config."""
+def _request(request: CheckRequest, name: str, word: BenchWords) -> CheckRequest:
+    """Return ``request`` for the strategy ``name``, with DeepSpeed's own defaults in its config."""
     from dsconf.config.render import render
     from dsconf.config.settings import Settings
 
     backend, stage = STRATEGIES[name]
-    ranks = 1 if name == "single" else wish.world_size
+    ranks, accumulation = 1 if name == "single" else request.world_size, request.accumulation or 1
     settings = Settings(
         stage=stage,
-        precision=precision,
+        precision=word["precision"] or "bf16",
         overlap_comm=stage == 3,
-        micro_batch=wish.micro_batch,
+        micro_batch=request.micro_batch,
         accumulation=accumulation,
-        train_batch=(wish.micro_batch or 1) * accumulation * ranks,
+        train_batch=(request.micro_batch or 1) * accumulation * ranks,
     )
-    config = json.loads(render(settings, learning_rate=learning_rate))
-    if name == "single":
-        accumulation *= wish.world_size
-    load_dtype = "fp32" if backend == "ddp" else None
-    return wish._replace(
-        config=config, world_size=ranks, accumulation=accumulation, backend=backend, load_dtype=load_dtype
+    return request._replace(
+        config=json.loads(render(settings, learning_rate=word["learning_rate"])),
+        world_size=ranks,
+        accumulation=accumulation * request.world_size if name == "single" else accumulation,
+        backend=backend,
+        workload=replace(request.workload, load_dtype="fp32" if backend == "ddp" else None),
     )
 
 
@@ -226,8 +231,8 @@ def _collect(runs: dict[str, _Run], seq_len: int, steps: int) -> BenchResult:
     return BenchResult(
         rows=tuple(_rows(runs)),
         device=some.device,
-        global_batch=order.world_size * order.micro_batch * order.accumulation if order else 0,
-        seq_len=order.seq_len if order else seq_len,
+        global_batch=order.tokens // order.workload.seq_len if order else 0,
+        seq_len=order.workload.seq_len if order else seq_len,
         steps=steps,
         scaled_down=some.scaled_down,
         notes=tuple(dict.fromkeys(note for result in every for note in result.notes)),
@@ -242,16 +247,16 @@ def _rows(runs: dict[str, _Run]) -> Iterator[Row]:
         losses, speed = _losses(result), result.tokens_per_second
         compared = [abs(a - b) for a, b in zip(losses, first, strict=False)]
         yield Row(
-            name,
-            result.world_size_run or result.world_size,
-            result.measured.step_seconds,
-            speed,
-            speed / alone if speed and alone else None,
-            result.measured.peak_bytes,
-            losses,
-            max(compared, default=None),
-            resumed,
-            result.failure,
+            strategy=name,
+            world_size=result.world_size_run or result.world_size,
+            step_seconds=result.measured.step_seconds,
+            tokens_per_second=speed,
+            speedup=speed / alone if speed and alone else None,
+            peak_bytes=result.measured.peak_bytes,
+            losses=losses,
+            loss_difference=max(compared, default=None),
+            resumed=resumed,
+            failure=result.failure,
         )
 
 

@@ -5,54 +5,45 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dsconf.errors import InputError, UnavailableError, one_of
-from dsconf.live.plan import Wish, settled
+from dsconf.errors import InputError, UnavailableError
+from dsconf.live.plan import CheckRequest, settled
 from dsconf.live.precheck import precheck
+from dsconf.live.processes.crew import allocator_variables
 from dsconf.live.processes.launcher import Runner, SubprocessRunner
-from dsconf.live.processes.order import LAUNCHERS
 from dsconf.live.record import append, writable
 from dsconf.live.result import CheckResult, Fit
-from dsconf.live.run import launch, silent
+from dsconf.live.run import launch, no_progress
 from dsconf.model.lengths import USUAL, sequence_length
 from dsconf.model.spec import Model
-from dsconf.workload import ATTENTION_KERNELS, LOAD_DTYPES, read_quantize
+from dsconf.read_job import agreed, node_cluster, read_workload
+from dsconf.request import CheckWords
+from dsconf.units import whole
+from dsconf.word import read, worded
+from dsconf.workload import require_adapters
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@worded(CheckWords)
 def check(
     config: str | Path | Mapping[str, Any],
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
     gpus: int = 1,
-    gpus_per_node: int = 8,
-    gpu: str | None = None,
-    seq_len: int | None = None,
-    micro_batch_size: int | None = None,
-    gradient_accumulation_steps: int | None = None,
-    activation_checkpointing: bool | None = None,
-    attention: str = "sdpa",
-    load_dtype: str | None = None,
-    zero_init: bool | None = None,
-    lora_rank: int | None = None,
-    quantize: str | None = None,
-    module: str | None = None,
-    fit: bool = False,
-    steps: int = 3,
-    launcher: str | None = None,
-    timeout: float = 600.0,
-    record: str | Path | None = None,
-    memory_snapshot: str | Path | None = None,
+    *,
     progress: Callable[[str], None] | None = None,
     runner: Runner | None = None,
+    **words: Unpack[CheckWords],
 ) -> CheckResult:
-    """Train ``steps`` optimizer steps with ``config`` and compare the measured peak with the predicted one.
+    """Train some optimizer steps with ``config`` and compare the measured peak with the predicted one.
 
     With ``gpus`` CUDA devices here every rank is real; with fewer, one GPU rehearses the fullest rank of ``gpus``;
     with none, two real ranks train on the CPU a model scaled down to fit.
 
     The words are those of ``dsconf check``, sizes in tokens, sequences and seconds; ``config`` may be its content.
-    ``launcher`` starts the ranks: ``torchrun``, ``deepspeed`` or ``direct``; by default torchrun for two or more.
     ``progress`` is told, line by line, what is being done. ``runner`` carries the order out: real processes on this
     machine unless a test says otherwise. A run that failed has ``ran`` False and says why in ``failure``.
 
@@ -61,71 +52,76 @@ def check(
         UnavailableError: something that cannot be launched here at all.
         KeyboardInterrupt: Ctrl-C; nothing is left running or on disk.
     """
-    words = dict(locals())
-    wish = _read(words)
-    place = None if record is None else writable("--record", record)
-    judged = precheck(config, wish.config, gpus, any((micro_batch_size, gradient_accumulation_steps)))
+    from dsconf.config.resolve import resolve
+
+    word = read(CheckWords, words)
+    request = _read(config, params, model, whole("--gpus", gpus), word)
+    place = None if word["record"] is None else writable("--record", word["record"])
+    batch_given = bool(word["micro_batch_size"] or word["gradient_accumulation_steps"])
+    judged = precheck(config, request.config, gpus, batch_given)
     if judged.failure is not None:
         return CheckResult(False, "real", world_size=gpus, failure=judged.failure, findings=judged.findings)
-    wish, tell, launched = settled(wish), progress or silent, runner or SubprocessRunner()
+    agreed(resolve(request.config, gpus, "hf"), request.config, word)
+    request, tell = settled(request), progress or no_progress
+    launched = runner or SubprocessRunner(allocator_variables(word["allocator"]))
 
-    def run(wanted: Wish) -> CheckResult:
-        return launch(wanted, judged.notes, timeout, tell, launched)
+    def run(wanted: CheckRequest) -> CheckResult:
+        return launch(wanted, judged.notes, word["timeout"], tell, launched)
 
-    result = find_boundary(wish, run, tell) if fit else run(wish)
+    result = find_boundary(request, run, tell) if word["fit"] else run(request)
     return result if place is None else append(place, result, tell)
 
 
-def _read(words: Mapping[str, Any]) -> Wish:
-    """The words of ``check`` as one value."""
+def _read(
+    source: str | Path | Mapping[str, Any],
+    params: str | int | None,
+    name: str | Path | Mapping[str, Any] | None,
+    gpus: int,
+    word: CheckWords,
+) -> CheckRequest:
+    """Return the words of ``check`` as one value."""
     from dsconf.config.load import load_config
 
-    _require(**{name: words[name] for name in ("steps", "gpus", "timeout", "gpus_per_node")})
-    one_of("--attention", words["attention"], ATTENTION_KERNELS)
-    if words["launcher"] is not None:
-        one_of("--launcher", words["launcher"], LAUNCHERS)
-    if words["load_dtype"] is not None:
-        one_of("--load-dtype", words["load_dtype"], LOAD_DTYPES)
-    module, snapshot = words["module"], words["memory_snapshot"]
-    _quantized(words["quantize"], words["lora_rank"], words["zero_init"], module)
-    config = load_config(words["config"])
-    model = _model(words["params"], words["model"], words["lora_rank"], module)
-    return Wish(
+    config = load_config(source)
+    model = _model(params, name, word)
+    snapshot = word["memory_snapshot"]
+    seq_len = (word["seq_len"] or USUAL) if model is None else sequence_length(word["seq_len"], model)
+    return CheckRequest(
         config,
         model,
-        words["gpus"],
-        words["gpus_per_node"],
-        words["steps"],
-        _seq_len(words["seq_len"], model),
-        words["micro_batch_size"],
-        words["gradient_accumulation_steps"],
-        checkpointing=bool(words["activation_checkpointing"]),
-        attention=words["attention"],
-        load_dtype=words["load_dtype"],
-        quantize=words["quantize"],
-        zero_init=_zero_init(words["zero_init"], module),
-        module=module or "",
-        cap_bytes=_cap(words["gpu"], words["gpus"], words["gpus_per_node"], config),
-        launcher=words["launcher"],
+        gpus,
+        workload=read_workload(word, seq_len, 1, 1),
+        micro_batch=word["micro_batch_size"],
+        accumulation=word["gradient_accumulation_steps"],
+        gpus_per_node=word["gpus_per_node"],
+        allocator=word["allocator"],
+        host_memory=word["host_memory"],
+        sequence_parallel=word["sequence_parallel"],
+        steps=word["steps"],
+        module=word["module"] or "",
+        cap_bytes=_cap(gpus, word, config),
+        launcher=word["launcher"],
         snapshot="" if snapshot is None else str(writable("--memory-snapshot", snapshot, new=True)),
     )
 
 
-def _seq_len(seq_len: int | None, model: Model | None) -> int:
-    """As asked for; a module of the person's own says nothing of how long its sequences may be."""
-    if seq_len is not None:
-        _require(seq_len=seq_len)
-    return (seq_len or USUAL) if model is None else sequence_length(seq_len, model)
+def _model(params: str | int | None, name: str | Path | Mapping[str, Any] | None, word: CheckWords) -> Model | None:
+    """Return the model; None for a module of the person's own.
 
-
-def _model(
-    params: str | int | None, model: str | Path | Mapping[str, Any] | None, lora_rank: int | None, module: str | None
-) -> Any:
+    Raises:
+        InputError: words that do not go together.
+    """
     from dsconf.model.read import read_model
 
+    module, quantize = word["module"], word["quantize"]
+    if quantize is not None and module is not None:
+        raise InputError(f"--quantize {quantize}: --module brings its own weights; quantize them there")
+    require_adapters(quantize, word["lora_rank"])
+    if quantize is not None and word["zero_init"]:
+        raise InputError(f"--quantize {quantize}: zero.Init cannot hold quantized weights; leave --zero-init out")
     if module is None:
-        return read_model(params, model, lora_rank)
-    if (params, model, lora_rank) != (None, None, None):
+        return read_model(params, name, word["lora_rank"])
+    if (params, name, word["lora_rank"]) != (None, None, None):
         raise InputError("--module: it is the model and has its adapters; leave --params, --model, --lora-rank out")
     file, colon, function = module.partition(":")
     if not (colon and function.isidentifier() and all(part.isidentifier() for part in file.split("."))):
@@ -133,33 +129,16 @@ def _model(
     return None
 
 
-def _quantized(quantize: str | None, lora_rank: int | None, zero_init: bool | None, module: str | None) -> None:
-    """Refuse what quantized weights do not go with."""
-    if quantize is None:
-        return
-    if module is not None:
-        raise InputError(f"--quantize {quantize}: --module brings its own weights; quantize them there")
-    read_quantize(quantize, lora_rank)
-    if zero_init:
-        raise InputError(f"--quantize {quantize}: zero.Init cannot hold quantized weights; leave --zero-init out")
-
-
-def _zero_init(wanted: bool | None, module: str | None) -> bool | None:
-    """A module of the person's own is built as it is unless zero.Init is asked for."""
-    return False if wanted is None and module is not None else wanted
-
-
-def _cap(gpu: str | None, gpus: int, gpus_per_node: int, config: Mapping[str, Any]) -> int:
-    """What torch may allocate on a ``gpu``: its memory less CUDA's context and NCCL's buffers."""
-    if gpu is None:
+def _cap(gpus: int, word: CheckWords, config: Mapping[str, Any]) -> int:
+    """Return what torch may allocate on the card to stand in for: its memory less what CUDA and NCCL take."""
+    if word["gpu"] is None and word["gpu_memory"] is None:
         return 0
-    from dsconf.cluster.read import read_cluster
     from dsconf.config.resolve import resolve
     from dsconf.config.settings import Settings
     from dsconf.memory.allocator import CONTEXT_BYTES
     from dsconf.memory.timeline.reserved import nccl_bytes
 
-    cluster = read_cluster(gpus, gpu, gpus_per_node=gpus_per_node)
+    cluster = node_cluster(gpus, word)
     try:
         settings = resolve(config, gpus)
     except InputError:  # precheck says what is wrong with the config
@@ -167,18 +146,14 @@ def _cap(gpu: str | None, gpus: int, gpus_per_node: int, config: Mapping[str, An
     return cluster.gpu.memory_bytes - CONTEXT_BYTES - nccl_bytes(cluster, settings)
 
 
-def _require(**numbers: float) -> None:
-    for name, value in numbers.items():
-        if not 0 < value < float("inf"):
-            raise InputError(f"--{name.replace('_', '-')}: {value} is not a positive number")
-
-
 def find_boundary(
-    wish: Wish, run: Callable[[Wish], CheckResult], progress: Callable[[str], None] = lambda line: None
+    request: CheckRequest,
+    run: Callable[[CheckRequest], CheckResult],
+    progress: Callable[[str], None] = lambda line: None,
 ) -> CheckResult:
     """The result of the largest micro-batch that ran, with the boundary in its ``fit``; else of a single sequence.
 
-    Doubles from the micro-batch of ``wish`` while it runs, then halves the gap between the largest that ran and the
+    Doubles from the micro-batch of ``request`` while it runs, then halves the gap between the largest that ran and the
     smallest that did not. Memory grows with the micro-batch, so whatever lies between is decided.
 
     Raises:
@@ -187,10 +162,10 @@ def find_boundary(
     runs: list[tuple[int, bool]] = []
     results: dict[int, CheckResult] = {}
     largest, failed = 0, None
-    candidate = wish.micro_batch or 1
+    candidate = request.micro_batch or 1
     while failed is None or failed - largest > 1:
         progress(f"trying a micro-batch of {candidate}")
-        result = results[candidate] = run(wish._replace(micro_batch=candidate))
+        result = results[candidate] = run(request._replace(micro_batch=candidate))
         if result.device == "CPU":
             raise UnavailableError("--fit: there is no CUDA device here whose memory could be filled")
         if result.failure is not None and result.failure.kind != "oom":

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
-    from dsconf.live.plan import Plan
+    from dsconf.live.plan import RunPlan
     from dsconf.memory.estimate import Estimate
 
 CUDA_ONLY_TERMS = ("cuBLAS workspaces",)
@@ -47,7 +47,7 @@ def of_estimate(found: Estimate, device: str) -> Prediction:
     return Prediction(phases, stays, found.init_peak_bytes, found.reserved_bytes, found.process_bytes)
 
 
-def predict(plan: Plan, journalled: Mapping[str, Any] | None) -> Prediction:
+def predict(plan: RunPlan, journalled: Mapping[str, Any] | None) -> Prediction:
     """The figures for the rank that is rehearsed, else for the fullest.
 
     ``journalled`` is what a training process found out about a person's own model, which only it can trace.
@@ -66,7 +66,7 @@ def predict(plan: Plan, journalled: Mapping[str, Any] | None) -> Prediction:
     return prediction._replace(step_seconds=step_time(plan.job).seconds)
 
 
-def comparable(plan: Plan) -> bool:
+def comparable(plan: RunPlan) -> bool:
     """False on a CPU with offload: what is offloaded and what is not lie in the same memory there."""
     from dsconf.config.resolve import resolve
 

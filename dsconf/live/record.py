@@ -54,16 +54,16 @@ def record_of(result: CheckResult, one: RankFigures) -> dict[str, Any]:
         "world_size": order.world_size,
         "rank": one.rank,
         "rehearsed": order.rehearsed,
-        "micro_batch_size": order.micro_batch,
-        "seq_len": order.seq_len,
-        "gradient_accumulation_steps": order.accumulation,
-        "gradient_checkpointing": order.checkpointing,
-        "checkpoint_use_reentrant": order.reentrant if order.checkpointing else None,
-        "attention": order.attention,
-        "load_dtype": order.load_dtype,
-        "zero_init": order.zero_init,
+        "micro_batch_size": order.workload.micro_batch,
+        "seq_len": order.workload.seq_len,
+        "gradient_accumulation_steps": order.workload.accumulation,
+        "gradient_checkpointing": order.workload.checkpointing,
+        "checkpoint_use_reentrant": order.workload.reentrant if order.workload.checkpointing else None,
+        "attention": order.workload.attention,
+        "load_dtype": order.workload.load_dtype,
+        "zero_init": order.workload.zero_init,
         "lora": {"r": order.lora_rank} if order.lora_rank else None,
-        "quantize": order.quantize or None,
+        "quantize": order.workload.quantize or None,
         "strategy": order.backend,
         "autocast_bf16": order.backend == "ddp" and half,
         "ds_config": order.ds_config,
@@ -85,7 +85,7 @@ def _name(result: CheckResult, rank: int) -> str:
     assert order is not None
     stage = order.ds_config.get("zero_optimization", {}).get("stage", 0)
     family = order.hf_config.get("model_type", "model")
-    return f"{family}-z{stage}-w{order.world_size}-b{order.micro_batch}-s{order.seq_len}-r{rank}"
+    return f"{family}-z{stage}-w{order.world_size}-b{order.workload.micro_batch}-s{order.workload.seq_len}-r{rank}"
 
 
 def _in_mib(iteration: Mapping[str, Any]) -> dict[str, float | None]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from dsconf.errors import UnavailableError
 from dsconf.live import advice, result
-from dsconf.live.plan import Plan, Wish, make_plan
+from dsconf.live.plan import CheckRequest, RunPlan, make_plan
 from dsconf.live.predict import comparable, predict
 from dsconf.live.processes.launcher import Outcome, Runner
 from dsconf.live.processes.order import Order, Probe
@@ -18,14 +18,14 @@ from dsconf.units import format_bytes
 
 
 def launch(
-    wish: Wish, notes: tuple[str, ...], timeout: float, progress: Callable[[str], None], runner: Runner
+    request: CheckRequest, notes: tuple[str, ...], timeout: float, progress: Callable[[str], None], runner: Runner
 ) -> CheckResult:
-    """Run ``wish`` and report; ``notes`` come before those of the plan."""
-    plans: list[Plan] = []
+    """Run ``request`` and report; ``notes`` come before those of the plan."""
+    plans: list[RunPlan] = []
     probes: list[Probe] = []
 
     def decide(probe: Probe) -> Order:
-        plan = make_plan(wish, probe)
+        plan = make_plan(request, probe)
         plan = plan._replace(notes=(*notes, *plan.notes))
         room = room_note(plan)
         plans.append(plan)
@@ -37,15 +37,15 @@ def launch(
     outcome = runner.run(decide, progress, timeout)
     if not plans:
         explained = advice.explained(outcome.failure, None, None)
-        return CheckResult(False, "real", world_size=wish.world_size, failure=explained)
-    return _report(wish, plans[0], probes[0], outcome)
+        return CheckResult(False, "real", world_size=request.world_size, failure=explained)
+    return _report(request, plans[0], probes[0], outcome)
 
 
-def silent(line: str) -> None:
-    """Progress that nobody asked for."""
+def no_progress(line: str) -> None:
+    """Take a line of progress that nobody asked for."""
 
 
-def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResult:
+def _report(request: CheckRequest, plan: RunPlan, probe: Probe, outcome: Outcome) -> CheckResult:
     predicted = predict(plan, _last(outcome, "predicted"))
     process, iterations = result.fullest(outcome.events)
     order = plan.order
@@ -56,7 +56,7 @@ def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResu
     if not comparable(plan):
         notes = (*notes, "offloaded tensors lie in the same memory as the others here: peaks are not compared")
         error, phases, furthest = None, {}, None
-    tokens = 0 if order.module else order.world_size * order.micro_batch * order.accumulation * order.seq_len
+    tokens = 0 if order.module else order.tokens
     return CheckResult(
         ran=outcome.failure is None,
         ranks="rehearsed" if order.rehearsed else "real",
@@ -71,10 +71,10 @@ def _report(wish: Wish, plan: Plan, probe: Probe, outcome: Outcome) -> CheckResu
         error_percent=error,
         measured_by=_last(outcome, "done").get("source"),
         device=probe.device_name,
-        world_size=wish.world_size,
+        world_size=request.world_size,
         world_size_run=order.world_size,
         rank=order.rank if order.rehearsed else process,
-        micro_batch_size=order.micro_batch,
+        micro_batch_size=order.workload.micro_batch,
         limit_bytes=order.cap_bytes or None,
         phases=result.compare_phases(iterations, phases),
         furthest_off=furthest,
@@ -105,7 +105,7 @@ BYTES_PER_PARAMETER = 16
 """At most: Adam's two moments and the fp32 weights, and DeepSpeed's module file once more in the type trained in."""
 
 
-def room_note(plan: Plan) -> str | None:
+def room_note(plan: RunPlan) -> str | None:
     """What the checkpoint of ``plan`` takes at most, and where; None where none is saved.
 
     Raises:

@@ -35,27 +35,8 @@ def call(
 
     def decide(probe: Probe) -> Order:
         probes.append(probe)
-        return Order(
-            device="cuda" if probe.cuda_devices else "cpu",
-            rehearsed=False,
-            world_size=ranks,
-            processes=ranks,
-            steps=0,
-            seq_len=0,
-            micro_batch=0,
-            accumulation=0,
-            checkpointing=False,
-            reentrant=False,
-            attention="sdpa",
-            load_dtype="fp32",
-            zero_init=False,
-            lora_rank=0,
-            ds_config={},
-            hf_config={},
-            launcher=launcher,
-            task=task,
-            words=dict(words),
-        )
+        device = "cuda" if probe.cuda_devices else "cpu"
+        return Order(device, ranks, processes=ranks, launcher=launcher, task=task, words=dict(words))
 
     outcome = runner.run(decide, progress, timeout)
     found = [event["answer"] for events in outcome.events for event in events if event["event"] == "answer"]

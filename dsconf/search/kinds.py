@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+from dsconf.accepted import sharing_problem
 from dsconf.cluster.spec import Cluster
-from dsconf.memory.sharing import sharing_problem
 from dsconf.model.spec import Model
 from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
 
@@ -43,6 +43,7 @@ def kinds(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterato
     stages = range(4) if wish.stage is None else (wish.stage,)
     devices = [pair for name in ([wish.offload] if wish.offload else OFFLOADS) for pair in OFFLOADS[name]]
     plain = wish.offload in (None, "none") and not wish.low_states and wish.sequence_parallel in (None, 1)
+    plain = plain and wish.loss_shards is None
     if plain and wish.stage in (None, 0):
         yield Kind("ddp")
     for stage in stages:
@@ -112,9 +113,12 @@ def _secondary(plain: Kind, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
 
 def _shared(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> Iterator[tuple[int, bool]]:
     """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences; never
-    where an embedding is trained through its tie (``memory.sharing``)."""
+    where an embedding is trained through its tie (``dsconf.accepted``)."""
     tied = model.tied and any(p.trainable for p in model.parameters.before[:1])
     for degree in _degrees(plain, model, cluster, wish):
+        if wish.loss_shards is not None:
+            yield degree, True
+            continue
         if degree == 1 or tied:
             yield degree, False
         if not tied and (degree > 1 or (wish.seq_len >= LONG and plain.stage > 0)):

@@ -8,25 +8,27 @@ from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from sys import maxsize
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-from dsconf.cluster.read import read_cluster
+from dsconf.accepted import accepted
 from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.job import Job
-from dsconf.memory.api import read_job
 from dsconf.memory.estimate import Estimate, estimate
 from dsconf.memory.fit import missing_host_bytes, verdict
-from dsconf.model.attention import refuse_flash
+from dsconf.model.lengths import sequence_length
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
-from dsconf.search.words import read_seq_len, whole
+from dsconf.read_job import OFFLOAD_STAGES, plain_settings, read_workload, stated_cluster
+from dsconf.request import PlanWords, StageWords
 from dsconf.speed.step_time import step_time
-from dsconf.workload import Workload
+from dsconf.units import whole
+from dsconf.word import read
+from dsconf.workload import Workload, require_adapters
 
-STAGES = {None: (0, 1, 2, 3), "none": (0, 1, 2, 3), "optimizer": (1, 2, 3), "optimizer+param": (3,)}
-"""ZeRO stages that each ``offload`` leaves open."""
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,41 +63,18 @@ class Planner:
         InputError: a word that cannot be used as given.
     """
 
-    def __init__(
-        self,
-        *,
-        gpu: str | None = None,
-        gpu_memory: str | int | None = None,
-        gpus_per_node: int = 8,
-        host_memory: str | int | None = None,
-        precision: str | None = None,
-        optimizer: str | None = None,
-        offload: str | None = None,
-        activation_checkpointing: bool | None = None,
-        attention: str = "sdpa",
-        load_dtype: str | None = None,
-        zero_init: bool | None = None,
-        lora_rank: int | None = None,
-        quantize: str | None = None,
-        allocator: str = "expandable",
-        network: str | None = None,
-        cpu_cores: str | int | None = None,
-        host_bandwidth: str | None = None,
-    ) -> None:
-        words = {word: value for word, value in locals().items() if word != "self"}
-        # Of the step's time alone, which an estimate does not know.
-        self._rates = {word: words.pop(word) for word in ("network", "cpu_cores", "host_bandwidth")}
-        self._words: dict[str, Any] = words
-        self._stages = STAGES.get(offload, (3,))
+    def __init__(self, **words: Unpack[PlanWords]) -> None:
+        self._word = read(PlanWords, words)
+        require_adapters(self._word["quantize"], self._word["lora_rank"])
+        self._stages = OFFLOAD_STAGES[self._word["offload"] or "none"]
         self._mappings: dict[int, tuple[Mapping[str, Any], Model]] = {}
         self._too_long: dict[tuple[Model, int, int, tuple[int, int]], int] = {}
         # Settings and workloads are kept so that equal ones are one object, which the caches of estimates find sooner.
-        self._template = lru_cache(maxsize=None)(self._read_template)
         self._cluster = lru_cache(maxsize=4096)(self._read_cluster)
         self._named = lru_cache(maxsize=1024)(self._read_model)
         self._settings = lru_cache(maxsize=4096)(self._read_settings)
         self._workload = lru_cache(maxsize=4096)(self._read_workload)
-        self._template(self._stages[-1])
+        self._settings(self._stages[-1])
 
     def job(
         self,
@@ -115,11 +94,13 @@ class Planner:
         """
         shape, cluster = self._model(params, model), self._cluster(gpus)
         batch = (micro_batch_size, gradient_accumulation_steps)
-        workload = self._workload(read_seq_len(seq_len, shape), *batch)
-        refuse_flash(shape, workload.attention, self._settings(self._stages[-1]).precision, cluster.gpu.has_bf16)
+        workload = self._workload(
+            sequence_length(None if seq_len is None else whole("--seq-len", seq_len), shape), *batch
+        )
         if stage is not None:
-            return _planned(*_judged(Job(shape, cluster, self._settings(stage), workload)))
-        return self._smallest(Job(shape, cluster, self._settings(self._stages[-1]), workload), batch)
+            only = self._settings(cast("int", read(StageWords, {"stage": stage})["stage"]))
+            return _planned(*_judged(accepted(Job(shape, cluster, only, workload))))
+        return self._smallest(accepted(Job(shape, cluster, self._settings(self._stages[-1]), workload)), batch)
 
     def _smallest(self, last: Job, batch: tuple[int, int]) -> PlannedJob:
         """At the first stage with headroom, else the first that is tight, else the ``last``."""
@@ -143,31 +124,22 @@ class Planner:
         if not isinstance(model, Mapping):
             return self._named(params, model)
         if id(model) not in self._mappings:
-            self._mappings[id(model)] = (model, read_model(params, model, self._words["lora_rank"]))
+            self._mappings[id(model)] = (model, read_model(params, model, self._word["lora_rank"]))
         return self._mappings[id(model)][1]
 
     def _read_model(self, params: str | int | None, model: str | Path | None) -> Model:
-        return read_model(params, model, self._words["lora_rank"])
+        return read_model(params, model, self._word["lora_rank"])
 
     def _read_cluster(self, gpus: int) -> Cluster:
-        cards = {word: self._words[word] for word in ("gpu", "gpu_memory", "gpus_per_node", "host_memory")}
-        return read_cluster(gpus, **cards, **self._rates)
-
-    def _read_template(self, stage: int) -> Job:
-        """Any job at ``stage``: its settings and workload hold what is the same for all."""
-        return read_job(params=10**9, model=None, gpus=1, stage=stage, **self._words)
+        return stated_cluster(gpus, self._word)
 
     def _read_settings(self, stage: int) -> Settings:
         """Without batch sizes, which the workload says: so they are the same for each batch."""
-        return self._template(stage).settings.without_batch
+        return plain_settings(stage, self._word, self._word["nvme"])
 
     def _read_workload(self, seq_len: int, micro_batch: int, accumulation: int) -> Workload:
-        return replace(
-            self._template(self._stages[-1]).workload,
-            seq_len=seq_len,
-            micro_batch=whole("--micro-batch-size", micro_batch),
-            accumulation=whole("--gradient-accumulation-steps", accumulation),
-        )
+        steps = whole("--gradient-accumulation-steps", accumulation)
+        return read_workload(self._word, seq_len, whole("--micro-batch-size", micro_batch), steps)
 
 
 def plan(
@@ -179,7 +151,7 @@ def plan(
     micro_batch_size: int | Iterable[int] = 1,
     gradient_accumulation_steps: int = 1,
     stage: int | None = None,
-    **words: Any,
+    **words: Unpack[PlanWords],
 ) -> Iterator[PlannedJob]:
     """Every combination of models, GPUs, sequence lengths and micro-batches, each a value or several of them.
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from inspect import signature
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from dsconf.cluster.read import assumption, read_cluster
+from dsconf.cluster.read import assumption
 from dsconf.errors import InputError
 from dsconf.model.read import read_model
+from dsconf.read_job import stated_cluster
+from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_tools
 from dsconf.search.explain.changes import improvements
@@ -23,58 +24,33 @@ from dsconf.search.explain.winner import why
 from dsconf.search.question import Question
 from dsconf.search.rank import Decision, decide, pareto, ranked
 from dsconf.search.space import combinations
-from dsconf.search.words import read_seq_len, read_target, read_wish
-from dsconf.workload import read_quantize
+from dsconf.search.wish import read_wish
+from dsconf.word import read, worded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
+@worded(RecommendWords)
 def recommend(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
-    gpus: str | int = 1,
-    gpu: str | None = None,
-    gpu_memory: str | int | None = None,
-    gpus_per_node: str | int = 8,
-    host_memory: str | int | None = None,
-    nvme: str | None = None,
-    seq_len: int | None = None,
-    global_batch_size: int | None = None,
-    micro_batch_size: int | None = None,
-    precision: str | None = None,
-    optimizer: str = "adamw",
-    stage: int | None = None,
-    offload: str | None = None,
-    activation_checkpointing: bool | None = None,
-    attention: str = "sdpa",
-    lora_rank: int | None = None,
-    quantize: str | None = None,
-    optimizer_states: str | None = None,
-    sequence_parallel: int | None = None,
-    target: str = "deepspeed",
-    tokens: str | int | None = None,
-    price: float | None = None,
+    gpus: int = 1,
     *,
-    network: str | None = None,
-    cpu_cores: str | int | None = None,
-    host_bandwidth: str | None = None,
     tools: Tools | None = None,
+    **words: Unpack[RecommendWords],
 ) -> Recommendation:
-    """Searches the whole space (docs/recommend.md) and ranks what fits by tokens a second.
+    """Search the whole space (docs/recommend.md) and rank what fits by tokens a second.
 
     ``params`` (``70B``) or ``model`` (a config.json, its folder, its content, or a known name); ``gpus`` is the
-    world size; ``gpu_memory`` and ``host_memory`` (of one node) are bytes or text such as ``80GiB``; ``seq_len``
-    is in tokens (by default 2048, or what a model has positions for), batch sizes in sequences; ``offload`` is
-    ``none``, ``optimizer``, ``param`` or ``nvme``;
-    ``optimizer_states`` is ``fp32``, or ``bf16`` for master weights and moments in bf16 (left open, they are chosen
-    only where nothing else fits); ``sequence_parallel`` is the number of ranks that share a sequence;
-    ``network`` is what one GPU sends to other nodes (``400Gbit/s``), ``cpu_cores`` and ``host_bandwidth`` (``300GB/s``)
-    are a node's; those left out are assumed, and ``assumption`` says so;
-    ``price`` is for one GPU-hour. ``None`` leaves a choice to the search; ``precision`` then is bf16, or fp16
-    where the card has no bf16. ``tools`` replaces the memory and the speed model.
+    world size; the other words are those of ``dsconf recommend``, sizes in bytes or as text such as ``80GiB``, sequence
+    lengths in tokens, batch sizes in sequences. None leaves a choice to the search; what is assumed of the cluster
+    stands in ``assumption``. ``tools`` replaces the memory and the speed model.
 
     Raises:
-        InputError: an argument that cannot be used as given.
+        InputError: a word that cannot be used as given.
     """
-    asked = read_asked(**dict(locals()))
+    asked = read_asked(params, model, gpus, tools, **words)
     return with_cost(answer(asked.question, asked.target), asked.tokens, asked.price)
 
 
@@ -87,50 +63,32 @@ class Asked(NamedTuple):
     price: float | None
 
 
-def read_asked(**words: Any) -> Asked:
-    """``words`` of ``recommend`` as one value; those left out have the defaults of its signature.
+def read_asked(
+    params: str | int | None,
+    model: str | Path | Mapping[str, Any] | None,
+    gpus: int,
+    tools: Tools | None = None,
+    **words: Unpack[RecommendWords],
+) -> Asked:
+    """Return the words of ``recommend`` as one value.
 
     Raises:
-        InputError: an argument that cannot be used as given.
+        InputError: a word that cannot be used as given.
     """
-    bound = signature(recommend).bind(**words)
-    bound.apply_defaults()
-    word = bound.arguments
+    word = read(RecommendWords, words)
     if word["price"] is not None and word["tokens"] is None:
         raise InputError("--price needs --tokens: the cost is that of a number of tokens")
-    shape = (word["params"], word["model"])
-    model = read_model(*shape, word["lora_rank"])
-    wish = read_wish(
-        read_seq_len(word["seq_len"], model),
-        word["global_batch_size"],
-        word["micro_batch_size"],
-        word["precision"],
-        word["optimizer"],
-        word["stage"],
-        word["offload"],
-        word["activation_checkpointing"],
-        word["attention"],
-        read_quantize(word["quantize"], word["lora_rank"]),
-        word["optimizer_states"],
-        word["sequence_parallel"],
-    )
-    cards = ("gpus", "gpu", "gpu_memory", "gpus_per_node", "host_memory", "nvme")
-    rates = ("network", "cpu_cores", "host_bandwidth")
+    shape = read_model(params, model, word["lora_rank"])
+    low_states = None if word["optimizer_states"] is None else word["optimizer_states"] == "bf16"
     question = Question(
-        cluster=read_cluster(**{name: word[name] for name in (*cards, *rates)}),
-        model=model,
-        wish=wish,
-        node_size=int(word["gpus_per_node"]),
-        tools=word["tools"] or real_tools(),
-        with_lora=lambda rank: read_model(*shape, rank),
+        cluster=stated_cluster(gpus, word),
+        model=shape,
+        wish=read_wish(word, shape)._replace(stage=word["stage"], low_states=low_states),
+        node_size=word["gpus_per_node"],
+        tools=tools or real_tools(),
+        with_lora=lambda rank: read_model(params, model, rank),
     )
-    return Asked(question, read_target(word["target"]), _count(word["tokens"]), word["price"])
-
-
-def _count(tokens: str | int | None) -> int | None:
-    from dsconf.units import parse_count
-
-    return parse_count(tokens) if isinstance(tokens, str) else tokens
+    return Asked(question, word["target"], cast("int | None", word["tokens"]), word["price"])
 
 
 def with_cost(found: Recommendation, tokens: int | None, price: float | None) -> Recommendation:

@@ -12,8 +12,9 @@ from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.model.attention import refuse_flash
 from dsconf.model.spec import Model
+from dsconf.read_job import OFFLOAD_STAGES
 from dsconf.search.kinds import Kind, buckets, kinds, unshareable
-from dsconf.search.wish import CPU_OPTIMIZERS, Wish
+from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
 from dsconf.workload import Workload
 
 
@@ -33,15 +34,13 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
     """
     precision = choose_precision(cluster, wish.precision)
     refuse_flash(model, wish.attention, precision, cluster.gpu.has_bf16)
-    pairs = {1: batches(cluster.world_size, wish.seq_len, wish.global_batch, wish.micro_batch)}
+    pairs = {1: batches(cluster.world_size, wish.seq_len, wish)}
     found = list(kinds(model, cluster, precision, wish))
     if not found:
         raise InputError(_nothing_left(model, wish, cluster))
     for degree in {kind.sequence_parallel for kind in found} - {1}:
         # The ranks that share a sequence count as one, and hold that part of its tokens.
-        pairs[degree] = batches(
-            cluster.world_size // degree, wish.seq_len // degree, wish.global_batch, wish.micro_batch
-        )
+        pairs[degree] = batches(cluster.world_size // degree, wish.seq_len // degree, wish)
     switches = (False, True) if wish.checkpointing is None else (wish.checkpointing,)
     # Of settings and workloads that are equal there is one: the caches of the models find it sooner than its equal.
     runs: dict[tuple[int, bool, bool], tuple[Workload, ...]] = {}
@@ -57,9 +56,12 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
 
 
 def plain_settings(model: Model, cluster: Cluster, wish: Wish, stage: int) -> Settings:
-    """DeepSpeed at ``stage`` without offload."""
+    """Return DeepSpeed at ``stage``, with the offload of ``wish`` where the stage allows it."""
     precision = choose_precision(cluster, wish.precision)
-    return _settings(model, cluster.nvme_path, precision, wish, Kind("deepspeed", stage))
+    where = wish.offload or "none"
+    devices = OFFLOADS[where if stage in OFFLOAD_STAGES[where] else "none"][0]
+    strategy = Kind("deepspeed", stage, *devices, sequence_parallel=wish.sequence_parallel or 1)
+    return _settings(model, cluster.nvme_path, precision, wish, strategy)
 
 
 def choose_precision(cluster: Cluster, wanted: str | None) -> str:
@@ -83,8 +85,8 @@ def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:
         return "--offload nvme needs --nvme PATH, a path on a fast local disk"
     if wish.optimizer not in CPU_OPTIMIZERS:
         return f"--optimizer {wish.optimizer} cannot be offloaded; use one of {', '.join(CPU_OPTIMIZERS)}"
-    if wish.offload == "param" and wish.quantize is not None:
-        return f"--offload param cannot hold --quantize {wish.quantize} weights; use --offload optimizer"
+    if wish.offload == "optimizer+param" and wish.quantize is not None:
+        return f"--offload optimizer+param cannot hold --quantize {wish.quantize} weights; use --offload optimizer"
     if wish.low_states:
         return "--optimizer-states bf16 needs bf16, ZeRO stage 1 to 3, Adam or AdamW, and no offload"
     needed = "1, 2 or 3" if wish.offload == "optimizer" else "3"
@@ -125,7 +127,10 @@ def _workloads(pairs: list[tuple[int, int]], wish: Wish, kind: Kind, checkpointi
             checkpointing=checkpointing,
             attention=wish.attention,
             quantize=wish.quantize,
-            loss_shards=0 if kind.tiled_loss else None,
+            loss_shards=(wish.loss_shards or 0) if kind.tiled_loss else None,
+            load_dtype=wish.load_dtype,
+            zero_init=wish.zero_init,
+            allocator=wish.allocator,
         )
         for micro, accumulation in pairs
     )
@@ -136,24 +141,32 @@ MOST_TOKENS = 2**18
 get from some 2**14 rows on, so a larger micro-batch buys memory use and no speed."""
 
 
-def batches(
-    world_size: int, seq_len: int, global_batch: int | None = None, micro_batch: int | None = None
-) -> list[tuple[int, int]]:
-    """All (micro-batch, accumulation) pairs with micro × accumulation × world = global, smallest first.
+def batches(world_size: int, seq_len: int, wish: Wish) -> list[tuple[int, int]]:
+    """Return all (micro-batch, accumulation) pairs that ``wish`` leaves open, smallest first.
 
-    DeepSpeed asserts that product (runtime/config.py:602). Without ``global_batch`` the accumulation is 1 and
-    the micro-batches are the powers of two up to ``MOST_TOKENS`` tokens.
+    ``world_size`` counts ranks that share a sequence as one, and ``seq_len`` is their part of it in tokens. Micro-batch
+    × accumulation × world size is the global batch, as DeepSpeed asserts (runtime/config.py:602). Without one the
+    accumulation is 1 unless it is given, and the micro-batches are the powers of two up to ``MOST_TOKENS`` tokens.
 
     Raises:
         InputError: the global batch cannot be split evenly; the message names the nearest that can.
     """
-    if global_batch is None:
-        return [(micro_batch, 1)] if micro_batch else [(micro, 1) for micro in _powers(seq_len)]
-    _check_split(global_batch, world_size, micro_batch)
-    per_rank = global_batch // world_size
-    if micro_batch:
-        return [(micro_batch, per_rank // micro_batch)]
-    return [(micro, per_rank // micro) for micro in _divisors(per_rank)]
+    micro_batch, accumulation = wish.micro_batch, wish.accumulation
+    if wish.global_batch is None:
+        return [(micro, accumulation or 1) for micro in ([micro_batch] if micro_batch else _powers(seq_len))]
+    _check_split(wish.global_batch, world_size, micro_batch)
+    per_rank = wish.global_batch // world_size
+    pairs = [(micro, per_rank // micro) for micro in ([micro_batch] if micro_batch else _divisors(per_rank))]
+    if accumulation is None:
+        return pairs
+    kept = [pair for pair in pairs if pair[1] == accumulation]
+    if not kept:
+        possible = ", ".join(str(steps) for _, steps in reversed(pairs))
+        raise InputError(
+            f"--gradient-accumulation-steps {accumulation}: does not make --global-batch-size {wish.global_batch} on "
+            f"{world_size} GPUs; possible: {possible}"
+        )
+    return kept
 
 
 def check_split(global_batch: int, sizes: Sequence[int]) -> None:

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dsconf.cluster.read import read_cluster
+from dsconf.accepted import accepted
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
-from dsconf.model.attention import refuse_flash
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
+from dsconf.read_job import read_workload, stated_cluster
+from dsconf.request import StagesWords
 from dsconf.search.candidates import Candidate, Tools, evaluate, real_tools, with_batch
 from dsconf.search.space import batches, choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
-from dsconf.search.words import read_seq_len, read_wish
-from dsconf.workload import Workload, read_quantize
+from dsconf.search.wish import read_wish
+from dsconf.word import read, worded
+from dsconf.workload import Workload
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 SHARDS = (
     "nothing",
@@ -53,55 +58,35 @@ class StageComparison(NamedTuple):
     rows: tuple[StageRow, ...]
 
 
+@worded(StagesWords)
 def stages(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
-    gpus: str | int = 1,
-    gpu: str | None = None,
-    gpu_memory: str | int | None = None,
-    gpus_per_node: str | int = 8,
-    host_memory: str | int | None = None,
-    seq_len: int | None = None,
-    global_batch_size: int | None = None,
-    micro_batch_size: int | None = None,
-    precision: str | None = None,
-    optimizer: str = "adamw",
-    activation_checkpointing: bool | None = None,
-    attention: str = "sdpa",
-    lora_rank: int | None = None,
-    quantize: str | None = None,
+    gpus: int = 1,
     *,
-    network: str | None = None,
-    cpu_cores: str | int | None = None,
-    host_bandwidth: str | None = None,
     tools: Tools | None = None,
+    **words: Unpack[StagesWords],
 ) -> StageComparison:
-    """The same words as ``recommend``. Without a micro-batch it is 1; checkpointing is off unless asked for.
+    """Compare the stages; the words are those of ``dsconf stages``. Without a micro-batch it is 1; checkpointing is off
+    unless asked for; an offload is made at the stages that allow it.
 
     Raises:
         InputError: an argument that cannot be used as given.
     """
-    shape = read_model(params, model, lora_rank)
-    words = (read_seq_len(seq_len, shape), global_batch_size, micro_batch_size or 1, precision, optimizer, None, None)
-    wish = read_wish(*words, bool(activation_checkpointing), attention, read_quantize(quantize, lora_rank))
-    rates = (network, cpu_cores, host_bandwidth)
-    cluster = read_cluster(gpus, gpu, gpu_memory, gpus_per_node, host_memory, None, *rates)
-    wish = wish._replace(precision=choose_precision(cluster, wish.precision))
-    refuse_flash(shape, wish.attention, wish.precision or "bf16", cluster.gpu.has_bf16)
-    micro, accumulation = batches(cluster.world_size, wish.seq_len, wish.global_batch, wish.micro_batch)[0]
-    workload = Workload(
-        seq_len=wish.seq_len,
-        micro_batch=micro,
-        accumulation=accumulation,
-        checkpointing=bool(wish.checkpointing),
-        attention=wish.attention,
-        quantize=wish.quantize,
-    )
+    word = read(StagesWords, words)
+    shape = read_model(params, model, word["lora_rank"])
+    wish = read_wish(word, shape)
+    cluster = stated_cluster(gpus, word)
+    wish = wish._replace(precision=choose_precision(cluster, wish.precision), micro_batch=wish.micro_batch or 1)
+    ranks = wish.sequence_parallel or 1
+    # The ranks that share a sequence count as one.
+    micro, accumulation = batches(cluster.world_size // ranks, wish.seq_len // ranks, wish)[0]
+    workload = read_workload(word, wish.seq_len, micro, accumulation)
     tools = tools or real_tools()
 
     def row(stage: int) -> StageRow:
         settings = with_batch(plain_settings(shape, cluster, wish, stage), workload, cluster)
-        candidate = evaluate(Job(shape, cluster, settings, workload), tools)
+        candidate = evaluate(accepted(Job(shape, cluster, settings, workload)), tools)
         return StageRow(stage, SHARDS[stage], candidate, sent_bytes(candidate.job), WHEN[stage])
 
     return StageComparison(shape, cluster, workload, tuple(row(stage) for stage in range(4)))

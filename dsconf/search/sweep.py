@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import pairwise
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dsconf.cluster.read import refuse_too_many
 from dsconf.errors import InputError
+from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
-from dsconf.search.candidates import Candidate
+from dsconf.search.candidates import Candidate, Tools
 from dsconf.search.explain.reason import Reason, facts, gained, reason
 from dsconf.search.explain.scaling import POOR, alike, brings_nothing, waits
 from dsconf.search.rank import EQUAL
 from dsconf.search.recommend import answer, read_asked, with_cost
 from dsconf.search.space import check_split
-from dsconf.search.words import whole
+from dsconf.units import whole
+from dsconf.word import worded
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class SweepRow(NamedTuple):
@@ -59,17 +65,25 @@ def _each(row: SweepRow) -> float:
     return row.tokens_per_second / row.gpus
 
 
-def sweep(gpus: str | int | Iterable[int], **words: Any) -> Sweep:
-    """``recommend`` on each number of ``gpus``: an iterable, or text such as ``8,16,32``.
+@worded(RecommendWords)
+def sweep(
+    gpus: str | int | Iterable[int],
+    params: str | int | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
+    *,
+    tools: Tools | None = None,
+    **words: Unpack[RecommendWords],
+) -> Sweep:
+    """Ask ``recommend`` on each number of ``gpus``: an iterable, or text such as ``8,16,32``.
 
-    ``words`` are those of ``recommend``. Each row is a full search; it does not say what one change would buy, since
+    The words are those of ``recommend``. Each row is a full search; it does not say what one change would buy, since
     the other rows do.
 
     Raises:
         InputError: an argument that cannot be used as given.
     """
     sizes = read_sizes(gpus)
-    asked = read_asked(gpus=sizes[0], **words)
+    asked = read_asked(params, model, sizes[0], tools, **words)
     if asked.question.wish.global_batch is not None:
         check_split(asked.question.wish.global_batch, sizes)
     rows = []

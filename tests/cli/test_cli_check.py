@@ -29,7 +29,7 @@ def files(tmp_path: Path) -> Path:
 def run(
     files: Path, monkeypatch: pytest.MonkeyPatch, runner: FakeRunner, *options: str, file: str = "ds.json"
 ) -> Result:
-    monkeypatch.setattr(check_module, "SubprocessRunner", lambda: runner)
+    monkeypatch.setattr(check_module, "SubprocessRunner", lambda variables: runner)
     words = ["check", str(files / file), "--model", str(files / "model.json"), "--gpus", "8", "--seq-len", "32"]
     return CliRunner().invoke(group, [*words, *options])
 

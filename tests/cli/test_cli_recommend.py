@@ -133,8 +133,8 @@ def test_each_loader_gets_its_config_and_launcher(target: str, launcher: str) ->
 BAD = [
     (["--params", "seventy", "--gpus", "8"], "--params: 'seventy' is not a count"),
     (["--params", "-7B", "--gpus", "8"], "--params: -7B is not a positive number"),
-    (["--params", "7B", "--gpus", "0"], "--gpus: 0 is not a positive number"),
-    (["--params", "7B", "--gpus", "-1"], "--gpus: -1 is not a positive number"),
+    (["--params", "7B", "--gpus", "0"], "--gpus: 0 is not a positive whole number"),
+    (["--params", "7B", "--gpus", "-1"], "--gpus: -1 is not a positive whole number"),
     (["--params", "7B", "--gpus", "8", "--gpu-memory", "-80GiB"], "--gpu-memory: -80GiB is not a positive number"),
     (["--params", "7B", "--gpus", "8", "--gpu", "h10-80gb"], "did you mean"),
     (["--params", "7B"], "--gpus"),
@@ -151,7 +151,7 @@ BAD = [
     (["--params", "7B", "--gpus", "8", "--nvme", ""], "--nvme: '' is not a path"),
     (["--params", "7B", "--gpus", "8", "--lora-rank", "3585"], "--lora-rank 3585 is more than 3584, the hidden size"),
     (["--params", "7B", "--gpus", "16", "--network", "400"], "--network: '400' has no unit; write it like 400Gbit/s"),
-    (["--params", "7B", "--gpus", "16", "--cpu-cores", "0"], "--cpu-cores: 0 is not a positive number"),
+    (["--params", "7B", "--gpus", "16", "--cpu-cores", "0"], "--cpu-cores: 0 is not a positive whole number"),
     (["--params", "7B", "--gpus", "16", "--host-bandwidth", "300GB"], "--host-bandwidth: '300GB' is not a rate"),
 ]
 

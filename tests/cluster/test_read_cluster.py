@@ -56,15 +56,15 @@ def test_nodes_hold_every_gpu(gpus, per_node):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"gpus": 0}, "--gpus: 0 is not a positive number"),
-        ({"gpus": -1}, "--gpus: -1 is not a positive number"),
-        ({"gpus": "eight"}, "--gpus: 'eight' is not a whole number"),
-        ({"gpus": 2.5}, "--gpus: 2.5 is not a whole number"),
-        ({"gpus": float("inf")}, "--gpus: inf is not a whole number"),
-        ({"gpus": None}, "--gpus: None is not a whole number"),
-        ({"gpus": 8, "gpus_per_node": 0}, "--gpus-per-node: 0 is not a positive number"),
+        ({"gpus": 0}, "--gpus: 0 is not a positive whole number"),
+        ({"gpus": -1}, "--gpus: -1 is not a positive whole number"),
+        ({"gpus": "eight"}, "--gpus: 'eight' is not a positive whole number"),
+        ({"gpus": 2.5}, "--gpus: 2.5 is not a positive whole number"),
+        ({"gpus": float("inf")}, "--gpus: inf is not a positive whole number"),
+        ({"gpus": None}, "--gpus: None is not a positive whole number"),
+        ({"gpus": 8, "gpus_per_node": 0}, "--gpus-per-node: 0 is not a positive whole number"),
         ({"gpus": 8, "gpu_memory": "-80GiB"}, "--gpu-memory: -80GiB is not a positive number"),
-        ({"gpus": 8, "gpu_memory": 0}, "--gpu-memory: 0 is not a positive number"),
+        ({"gpus": 8, "gpu_memory": 0}, "--gpu-memory: 0 is not a positive whole number"),
         ({"gpus": 8, "host_memory": "much"}, "--host-memory: 'much' is not a size"),
         ({"gpus": 8, "gpu": "h10"}, "--gpu: 'h10' is more than one card"),
         ({"gpus": 8, "gpu": ""}, "--gpu: '' is not in the catalogue"),
@@ -134,7 +134,7 @@ def test_a_host_nobody_described_has_what_hosts_are_sold_with_at_most() -> None:
         ({"network": "400"}, "--network: '400' has no unit; write it like 400Gbit/s (bits) or 50GB/s (bytes)"),
         ({"network": 50e9}, "--network: 50000000000.0 has no unit; write it like 400Gbit/s"),
         ({"host_bandwidth": "fast"}, "--host-bandwidth: 'fast' is not a rate; write it like"),
-        ({"cpu_cores": 0}, "--cpu-cores: 0 is not a positive number"),
+        ({"cpu_cores": 0}, "--cpu-cores: 0 is not a positive whole number"),
     ],
 )
 def test_units_and_paths_that_are_missing_are_asked_for(words, message):

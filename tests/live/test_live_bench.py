@@ -47,10 +47,10 @@ def test_every_strategy_takes_the_same_sequences_from_the_same_seed() -> None:
     runner = Recorder()
     result = ask(runner, micro_batch_size=2, gradient_accumulation_steps=2)
     assert [row.strategy for row in result.rows] == list(STRATEGIES)
-    assert {o.micro_batch * o.accumulation * o.world_size for o in runner.orders} == {8}
+    assert {order.tokens // order.workload.seq_len for order in runner.orders} == {8}
     assert result.global_batch == 8
     assert len({o.seed for o in runner.orders}) == 1
-    assert not any(o.zero_init for o in runner.orders)
+    assert not any(o.workload.zero_init for o in runner.orders)
     assert [o.world_size for o in runner.orders] == [1, 2, 2, 2, 2, 2]
     assert [o.backend for o in runner.orders] == ["ddp", "ddp", "deepspeed", "deepspeed", "deepspeed", "accelerate"]
     stages = [o.ds_config["zero_optimization"]["stage"] for o in runner.orders]
@@ -87,7 +87,7 @@ def test_a_strategy_that_fails_leaves_the_others() -> None:
         ({"strategies": "single,zero4"}, "--strategies: 'zero4' is not one of"),
         ({"precision": "int8"}, "--precision"),
         ({"attention": "flesh"}, "--attention"),
-        ({"gpus": 0}, "--gpus: 0 is not a positive number"),
+        ({"gpus": 0}, "--gpus: 0 is not a positive whole number"),
         ({"model": None}, "--params"),
         ({"launcher": "mpirun"}, "--launcher"),
         ({"resume": True, "steps": 1}, "--steps 1: --resume saves half-way"),

@@ -13,12 +13,13 @@ from live_fakes import CPU, H200, TINY, FakeRunner
 
 from dsconf.errors import InputError
 from dsconf.live.check import check
-from dsconf.live.plan import Wish, make_plan, settled
+from dsconf.live.plan import CheckRequest, make_plan, settled
 from dsconf.live.predict import CUDA_ONLY_TERMS
 from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult, error_percent
 from dsconf.memory.estimate import estimate
 from dsconf.model.read import read_model
+from dsconf.workload import Workload
 
 CONFIG = {
     "train_micro_batch_size_per_gpu": 1,
@@ -46,7 +47,7 @@ def test_the_fullest_rank_and_the_warm_iterations_are_reported() -> None:
 
 
 def test_the_prediction_is_of_the_job_that_was_run() -> None:
-    wish = settled(Wish(config=CONFIG, model=read_model(model=TINY), world_size=64, seq_len=32))
+    wish = settled(CheckRequest(CONFIG, read_model(model=TINY), 64, Workload(seq_len=32)))
     rehearsed = ask(FakeRunner(H200, (10**9,)), gpus=64)
     expected = estimate(make_plan(wish, H200).job, 0)
     assert rehearsed.ranks == "rehearsed"

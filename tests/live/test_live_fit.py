@@ -8,11 +8,11 @@ from hypothesis import strategies as st
 
 from dsconf.errors import UnavailableError
 from dsconf.live.check import MOST, find_boundary
-from dsconf.live.plan import Wish
+from dsconf.live.plan import CheckRequest
 from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult
 
-WISH = Wish({}, None, 8, micro_batch=1)
+WISH = CheckRequest({}, None, 8, micro_batch=1)
 
 
 class Card:
@@ -22,7 +22,7 @@ class Card:
         self.most, self.device, self.kind = most, device, kind
         self.tried: list[int] = []
 
-    def run(self, wish: Wish) -> CheckResult:
+    def run(self, wish: CheckRequest) -> CheckResult:
         micro = wish.micro_batch or 0
         self.tried.append(micro)
         ran = micro <= self.most

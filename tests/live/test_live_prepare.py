@@ -10,11 +10,12 @@ from hypothesis import strategies as st
 
 from dsconf.errors import InputError
 from dsconf.live import prepare, scale
-from dsconf.live.plan import Plan, Wish, make_plan, settled
+from dsconf.live.plan import CheckRequest, RunPlan, make_plan, settled
 from dsconf.live.processes.crew import environment
 from dsconf.live.processes.order import Probe
 from dsconf.model.catalogue import names
 from dsconf.model.read import read_model
+from dsconf.workload import Workload
 
 TINY = {
     "model_type": "llama",
@@ -34,9 +35,12 @@ def config(**changes: object) -> dict[str, object]:
     return {"train_micro_batch_size_per_gpu": 2, "bf16": {"enabled": True}, **changes}
 
 
-def plan(probe: Probe, config: dict[str, object], model: object = TINY, world_size: int = 2, **words: object) -> Plan:
-    wish = Wish(config=config, model=read_model(model=model), world_size=world_size, seq_len=32)
-    return make_plan(settled(wish._replace(**words)), probe)
+def plan(
+    probe: Probe, config: dict[str, object], model: object = TINY, world_size: int = 2, **words: object
+) -> RunPlan:
+    step = {word: words.pop(word) for word in ("seq_len", "attention") if word in words}
+    request = CheckRequest(config, read_model(model=model), world_size, Workload(**{"seq_len": 32} | step))
+    return make_plan(settled(request._replace(**words)), probe)
 
 
 def test_auto_becomes_what_the_trainer_would_put() -> None:
@@ -122,7 +126,7 @@ def test_what_this_cpu_cannot_do_is_replaced_and_said() -> None:
     assert made.order.ds_config["bf16"] == {"enabled": True}
     assert "fp16" not in made.order.ds_config
     assert made.order.ds_config["optimizer"]["params"]["torch_adam"] is True
-    assert made.order.attention == "sdpa"
+    assert made.order.workload.attention == "sdpa"
     assert made.job.settings.precision == "bf16"
     assert len(made.notes) == 4
 
@@ -134,7 +138,7 @@ def test_a_large_model_is_scaled_down_in_proportion() -> None:
     assert small.num_params < scale.SMALL_ENOUGH
     assert small.family == large.family
     assert small.heads // small.kv_heads == large.heads // large.kv_heads
-    assert (made.order.seq_len, made.order.micro_batch) == (scale.MAX_SEQ_LEN, scale.MAX_MICRO_BATCH)
+    assert (made.order.workload.seq_len, made.order.workload.micro_batch) == (scale.MAX_SEQ_LEN, scale.MAX_MICRO_BATCH)
     assert len(made.scaled_down) == 4
 
 
@@ -199,4 +203,4 @@ def test_the_allocator_is_the_launch_lines_unless_the_person_says(
 )
 def test_a_family_without_sdpa_is_not_asked_for_it(model: object, asked: str, attention: str) -> None:
     """transformers raises ValueError where it is."""
-    assert plan(ONE_GPU, config(), model, world_size=1, attention=asked).order.attention == attention
+    assert plan(ONE_GPU, config(), model, world_size=1, attention=asked).order.workload.attention == attention

@@ -22,8 +22,8 @@ def order_of(model: dict[str, Any], quantize: str, stage: int = 2) -> Order:
     result = check(config, model=model, gpus=2, seq_len=32, lora_rank=4, quantize=quantize, runner=runner)
     assert result.failure is None
     assert runner.order is not None
-    assert runner.order.quantize == quantize
-    assert not runner.order.zero_init
+    assert runner.order.workload.quantize == quantize
+    assert not runner.order.workload.zero_init
     assert record(result)["quantize"] == quantize
     return runner.order
 

@@ -87,7 +87,7 @@ def test_a_smaller_card_leaves_room_for_cuda_and_nccl() -> None:
 
 
 def test_the_fullest_rank_is_rehearsed() -> None:
-    from dsconf.memory.api import estimate
+    from dsconf.api import estimate
 
     big = TINY | {"vocab_size": 30_000, "tie_word_embeddings": False}
     runner = FakeRunner(H200, peaks=(5000,))

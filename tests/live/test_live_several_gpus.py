@@ -27,7 +27,7 @@ from dsconf.cluster.catalogue import find_gpu
 from dsconf.errors import InputError
 from dsconf.live.processes.launcher import Failure, Outcome
 from dsconf.live.processes.order import Order, Probe
-from dsconf.live.run import silent
+from dsconf.live.run import no_progress
 from dsconf.memory.estimate import estimate
 from dsconf.speed import nccl
 from dsconf.speed.step_time import step_time
@@ -73,7 +73,7 @@ class EightGpus(FakeRunner):
 
 def eight(peaks: list[int], outside: int, rehearse: int | None = None) -> list[Row]:
     wanted = wish(STAGE_3, 3, on_cpu=False, rehearse=rehearse)
-    return measure(STAGE_3, wanted, in_a_row(H200_X8), 60, silent, EightGpus(peaks, outside))
+    return measure(STAGE_3, wanted, in_a_row(H200_X8), 60, no_progress, EightGpus(peaks, outside))
 
 
 def test_at_least_24_cases_of_all_that_was_asked_for_fit_80_gb_cards() -> None:
@@ -94,7 +94,7 @@ def test_at_least_24_cases_of_all_that_was_asked_for_fit_80_gb_cards() -> None:
 
 def eight_rows(case: Case, rehearse: int) -> list[Row]:
     wanted = wish(case, 3, on_cpu=False, rehearse=rehearse)
-    return measure(case, wanted, in_a_row(H200_X8), 60, silent, EightGpus([100], 900))
+    return measure(case, wanted, in_a_row(H200_X8), 60, no_progress, EightGpus([100], 900))
 
 
 def test_every_rank_has_its_row_beside_its_own_prediction() -> None:
@@ -216,11 +216,11 @@ def test_on_a_gpu_a_rank_that_is_not_the_first_is_rehearsed(setting: str) -> Non
     machine = describe()
     known = in_a_row(machine) | {"gpus_per_node": 2}
     case = next(one for one in cases([2]) if one.setting.name == setting)
-    [row] = measure(case, wish(case, 3, on_cpu=False, rehearse=1), known, 350, silent, SubprocessRunner())
+    [row] = measure(case, wish(case, 3, on_cpu=False, rehearse=1), known, 350, no_progress, SubprocessRunner())
     assert "error" not in row, row
     assert abs(accuracy.result_of(row).error) < 5
     assert row["measured"]["outside_mib"] > 100
-    rows = collectives.measure(1, 2**20, known, 100, silent, SubprocessRunner(), "torchrun")
+    rows = collectives.measure(1, 2**20, known, 100, no_progress, SubprocessRunner(), "torchrun")
     assert [len(rows), *(row["error"] for row in rows if "error" in row)] == [33]
 
 

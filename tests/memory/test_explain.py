@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from dsconf.job import Job
-from dsconf.memory.api import read_job
 from dsconf.memory.estimate import estimate
 from dsconf.memory.explain import explain
+from dsconf.read_job import read_job
 
 JOBS = {
     "stage 1": {"stage": 1, "micro_batch_size": 4, "seq_len": 1024},

@@ -5,11 +5,10 @@ from __future__ import annotations
 import pytest
 
 import dsconf
+from dsconf.api import estimate, read_asked, validate
 from dsconf.cluster.read import read_cluster
 from dsconf.errors import InputError
-from dsconf.memory.api import estimate
 from dsconf.memory.fit import verdict
-from dsconf.memory.fits import read_asked, validate
 from dsconf.model.read import read_model
 from dsconf.units import format_bytes
 
@@ -19,9 +18,6 @@ CONFIG = {
     "bf16": {"enabled": True},
     "zero_optimization": {"stage": 2},
 }
-WORDS = ("params", "model", "gpu", "gpu_memory", "host_memory", "micro_batch_size", "gradient_accumulation_steps")
-WORDS += ("activation_checkpointing", "load_dtype", "zero_init", "lora_rank", "quantize")
-SET = {"params": "7B", "gpus_per_node": 8, "attention": "sdpa", "seq_len": 2048}
 JOB = {"params": "7B", "gpus": 8, "seq_len": 1024}
 
 
@@ -76,7 +72,7 @@ def test_without_a_model_there_is_no_such_finding():
 
 def test_the_model_reaches_the_rules():
     """A rule about buckets needs to know how large the model is."""
-    asked = read_asked(8, None, "0.19.8", None, **{**dict.fromkeys(WORDS), **SET})
+    asked = read_asked(8, None, params="7B")
     assert asked.model_params == read_model(params="7B").parameters.total()
 
 

@@ -11,9 +11,9 @@ from measured_cases import MEASURED, MIB
 
 from benchmarks.memory import accuracy
 from dsconf.job import Job
-from dsconf.memory.api import read_job
 from dsconf.memory.timeline.initialization import init_peak
 from dsconf.memory.zero.quantized import frozen
+from dsconf.read_job import read_job
 
 ROWS = [row for row in accuracy.read(MEASURED / "h200-llama-qwen2-gpt2.jsonl") if "init_peak_mib" in row["measured"]]
 ADAGRAD = "llama1b-z2-w8-adagrad"

@@ -19,6 +19,7 @@ from small_models import job, tiny
 
 import dsconf
 from benchmarks.memory import ulysses as measure_ulysses
+from dsconf.accepted import WITHOUT_KV_HEADS, sharing_problem, tiled_loss_problem
 from dsconf.cluster.read import read_cluster
 from dsconf.config.resolve import resolve
 from dsconf.config.settings import Settings
@@ -30,7 +31,6 @@ from dsconf.memory.estimate import estimate
 from dsconf.memory.explain import explain
 from dsconf.memory.layers.activations import activations
 from dsconf.memory.layers.tiled_loss import automatic_shards
-from dsconf.memory.sharing import WITHOUT_KV_HEADS, sharing_problem, tiled_loss_problem
 from dsconf.memory.timeline.reserved import largest_request
 from dsconf.memory.zero.wrapper import widths
 from dsconf.model.read import read_model

@@ -16,10 +16,10 @@ from dsconf.cluster.catalogue import find_gpu
 from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
-from dsconf.memory.api import read_job
 from dsconf.memory.estimate import estimate as estimate_job
 from dsconf.memory.fit import missing_bytes, verdict
 from dsconf.memory.timeline.reserved import largest_request, nccl_bytes, reserved
+from dsconf.read_job import read_job
 
 ALLOCATOR = {"expandable_segments:True": "expandable", "default": "default"}
 CASES = {

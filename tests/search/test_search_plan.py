@@ -20,9 +20,9 @@ import pytest
 
 import dsconf
 from dsconf.errors import InputError
-from dsconf.memory.api import read_job
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
+from dsconf.read_job import read_job
 from dsconf.search import plan as plan_module
 from dsconf.search.plan import PlannedJob, Planner
 from dsconf.speed.step_time import step_time
@@ -137,7 +137,7 @@ def test_models_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"params": "7B", "gpus": []}, "--gpus: give at least one"),
         ({"params": "7B", "seq_len": ()}, "--seq-len: give at least one"),
         ({"params": "7B", "micro_batch_size": iter(())}, "--micro-batch-size: give at least one"),
-        ({"params": "7B", "gpus": [8, 0]}, "--gpus: 0 is not a positive number"),
+        ({"params": "7B", "gpus": [8, 0]}, "--gpus: 0 is not a positive whole number"),
         ({"params": "7B", "seq_len": 0}, "--seq-len: 0 is not a positive whole number"),
         ({"params": "7B", "stage": 4}, "--stage: 4 is not one of 0, 1, 2, 3"),
         ({"params": "7B", "offload": "all"}, "--offload: 'all' is not one of"),

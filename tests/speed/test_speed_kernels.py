@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dsconf.cluster.catalogue import find_gpu
-from dsconf.memory.api import read_job
+from dsconf.read_job import read_job
 from dsconf.speed import rates
 from dsconf.speed.kernels import attention, matmul, matrix_rate
 from dsconf.speed.step_time import step_time

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from dsconf.job import Job
-from dsconf.memory.api import read_job
+from dsconf.read_job import read_job
 from dsconf.speed.offload import nvme_parameters, nvme_step
 from dsconf.speed.step_time import step_time
 

@@ -177,6 +177,21 @@ def environment(folder: Path) -> dict[str, str]:
     return variables
 
 
+def allocator_variables(allocator: str | None) -> dict[str, str]:
+    """Return the variables that give the training processes the allocator asked for; None: that of the environment."""
+    setting = allocator_setting()
+    if allocator is None:
+        return {}
+    if allocator_of(setting) != allocator:
+        setting = f"expandable_segments:{allocator == 'expandable'}"
+    return {"PYTORCH_CUDA_ALLOC_CONF": setting}
+
+
+def allocator_of(setting: str) -> str:
+    """Return which allocator a ``PYTORCH_CUDA_ALLOC_CONF`` asks for: ``expandable`` or ``default``."""
+    return "expandable" if "expandable_segments:True" in setting else "default"
+
+
 def allocator_setting() -> str:
     """torch's allocator setting for the training processes: the person's own, else what the launch lines set."""
     given = os.environ.get("PYTORCH_ALLOC_CONF") or os.environ.get("PYTORCH_CUDA_ALLOC_CONF")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from dsconf.workload import Workload
+
 ORDER_FILE = "order.json"
-LAUNCHERS = ("torchrun", "deepspeed", "direct")
-"""What starts the ranks: torch's launcher, DeepSpeed's, or dsconf itself."""
 
 
 class Probe(NamedTuple):
@@ -27,32 +28,25 @@ class Probe(NamedTuple):
 
 
 class Order(NamedTuple):
-    """One short training run. Lengths are in tokens, batches in sequences."""
+    """One short training run, or a function to call on real ranks."""
 
     device: str
     """``cuda`` or ``cpu``."""
-    rehearsed: bool
-    """One process as ``rank`` of ``world_size``; the other ranks are torch's ``fake`` process group."""
     world_size: int
     processes: int
-    steps: int
-    seq_len: int
-    micro_batch: int
-    accumulation: int
-    checkpointing: bool
-    reentrant: bool
-    attention: str
-    load_dtype: str
-    zero_init: bool
-    lora_rank: int
-    ds_config: dict[str, Any]
-    hf_config: dict[str, Any]
+    rehearsed: bool = False
+    """One process as ``rank`` of ``world_size``; the other ranks are torch's ``fake`` process group."""
+    steps: int = 0
+    workload: Workload = Workload()
+    sequence_parallel: int = 1
+    """Ranks that share each sequence."""
+    lora_rank: int = 0
+    ds_config: dict[str, Any] = {}  # noqa: RUF012 (never changed; a NamedTuple default)
+    hf_config: dict[str, Any] = {}  # noqa: RUF012
     backend: str = "deepspeed"
     """``deepspeed``, ``ddp`` or ``accelerate``."""
     launcher: str = "direct"
-    """One of ``LAUNCHERS``."""
-    quantize: str = ""
-    """``4bit`` or ``8bit`` storage of the frozen weights; empty: as they are loaded."""
+    """One of ``dsconf.request.LAUNCHERS``."""
     rank: int = 0
     """The rank rehearsed; each real process puts its own here."""
     seed: int = 1
@@ -73,16 +67,23 @@ class Order(NamedTuple):
     words: dict[str, Any] = {}  # noqa: RUF012 (never changed; a NamedTuple default)
     """The keyword arguments of ``task``."""
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of one optimizer step over all ranks."""
+        step = self.workload
+        return self.world_size // self.sequence_parallel * step.micro_batch * step.accumulation * step.seq_len
+
     def write(self, folder: Path) -> None:
         """Put the order where the processes look for it, whole or not at all."""
         draft = folder / f"{ORDER_FILE}.draft"
-        draft.write_text(json.dumps(self._asdict()), encoding="utf-8")
+        draft.write_text(json.dumps(self._asdict() | {"workload": asdict(self.workload)}), encoding="utf-8")
         os.replace(draft, folder / ORDER_FILE)
 
 
 def read_order(folder: Path) -> Order | None:
     """The order in ``folder``, or None while there is none yet."""
     try:
-        return Order(**json.loads((folder / ORDER_FILE).read_text(encoding="utf-8")))
+        fields = json.loads((folder / ORDER_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
+    return Order(**fields | {"workload": Workload(**fields["workload"])})

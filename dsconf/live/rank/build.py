@@ -58,25 +58,25 @@ def build(order: Order) -> Built:
     make = factory(order.module) if order.module else _maker(order)
     with _context(order):
         model, batch = make()
-    if order.zero_init and not order.module:
+    if order.workload.zero_init and not order.module:
         _initialize_shards(model)
-    elif not order.zero_init and order.backend != "ddp" and not order.quantize:
+    elif not order.workload.zero_init and order.backend != "ddp" and not order.workload.quantize:
         model = model.to("cpu")
     if order.module:
         model.train()
         return Built(model, _moved(batch, order), int(getattr(getattr(model, "config", None), "vocab_size", 0)))
     if order.lora_rank:
         model = _with_adapters(model, order)
-    if order.checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": order.reentrant})
+    if order.workload.checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": order.workload.reentrant})
     model.train()
     return Built(model, None, int(order.hf_config["vocab_size"]))
 
 
 def _context(order: Order) -> AbstractContextManager[Any]:
-    if order.quantize:
+    if order.workload.quantize:
         return nullcontext()
-    if not order.zero_init:
+    if not order.workload.zero_init:
         return torch.device(order.device)
     import deepspeed
 
@@ -121,7 +121,7 @@ def _moved(batch: dict[str, Any] | None, order: Order) -> dict[str, Any] | None:
     """The tensors of ``batch`` on the device, floats in the type that is trained in."""
     if batch is None:
         return None
-    dtype = DTYPES[order.load_dtype]
+    dtype = DTYPES[order.workload.load_dtype or "fp32"]
     return {
         name: value.to(order.device, dtype if value.is_floating_point() else value.dtype)
         if isinstance(value, torch.Tensor)
@@ -137,19 +137,22 @@ def _maker(order: Order) -> Callable[[], Made]:
     config = AutoConfig.for_model(**shape, pad_token_id=None)
     config.use_cache = False
     dtype = "dtype" if hasattr(config, "dtype") else "torch_dtype"  # its name before transformers 4.56
-    setattr(config, dtype, DTYPES[order.load_dtype])
-    words = {dtype: DTYPES[order.load_dtype], "attn_implementation": ATTENTION[order.attention]}
+    setattr(config, dtype, DTYPES[order.workload.load_dtype or "fp32"])
+    words = {
+        dtype: DTYPES[order.workload.load_dtype or "fp32"],
+        "attn_implementation": ATTENTION[order.workload.attention],
+    }
 
     def model() -> Any:
         return AutoModelForCausalLM.from_config(config, **words)
 
-    if not order.quantize:
+    if not order.workload.quantize:
         return lambda: (model(), None)
     try:
         quantized.library()
     except ModuleNotFoundError as error:
         raise MissingPackageError(f"--quantize needs {error.name}: pip install {error.name}") from None
-    return lambda: (quantized.make(order, DTYPES[order.load_dtype], WEIGHT_DEVIATION, model), None)
+    return lambda: (quantized.make(order, DTYPES[order.workload.load_dtype or "fp32"], WEIGHT_DEVIATION, model), None)
 
 
 def _initialize_shards(model: Any) -> None:
@@ -167,7 +170,7 @@ def _with_adapters(model: Any, order: Order) -> Any:
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise MissingPackageError("--lora-rank needs peft: pip install peft") from None
-    if order.checkpointing and order.reentrant:
+    if order.workload.checkpointing and order.workload.reentrant:
         model.enable_input_require_grads()
     adapters = LoraConfig(r=order.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
     # Adapters of the weights' type, to which DeepSpeed casts them anyway except under zero.Init.

@@ -15,8 +15,8 @@ class Tokens(Dataset[torch.Tensor]):
     """The sequences of one optimizer step over all ranks; number i is the same on every rank and in each run."""
 
     def __init__(self, order: Order, vocab: int) -> None:
-        self.count = order.micro_batch * order.accumulation * order.world_size
-        self.seq_len, self.vocab, self.seed = order.seq_len, vocab, order.seed
+        self.count = order.workload.micro_batch * order.workload.accumulation * order.world_size
+        self.seq_len, self.vocab, self.seed = order.workload.seq_len, vocab, order.seed
 
     def __len__(self) -> int:
         return self.count
@@ -38,7 +38,7 @@ def share(data: Dataset[torch.Tensor], order: Order) -> Any:
         rank=order.rank,
         shuffle=False,
     )
-    return DataLoader(data, batch_size=order.micro_batch, sampler=sampler)
+    return DataLoader(data, batch_size=order.workload.micro_batch, sampler=sampler)
 
 
 def endless(loader: Any, device: torch.device) -> Iterator[dict[str, torch.Tensor]]:

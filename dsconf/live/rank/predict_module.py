@@ -13,7 +13,7 @@ from dsconf.live.rank.build import factory
 
 def predicted(order: Order) -> dict[str, Any]:
     """The prediction for ``order.module``; that module is made on the meta device, so it takes no memory."""
-    from dsconf.memory.api import estimate
+    from dsconf.api import estimate
 
     make = factory(order.module)
     with torch.device("meta"):
@@ -23,11 +23,11 @@ def predicted(order: Order) -> dict[str, Any]:
         batch=batch,
         gpus=order.world_size,
         config=order.ds_config,
-        seq_len=order.seq_len,
-        micro_batch_size=order.micro_batch if batch is None else None,
-        gradient_accumulation_steps=order.accumulation,
-        load_dtype=order.load_dtype,
-        zero_init=order.zero_init,
+        seq_len=order.workload.seq_len,
+        micro_batch_size=order.workload.micro_batch if batch is None else None,
+        gradient_accumulation_steps=order.workload.accumulation,
+        load_dtype=order.workload.load_dtype,
+        zero_init=order.workload.zero_init,
         rank=order.rank if order.rehearsed else None,
     )
     return of_estimate(found, order.device)._asdict()

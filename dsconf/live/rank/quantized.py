@@ -43,7 +43,7 @@ def make(order: Order, dtype: torch.dtype, deviation: float, empty: Callable[[],
             parent, _, last = name.rpartition(".")
             setattr(model.get_submodule(parent), last, _layer(bitsandbytes, layer, order, dtype, deviation))
     _fill(model, order.device, dtype, deviation)
-    setattr(model, f"is_loaded_in_{order.quantize}", True)  # what peft looks at
+    setattr(model, f"is_loaded_in_{order.workload.quantize}", True)  # what peft looks at
     return model.to(order.device)
 
 
@@ -53,7 +53,7 @@ def _layer(library: Any, layer: Any, order: Order, dtype: torch.dtype, deviation
     outputs, inputs = shape if isinstance(layer, torch.nn.Linear) else shape[::-1]
     words: dict[str, Any] = {"bias": layer.bias is not None, "device": "meta"}
     weight = torch.empty(outputs, inputs, dtype=dtype, device=order.device).normal_(0.0, deviation)
-    if order.quantize == "8bit":
+    if order.workload.quantize == "8bit":
         made = library.nn.Linear8bitLt(inputs, outputs, has_fp16_weights=False, threshold=THRESHOLD, **words)
         made.weight = library.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False).to(order.device)
         return made

@@ -53,8 +53,8 @@ def _optimizer_step(
     losses = []
     gauge.synchronize()
     start = time.perf_counter()
-    for number in range(1, order.accumulation + 1):
-        at_boundary = number == order.accumulation
+    for number in range(1, order.workload.accumulation + 1):
+        at_boundary = number == order.workload.accumulation
         losses.append(_micro_batch(trainer, next(batches), gauge, journal, record, at_boundary))
     gauge.synchronize()
     record["step_seconds"] = time.perf_counter() - start

@@ -46,7 +46,7 @@ class Trainer:
         self.device: torch.device = self.accelerator.device
 
     def loader(self, data: Dataset[torch.Tensor]) -> Any:
-        return self.accelerator.prepare_data_loader(DataLoader(data, batch_size=self.order.micro_batch))
+        return self.accelerator.prepare_data_loader(DataLoader(data, batch_size=self.order.workload.micro_batch))
 
     def forward(self, batch: dict[str, Any]) -> torch.Tensor:
         with self.accelerator.accumulate(self.engine):

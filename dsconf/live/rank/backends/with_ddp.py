@@ -58,7 +58,7 @@ class Trainer:
         return share(data, self.order)
 
     def _at_boundary(self) -> bool:
-        return (self.micro_batches + 1) % self.order.accumulation == 0
+        return (self.micro_batches + 1) % self.order.workload.accumulation == 0
 
     def _quietly(self) -> AbstractContextManager[Any]:
         """Ranks exchange gradients in the last micro-batch only; forward and backward must agree on it."""
@@ -74,7 +74,7 @@ class Trainer:
 
     def backward(self, loss: torch.Tensor) -> None:
         with self._quietly():
-            self.scaler.scale(loss / self.order.accumulation).backward()
+            self.scaler.scale(loss / self.order.workload.accumulation).backward()
 
     def step(self) -> None:
         boundary = self._at_boundary()

@@ -1,104 +1,101 @@
-"""``dsconf.validate``: the config's own rules, and with a model and a number of GPUs whether the job fits."""
+"""The functions of ``import dsconf`` that need no search: the words of the command line in, an answer out."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from dsconf.config.finding import Problem, Report
-from dsconf.config.validate import DEEPSPEED_VERSION, Asked, Rule, Source, check_asked
+from dsconf.config.validate import Asked, Rule, Source, check_asked
 from dsconf.config.validate import validate as validate_config
 from dsconf.errors import InputError
+from dsconf.memory.estimate import Estimate
+from dsconf.memory.estimate import estimate as estimate_job
+from dsconf.read_job import read_job
+from dsconf.request import FULLEST, JobWords, RankWords, ValidateWords
 from dsconf.units import format_bytes
+from dsconf.word import option_of, read, worded, words_of
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from dsconf.config.rules.case import Case
     from dsconf.job import Job
-    from dsconf.memory.estimate import Estimate
-
-_NEED_A_MODEL = ("gpu", "gpu_memory", "host_memory", "lora_rank", "quantize", "micro_batch_size")
 
 
+@worded(JobWords)
+def estimate(
+    params: str | int | None = None,
+    model: str | Path | Mapping[str, Any] | None = None,
+    gpus: int | None = None,
+    *,
+    rank: int | str | None = FULLEST,
+    **words: Unpack[JobWords],
+) -> Estimate:
+    """Return the memory of one rank and one node, in bytes; the words are those of ``dsconf estimate``.
+
+    ``params`` is a size such as ``70B``, ``model`` a config.json, its folder, its content or a known name, ``gpus`` the
+    world size, ``rank`` a number or, by default, ``fullest``. ``module`` is a live ``torch.nn.Module`` in place of a
+    model, traced without a GPU, and ``batch`` what it is called with.
+
+    Raises:
+        InputError: a word that cannot be used as given, or a job that DeepSpeed would not run.
+    """
+    chosen = cast("int | None", read(RankWords, {"rank": rank})["rank"])
+    return estimate_job(read_job(params, model, gpus, **words), chosen)
+
+
+@worded(ValidateWords)
 def validate(
     files: Source | Sequence[Source],
     gpus: int | None = None,
     target: str | None = None,
-    deepspeed_version: str = DEEPSPEED_VERSION,
-    *,
-    resume_gpus: int | None = None,
-    params: str | int | None = None,
-    model: str | Path | Mapping[str, Any] | None = None,
-    gpu: str | None = None,
-    gpu_memory: str | int | None = None,
-    gpus_per_node: int = 8,
-    host_memory: str | int | None = None,
-    seq_len: int | None = None,
-    micro_batch_size: int | None = None,
-    gradient_accumulation_steps: int | None = None,
-    activation_checkpointing: bool | None = None,
-    attention: str = "sdpa",
-    load_dtype: str | None = None,
-    zero_init: bool | None = None,
-    lora_rank: int | None = None,
-    quantize: str | None = None,
+    **words: Unpack[ValidateWords],
 ) -> Report:
-    """Checks one file or several: paths, ``-`` for standard input, or mappings.
+    """Check one file or several: paths, ``-`` for standard input, or mappings.
 
     ``gpus`` is the world size for the batch sizes. ``target`` is who loads the files (``deepspeed``, ``hf``,
     ``accelerate``); by default ``hf`` for a file that holds "auto" and ``deepspeed`` for the others. With ``params``
-    or ``model`` and ``gpus`` one more finding says whether the job fits the GPUs; the words after them are those of
+    or ``model`` and ``gpus`` one more finding says whether the job fits the GPUs; the words about it are those of
     ``dsconf.estimate``. A file that cannot be read is a finding, not an exception.
 
     Raises:
         InputError: a word that cannot be used as given.
     """
-    words = {
-        "params": params,
-        "model": model,
-        "gpu": gpu,
-        "gpu_memory": gpu_memory,
-        "gpus_per_node": gpus_per_node,
-        "host_memory": host_memory,
-        "seq_len": seq_len,
-        "micro_batch_size": micro_batch_size,
-        "gradient_accumulation_steps": gradient_accumulation_steps,
-        "activation_checkpointing": activation_checkpointing,
-        "attention": attention,
-        "load_dtype": load_dtype,
-        "zero_init": zero_init,
-        "lora_rank": lora_rank,
-        "quantize": quantize,
-    }
-    asked = read_asked(gpus, target, deepspeed_version, resume_gpus, **words)
-    return validate_config(files, asked=asked)
+    return validate_config(files, asked=read_asked(gpus, target, **words))
 
 
-def read_asked(
-    gpus: int | None, target: str | None, deepspeed_version: str, resume_gpus: int | None, **words: Any
-) -> Asked:
-    """The words of ``validate`` as one value; ``words`` are those about the job.
+def read_asked(gpus: int | None, target: str | None, **words: Unpack[ValidateWords]) -> Asked:
+    """Return the words of ``validate`` as one value.
 
     Raises:
         InputError: a word that cannot be used as given, whatever the config says.
     """
-    asked = check_asked(Asked(target, gpus, deepspeed_version, resume_gpus))
-    if words["params"] is None and words["model"] is None:
-        given = next((word for word in _NEED_A_MODEL if words[word] is not None), None)
+    word = read(ValidateWords, words)
+    asked = check_asked(Asked(target, gpus, word["deepspeed_version"], word["resume_gpus"]))
+    params, model = word["params"], word["model"]
+    known, values = words_of(JobWords), cast("dict[str, Any]", dict(word))
+    about_job = cast("JobWords", {name: values[name] for name in known if name in values})
+    if params is None and model is None:
+        given = next((name for name, value in about_job.items() if value not in (None, known[name].default)), None)
         if given is not None:
-            raise InputError(f"--{given.replace('_', '-')}: says whether the job fits; name the model too")
+            raise InputError(f"{option_of(given, known[given])}: says whether the job fits; name the model too")
         return asked
-    from dsconf.memory.api import read_job
+    # Whatever the config says: what it says too is compared with it, file by file.
+    alone: JobWords = {**about_job, "stage": 0, "offload": None}
+    job = read_job(params, model, gpus, **alone)
 
-    job = read_job(gpus=gpus, stage=0, **words)
-    rule = _fit_rule(lambda config: read_job(gpus=gpus, config=config, **words), words)
+    def job_of(config: Mapping[str, Any]) -> Job:
+        beside_config: JobWords = {**about_job, "config": config}
+        return read_job(params, model, gpus, **beside_config)
+
+    rule = _fit_rule(job_of, named=word["gpu"] is not None or word["gpu_memory"] is not None)
     return asked._replace(model_params=job.model.parameters.total(), rules=(rule,))
 
 
-def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], words: Mapping[str, Any]) -> Rule:
-    named = words["gpu"] is not None or words["gpu_memory"] is not None
-
+def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], *, named: bool) -> Rule:
     def fits(case: Case) -> Iterator[Problem]:
         """Whether each GPU, and each node where its memory was given, holds what the job needs."""
         from dsconf.memory.estimate import estimate
@@ -199,9 +196,7 @@ def _quantized(job: Job) -> Iterator[Problem]:
 
     held = frozen(job.model, job.workload.quantize, widths(job.settings).model)
     message = (
-        f"each GPU loads all {format_bytes(held.weights + held.constants)} of quantized weights before they are cut"
+        f"each GPU loads all {format_bytes(held.weights + held.constants)} of quantized weights before they are sharded"
     )
-    advice = (
-        "set bnb_4bit_quant_storage and the dtype of from_pretrained to the training type, or they are not cut at all"
-    )
+    advice = "set bnb_4bit_quant_storage and the dtype of from_pretrained to the training type, or nothing is sharded"
     yield Problem("DS904", "note", (), message, advice)
