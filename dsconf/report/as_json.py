@@ -19,12 +19,12 @@ if TYPE_CHECKING:
 
 
 def document(answer: dict[str, Any]) -> str:
-    """``answer`` as the one document on stdout."""
+    """Write ``answer`` as the one document on stdout."""
     return json.dumps(answer, indent=2, ensure_ascii=False)
 
 
 def estimate_json(estimate: Estimate, model: Model, fits: str | None = None) -> dict[str, Any]:
-    """The document of ``estimate``; ``fits`` only with a GPU named. ``terms`` sums to ``peak_bytes``."""
+    """Make the document of ``estimate``; ``fits`` only with a GPU named. ``terms`` sums to ``peak_bytes``."""
     answer = {
         "peak_bytes": estimate.peak_bytes,
         "rank": estimate.rank,
@@ -43,7 +43,7 @@ def estimate_json(estimate: Estimate, model: Model, fits: str | None = None) -> 
 
 
 def terms_json(estimate: Estimate) -> dict[str, int]:
-    """Name → bytes at the peak; terms of one name are added up."""
+    """Map names to bytes at the peak; terms of one name are added up."""
     terms: dict[str, int] = {}
     for term in estimate.peak.terms:
         terms[term.name] = terms.get(term.name, 0) + term.num_bytes
@@ -51,7 +51,7 @@ def terms_json(estimate: Estimate) -> dict[str, int]:
 
 
 def cluster_json(cluster: Cluster) -> dict[str, Any]:
-    """The facts about the GPUs that the answer rests on."""
+    """State the facts about the GPUs that the answer rests on."""
     return {
         "gpus": cluster.world_size,
         "gpus_per_node": cluster.gpus_per_node,
@@ -65,7 +65,7 @@ def cluster_json(cluster: Cluster) -> dict[str, Any]:
 
 
 def model_json(model: Model) -> dict[str, Any]:
-    """The shape the answer rests on."""
+    """State the shape the answer rests on."""
     return {
         "name": model.name,
         "family": model.family,
@@ -80,7 +80,7 @@ def model_json(model: Model) -> dict[str, Any]:
 
 
 def recommendation_json(found: Recommendation, config: str, files: Sequence[str]) -> dict[str, Any]:
-    """The document of ``recommend``: the best candidate of each combination, the winner first among equals.
+    """Make the document of ``recommend``: the best candidate of each combination, the winner first of its own.
 
     ``config`` is the path that the launch lines name.
     """
@@ -111,14 +111,14 @@ def recommendation_json(found: Recommendation, config: str, files: Sequence[str]
 
 
 def reasons_json(reasons: Iterable[Reason], part: str) -> list[dict[str, Any]]:
-    """Findings by their codes; ``part`` is the key of the document that has their sentences alone."""
+    """List findings by their codes; ``part`` is the key of the document that has their sentences alone."""
     from dsconf.report.reasons import sentence
 
     return [{"code": r.code, "in": part, "figures": r.figures, "text": sentence(r)} for r in reasons]
 
 
 def _change_json(change: Change) -> dict[str, Any]:
-    """A change with its sentence, and the code and figures of that."""
+    """State a change with its sentence, and the code and figures of that."""
     from dsconf.report.reasons import sentence
 
     values = change._asdict()
@@ -133,7 +133,7 @@ def _change_json(change: Change) -> dict[str, Any]:
 
 
 def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
-    """The best on another number of GPUs; ``gain`` and ``efficiency`` are against what is recommended."""
+    """State the best on another number of GPUs; ``gain`` and ``efficiency`` are against the winner."""
     from dsconf.search.names import name
 
     assert found.recommended is not None
@@ -148,7 +148,7 @@ def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
 
 
 def _point_json(candidate: Candidate) -> dict[str, Any]:
-    """A point of the front: enough to find it among ``candidates`` or to ask for it again."""
+    """State a point of the front: enough to find it among ``candidates`` or to ask for it again."""
     from dsconf.search.names import name
 
     workload = candidate.workload
@@ -166,8 +166,8 @@ def _point_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def candidate_json(candidate: Candidate, found: Recommendation, why: str | None = None) -> dict[str, Any]:
-    """One candidate. ``config`` is null for plain DDP, which has none."""
-    from dsconf.report.phrases import phrase
+    """State one candidate. ``config`` is null for plain DDP, which has none."""
+    from dsconf.report.reasons.phrases import phrase
     from dsconf.search.names import name
 
     workload = candidate.workload
@@ -188,7 +188,7 @@ def candidate_json(candidate: Candidate, found: Recommendation, why: str | None 
 
 
 def config_json(candidate: Candidate, target: str) -> dict[str, Any] | None:
-    """The ds_config of ``candidate``, as its template writes it."""
+    """Make the ds_config of ``candidate``, as its template writes it."""
     from dsconf.config.render import render
 
     if candidate.settings.engine != "deepspeed":

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from dsconf.cluster.figures import figures_text
 from dsconf.cluster.spec import Cluster
-from dsconf.report.phrases import phrase
 from dsconf.report.reasons import sentence, sentences
+from dsconf.report.reasons.phrases import phrase
 from dsconf.report.table import as_gib, as_rate, table
 from dsconf.search.names import offload_name, strategy_name
 from dsconf.search.rank import best_of_each, needs_unstated_host, spread
@@ -36,7 +36,7 @@ MISSING = 4
 
 
 def recommendation_text(found: Recommendation, shape: str, files: Sequence[str], config: str) -> str:
-    """Everything ``recommend`` prints: facts, table, reasons, files, launch lines.
+    """Write everything ``recommend`` prints: facts, table, reasons, files, launch lines.
 
     ``shape`` is the sentence on the model; ``config`` the path that the launch lines name.
     """
@@ -75,7 +75,7 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
 
 
 def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidate]:
-    """What fits, and the nearest of what does not; states in bf16 only where the winner has them."""
+    """Keep what fits, and the nearest of what does not; states in bf16 only where the winner has them."""
     if winner is not None and not winner.settings.bf16_optimizer_states:
         rows = [row for row in rows if not row.settings.bf16_optimizer_states]
     missing = [row for row in rows if row.fits == "no"]
@@ -83,7 +83,7 @@ def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidat
 
 
 def _front(found: Recommendation) -> Iterator[str]:
-    """Speed against memory, shortened; what is recommended stands among it, as plainer where others beat it."""
+    """Show speed against memory, shortened; what is recommended stands among it, simpler where others beat it."""
     shown, winner = list(spread(found.pareto)), found.recommended
     if len(shown) < 2 or winner is None:
         return
@@ -100,7 +100,7 @@ def _front(found: Recommendation) -> Iterator[str]:
 
 
 def _mark(candidate: Candidate, winner: Candidate | None) -> str:
-    """What a person must know of a point of the front before taking it."""
+    """Say what a person must know of a point of the front before taking it."""
     if candidate is winner:
         return "recommended"
     return "if the host has the memory" if needs_unstated_host(candidate) else ""
@@ -111,7 +111,7 @@ def _share(candidate: Candidate, fastest: float) -> str:
 
 
 def cluster_sentence(cluster: Cluster, offloads: bool = False) -> str:
-    """The GPUs, what joins several nodes, and the hosts where they take part, with what was assumed about them."""
+    """Name the GPUs, what joins several nodes, and the hosts that take part, with what was assumed about them."""
     nodes = f" in {cluster.nodes} nodes" if cluster.nodes > 1 else ""
     host = cluster.host_memory_bytes
     memory = f", {format_bytes(host)} of host memory a node" if host is not None else ""
@@ -121,7 +121,7 @@ def cluster_sentence(cluster: Cluster, offloads: bool = False) -> str:
 
 
 def check_sentence(checked: CheckResult) -> str:
-    """What a real step showed, in a line."""
+    """Say in a line what a real step showed."""
     if checked.failure is not None:
         return f"Check: {checked.failure.message}"
     measured, predicted, error = checked.measured.peak_bytes, checked.predicted.peak_bytes, checked.error_percent

@@ -31,7 +31,7 @@ COSTS = ("hours", "GPU-\nhours", "cost")
 
 
 def sweep_text(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> str:
-    """Model, table, which is fastest and which cheapest, and the files written; ``shape`` is the sentence on the model.
+    """Write model, table, what follows, and the files written; ``shape`` is the sentence on the model.
 
     ``files`` and ``configs`` (the path that the launch lines name) are by the number of GPUs.
     """
@@ -57,7 +57,7 @@ def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs
 
 
 def _matters(found: Sweep) -> tuple[Cluster, bool, bool]:
-    """The cluster of the last row, and whether network and hosts matter on any number of GPUs."""
+    """Return the cluster of the last row, and whether network and hosts matter on any number of GPUs."""
     networked = any(row.found.cluster.nodes > 1 for row in found.rows)
     offloads = any(row.found.recommended is not None and row.found.recommended.offloads for row in found.rows)
     return found.rows[-1].found.cluster, networked, offloads
@@ -87,7 +87,7 @@ def _row(row: SweepRow, found: Sweep) -> list[str]:
 
 
 def sweep_json(found: Sweep, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> dict[str, Any]:
-    """The document of ``recommend`` with several numbers of GPUs; each row has the keys of a single answer.
+    """Make the document of ``recommend`` with several numbers of GPUs; each row has the keys of a single answer.
 
     ``files`` and ``configs`` (the path that the launch lines name) are by the number of GPUs.
     """

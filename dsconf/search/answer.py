@@ -58,7 +58,7 @@ class Recommendation(NamedTuple):
         return self.launch_with("ds_config.json")
 
     def launch_with(self, config: str) -> tuple[str, ...]:
-        """The shell lines that start training with the file ``config``."""
+        """Return the shell lines that start training with the file ``config``."""
         from dsconf.search.launch import launch_lines
 
         return launch_lines(self.recommended, self.target, config) if self.recommended else ()
@@ -80,7 +80,7 @@ class Recommendation(NamedTuple):
 
 
 def _require_valid(text: str) -> None:
-    """Nothing unchecked is ever shown; a config that fails here is a fault of the templates, not of a person."""
+    """Refuse to show anything unchecked; a config that fails here is a fault of the templates, not of a person."""
     import json
 
     from dsconf.config.finding import dotted

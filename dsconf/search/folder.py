@@ -11,26 +11,26 @@ from dsconf.search.launch import launch_of_winner
 
 
 def config_name(comments: bool) -> str:
-    """The name of the config in a written folder: HJSON, where it has comments."""
+    """Return the name of the config in a written folder: HJSON, where it has comments."""
     return "ds_config.hjson" if comments else "ds_config.json"
 
 
 def folder_names(target: str, *, slurm: bool, comments: bool) -> tuple[str, ...]:
-    """The files that ``folder_files`` always has, whatever is recommended."""
+    """List the files that ``folder_files`` always has, whatever is recommended."""
     from dsconf.launch.folder import usual_names
 
     return (config_name(comments), *usual_names(target, slurm))
 
 
 def every_name() -> tuple[str, ...]:
-    """Every name that a written folder may have, whatever it is for."""
+    """List every name that a written folder may have, whatever it is for."""
     from dsconf.launch.folder import EVERY
 
     return (config_name(False), config_name(True), *EVERY)
 
 
 def config_file(found: Recommendation, *, comments: bool, reasons: Sequence[str] = ()) -> str:
-    """The text of the recommended config: strict JSON, or HJSON with ``reasons`` at its head and comments on values.
+    """Write the recommended config: strict JSON, or HJSON with ``reasons`` at its head and comments on values.
 
     Raises:
         InputError: comments for a loader that reads strict JSON alone.
@@ -47,7 +47,7 @@ def config_file(found: Recommendation, *, comments: bool, reasons: Sequence[str]
 
 
 def refuse_comments(target: str) -> None:
-    """Comments are for DeepSpeed's own reading.
+    """Refuse comments for all but DeepSpeed's own reading.
 
     Raises:
         InputError: the HF Trainer and Accelerate read strict JSON (accelerate/utils/deepspeed.py: HfDeepSpeedConfig).
@@ -60,7 +60,7 @@ def refuse_comments(target: str) -> None:
 def folder_files(
     found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False, reasons: Sequence[str] = ()
 ) -> dict[str, str]:
-    """File name → text of a folder that can be launched, the config first. ``folder`` is its path for the launcher.
+    """Map file names to texts of a folder that can be launched, the config first. ``folder`` is its path for scripts.
 
     Raises:
         InputError: what ``config_file`` raises.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsconf.search.candidates import Candidate
-from dsconf.search.kinds import LEAN
+from dsconf.search.strategies import LEAN
 
 
 def name(candidate: Candidate) -> str:

@@ -92,12 +92,12 @@ class Decision(NamedTuple):
 
     @property
     def fastest(self) -> Candidate:
-        """The fastest of the rivals."""
+        """Return the fastest of the rivals."""
         return max(self.rivals, key=_rate)
 
     @property
     def held_back(self) -> Candidate | None:
-        """The fastest of those set aside, where it is clearly faster than the winner."""
+        """Return the fastest of those set aside, where it is clearly faster than the winner."""
         faster = (c for c in self.set_aside if _rate(c) > (1 + EQUAL) * _rate(self.winner))
         return max(faster, key=_rate, default=None)
 

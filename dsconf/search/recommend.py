@@ -13,7 +13,7 @@ from dsconf.model.read import read_model
 from dsconf.read_job import stated_cluster
 from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
-from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_tools
+from dsconf.search.candidates import Candidate, CostModels, evaluate, examine, real_models
 from dsconf.search.explain.changes import improvements
 from dsconf.search.explain.headroom import headroom
 from dsconf.search.explain.limits import limits
@@ -37,7 +37,7 @@ def recommend(
     model: str | Path | Mapping[str, Any] | None = None,
     gpus: int = 1,
     *,
-    tools: Tools | None = None,
+    tools: CostModels | None = None,
     **words: Unpack[RecommendWords],
 ) -> Recommendation:
     """Search the whole space (docs/recommend.md) and rank what fits by tokens a second.
@@ -67,7 +67,7 @@ def read_asked(
     params: str | int | None,
     model: str | Path | Mapping[str, Any] | None,
     gpus: int,
-    tools: Tools | None = None,
+    tools: CostModels | None = None,
     **words: Unpack[RecommendWords],
 ) -> Asked:
     """Return the words of ``recommend`` as one value.
@@ -85,7 +85,7 @@ def read_asked(
         model=shape,
         wish=read_wish(word, shape)._replace(stage=word["stage"], low_states=low_states),
         node_size=word["gpus_per_node"],
-        tools=tools or real_tools(),
+        tools=tools or real_models(),
         with_lora=lambda rank: read_model(params, model, rank),
     )
     return Asked(question, word["target"], cast("int | None", word["tokens"]), word["price"])
@@ -133,7 +133,7 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
     return found._replace(why=tuple(nothing_fits(nearest, question, alternatives)))
 
 
-def _without_zero_init(winner: Candidate, tools: Tools) -> Candidate | None:
+def _without_zero_init(winner: Candidate, tools: CostModels) -> Candidate | None:
     """Evaluate ``winner`` where the script builds the whole model on each GPU; None where that is no difference."""
     job = winner.job
     if job.settings.stage < 3 or job.cluster.world_size == 1 or job.workload.quantize is not None:

@@ -11,7 +11,7 @@ from dsconf.cluster.read import refuse_too_many
 from dsconf.errors import InputError
 from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
-from dsconf.search.candidates import Candidate, Tools
+from dsconf.search.candidates import Candidate, CostModels
 from dsconf.search.explain.reason import Reason, facts, gained, reason
 from dsconf.search.explain.scaling import POOR, alike, brings_nothing, waits
 from dsconf.search.rank import EQUAL
@@ -71,7 +71,7 @@ def sweep(
     params: str | int | None = None,
     model: str | Path | Mapping[str, Any] | None = None,
     *,
-    tools: Tools | None = None,
+    tools: CostModels | None = None,
     **words: Unpack[RecommendWords],
 ) -> Sweep:
     """Ask ``recommend`` on each number of ``gpus``: an iterable, or text such as ``8,16,32``.

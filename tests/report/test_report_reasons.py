@@ -17,8 +17,8 @@ from search_fakes import FAKES, fake_cluster, fake_model
 import dsconf
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
-from dsconf.report.phrases import compared, compared_with, phrase, speed_difference
 from dsconf.report.reasons import TABLE, sentence, sentences
+from dsconf.report.reasons.phrases import compared, compared_with, phrase, speed_difference
 from dsconf.search.answer import Recommendation
 from dsconf.search.explain.reason import Reason
 from dsconf.search.question import Question

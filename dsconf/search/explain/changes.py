@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dsconf.cluster.spec import MOST_HOST_BYTES
 from dsconf.job import Job
-from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
+from dsconf.search.candidates import Candidate, CostModels, evaluate, with_batch
 from dsconf.search.explain.limits import Limit, gain, with_nvlink
 from dsconf.search.explain.reason import Reason, facts, gained, reason, shortage
 from dsconf.search.explain.scaling import Scale
@@ -128,7 +128,7 @@ def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
         yield _change("accumulation", why, more, winner)
 
 
-def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: Tools) -> Iterator[Change]:
+def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: CostModels) -> Iterator[Change]:
     """Compare the same strategy with the other answer to recomputing."""
     recomputes, switched = winner.workload.checkpointing, _switched(winner)
     other = next((c for c in candidates if combination(c) == combination(winner._replace(job=switched))), None)
@@ -138,11 +138,12 @@ def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: To
     config = facts(other) | {"micro_batch": other.workload.micro_batch}
     gain_then = gained(other, winner)
     if not recomputes:
-        found, saved = winner.estimate, winner.estimate.process_bytes - evaluate(switched, tools).estimate.process_bytes
-        at_start = found.init_peak_bytes > found.peak_bytes
+        estimate = winner.estimate
+        saved = estimate.process_bytes - evaluate(switched, tools).estimate.process_bytes
+        at_start = estimate.init_peak_bytes > estimate.peak_bytes
         fullest = {
-            "phase": "initialisation" if at_start else found.peak.phase,
-            "moment": None if at_start else found.peak.name,
+            "phase": "initialisation" if at_start else estimate.peak.phase,
+            "moment": None if at_start else estimate.peak.name,
         }
         why = reason(
             "checkpointing_on", config=config, same_settings=alike, gain=gain_then, saved_bytes=saved, fullest=fullest
@@ -208,7 +209,7 @@ ON_SALE = ("link_in_node", "network_between_nodes", "link_to_host", "host_cpu", 
 """Resources that a person can buy twice as fast; a card that computes faster is another card."""
 
 
-def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterator[Change]:
+def _faster(winner: Candidate, slowest: Sequence[Limit], tools: CostModels) -> Iterator[Change]:
     cluster = winner.job.cluster
     rates: dict[str, tuple[float, ...]] = {
         "link_in_node": (cluster.gpu.link_bandwidth,),

@@ -40,17 +40,17 @@ def notes(
 def _host(winner: Candidate) -> Iterator[Reason]:
     if not winner.offloads:
         return
-    found, cluster = winner.estimate, winner.job.cluster
+    estimate, cluster = winner.estimate, winner.job.cluster
     assumed = cluster.host_memory_bytes is None and not exceeds_likely_host(winner)
     yield reason(
         "host_memory",
-        needed_bytes=found.host_bytes_per_node,
+        needed_bytes=estimate.host_bytes_per_node,
         stated_bytes=cluster.host_memory_bytes,
         assumed_bytes=likely_host_bytes(cluster) if assumed else None,
         gpus_per_node=cluster.gpus_per_node,
     )
-    if found.nvme_bytes_per_node:
-        yield reason("nvme_space", needed_bytes=found.nvme_bytes_per_node)
+    if estimate.nvme_bytes_per_node:
+        yield reason("nvme_space", needed_bytes=estimate.nvme_bytes_per_node)
 
 
 def _positions(winner: Candidate) -> Iterator[Reason]:

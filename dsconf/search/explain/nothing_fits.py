@@ -37,12 +37,12 @@ def nothing_fits(nearest: Candidate, question: Question, remedies: bool = True) 
 
 def _fullest(nearest: Candidate) -> dict[str, Any] | None:
     """State what takes the room on the GPU, where it is the GPU that is too small."""
-    found = nearest.estimate
+    estimate = nearest.estimate
     if not nearest.gpu_short_bytes:
         return None
-    if found.init_peak_bytes > found.peak_bytes:
-        return {"start_bytes": found.init_peak_bytes}
-    return {"peak_bytes": found.peak_bytes, "term": largest_term(nearest)}
+    if estimate.init_peak_bytes > estimate.peak_bytes:
+        return {"start_bytes": estimate.init_peak_bytes}
+    return {"peak_bytes": estimate.peak_bytes, "term": largest_term(nearest)}
 
 
 def _fits(code: str, candidate: Candidate, wish: Wish, **figures: Any) -> Reason:

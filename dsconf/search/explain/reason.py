@@ -22,15 +22,15 @@ def reason(code: str, **figures: Any) -> Reason:
 
 def facts(candidate: Candidate) -> dict[str, Any]:
     """State what a person must know of another config before taking it."""
-    found = candidate.estimate
+    estimate = candidate.estimate
     return {
         "name": name(candidate),
         "offload": offload_name(candidate),
         "fits": candidate.fits,
         "gpus": candidate.job.cluster.world_size,
         "tokens_per_second": candidate.tokens_per_second,
-        "host_bytes_per_node": found.host_bytes_per_node,
-        "nvme_bytes_per_node": found.nvme_bytes_per_node,
+        "host_bytes_per_node": estimate.host_bytes_per_node,
+        "nvme_bytes_per_node": estimate.nvme_bytes_per_node,
     }
 
 

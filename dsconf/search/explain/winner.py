@@ -75,10 +75,10 @@ def runner_up(winner: Candidate, candidates: Sequence[Candidate]) -> Candidate |
 
 
 def _fullest(winner: Candidate) -> Reason:
-    found, peak = winner.estimate, winner.estimate.peak
+    estimate, peak = winner.estimate, winner.estimate.peak
     step = {"phase": peak.phase, "moment": peak.name, "peak_bytes": peak.num_bytes, "term": largest_term(winner)}
-    if found.init_peak_bytes > found.peak_bytes:
-        return reason("fullest_at_start", start_bytes=found.init_peak_bytes, **step)
+    if estimate.init_peak_bytes > estimate.peak_bytes:
+        return reason("fullest_at_start", start_bytes=estimate.init_peak_bytes, **step)
     return reason("fullest", **step)
 
 

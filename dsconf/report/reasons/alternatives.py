@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dsconf.report.phrases import (
+from dsconf.report.reasons.phrases import (
     Facts,
     compared,
     compared_with,
@@ -17,7 +17,7 @@ from dsconf.report.phrases import (
     table_of,
     waits_for,
 )
-from dsconf.report.phrases import host_memory as _host_memory
+from dsconf.report.reasons.phrases import host_memory as _host_memory
 from dsconf.units import format_bytes, format_rate
 
 DRIVE = "--nvme PATH"
@@ -223,38 +223,40 @@ def _sweep_held_back(gpus: int, config: Facts) -> str:
 
 
 ALTERNATIVES = table_of(
-    _fewer_gpus_as_fast,
-    _each_gpu_gives_less,
-    _more_gpus_bring_nothing,
-    _more_gpus,
-    _without_offload,
-    _without_offload_fits_on,
-    _more_accumulation,
-    _checkpointing_on,
-    _checkpointing_off,
-    _checkpointing_off_does_not_fit,
-    _states_in_bf16,
-    _more_memory,
-    _twice_as_fast,
-    _nvlink,
-    _nothing_fits,
-    _more_gpus_do_not_help,
-    _no_single_change,
-    _fits_without_option,
-    _fits_with_host_memory,
-    _fits_with_nvme,
-    _fits_on_more_gpus,
-    _fits_with_lora,
-    _fits_with_shorter_sequences,
-    _fits_without_restrictions,
-    _fits_with_two_changes,
-    _sweep_nothing_fits,
-    _sweep_best,
-    _sweep_brings_nothing,
-    _sweep_each_gives_less,
-    _sweep_each_gives_more,
-    _sweep_batches_differ,
-    _sweep_host_memory,
-    _sweep_held_back,
+    (
+        _fewer_gpus_as_fast,
+        _each_gpu_gives_less,
+        _more_gpus_bring_nothing,
+        _more_gpus,
+        _without_offload,
+        _without_offload_fits_on,
+        _more_accumulation,
+        _checkpointing_on,
+        _checkpointing_off,
+        _checkpointing_off_does_not_fit,
+        _states_in_bf16,
+        _more_memory,
+        _twice_as_fast,
+        _nvlink,
+        _nothing_fits,
+        _more_gpus_do_not_help,
+        _no_single_change,
+        _fits_without_option,
+        _fits_with_host_memory,
+        _fits_with_nvme,
+        _fits_on_more_gpus,
+        _fits_with_lora,
+        _fits_with_shorter_sequences,
+        _fits_without_restrictions,
+        _fits_with_two_changes,
+        _sweep_nothing_fits,
+        _sweep_best,
+        _sweep_brings_nothing,
+        _sweep_each_gives_less,
+        _sweep_each_gives_more,
+        _sweep_batches_differ,
+        _sweep_host_memory,
+        _sweep_held_back,
+    )
 )
 """Code → sentence of what search finds out about other ways than the one it recommends."""

@@ -1,11 +1,8 @@
-"""The sentence of each finding: one table from its code to a function of its figures."""
+"""Sentences on the recommended config: why it won, and what to know or do before training with it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
-from dsconf.report.alternatives import ALTERNATIVES
-from dsconf.report.phrases import (
+from dsconf.report.reasons.phrases import (
     Facts,
     host_memory,
     largest,
@@ -15,7 +12,6 @@ from dsconf.report.phrases import (
     speed_difference,
     table_of,
 )
-from dsconf.search.explain.reason import Reason
 from dsconf.units import format_bytes, format_seconds
 
 ULYSSES = "deepspeed.runtime.sequence_parallel.ulysses_sp"
@@ -43,16 +39,6 @@ ZERO_INIT = {
     "accelerate": "Make the Accelerator before the model, so that from_pretrained builds it in shards (zero.Init)",
 }
 """How each target builds a model in shards."""
-
-
-def sentence(reason: Reason) -> str:
-    """Say ``reason`` in English."""
-    return TABLE[reason.code](**reason.figures)
-
-
-def sentences(reasons: Iterable[Reason]) -> list[str]:
-    """Say each of ``reasons``."""
-    return [sentence(reason) for reason in reasons]
 
 
 def _only_one(
@@ -252,8 +238,8 @@ def _stage_3_holds_more(more_bytes: int) -> str:
     return f"{more}: what it gathers outweighs what it shards."
 
 
-TABLE: dict[str, Callable[..., str]] = {
-    **table_of(
+WINNER = table_of(
+    (
         _only_one,
         _fastest,
         _simplest,
@@ -280,7 +266,6 @@ TABLE: dict[str, Callable[..., str]] = {
         _one_gpu,
         _plain_torch,
         _stage_3_holds_more,
-    ),
-    **ALTERNATIVES,
-}
-"""Code → what makes its sentence of the figures; docs/recommend.md lists them."""
+    )
+)
+"""Code → sentence of what search finds out about the config that it recommends."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from dsconf.search.explain.reason import gained, shortage
@@ -140,6 +140,6 @@ def host_memory(needed_bytes: int, stated_bytes: int | None, assumed_bytes: int 
     return f"Needs {needed} of host memory in each node{likely}: give --host-memory to check."
 
 
-def table_of(*templates: Callable[..., str]) -> dict[str, Callable[..., str]]:
+def table_of(templates: Iterable[Callable[..., str]]) -> dict[str, Callable[..., str]]:
     """Make a table of ``templates`` by the code that each is named after."""
     return {template.__name__.removeprefix("_"): template for template in templates}
