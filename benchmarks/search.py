@@ -22,7 +22,7 @@ from tabulate import tabulate
 from dsconf.cluster.read import read_cluster
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
-from dsconf.search.candidates import Examined, examine, real_tools
+from dsconf.search.candidates import Examined, examine, real_models
 from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
 
@@ -52,7 +52,7 @@ QUESTIONS = (
 def search(model: Model, question: Question) -> Examined:
     """Return everything that ``recommend`` examines before it orders the candidates."""
     cluster = read_cluster(question.gpus, question.gpu, nvme="/nvme")
-    return examine(model, cluster, combinations(model, cluster, question.wish), real_tools())
+    return examine(model, cluster, combinations(model, cluster, question.wish), real_models())
 
 
 def timed(model: Model, question: Question) -> tuple[float, Examined]:

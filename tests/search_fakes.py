@@ -8,7 +8,7 @@ from dsconf.cluster.spec import Cluster, Gpu
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, Moment, Term
 from dsconf.model.spec import Model, Param, Parameters
-from dsconf.search.candidates import Tools
+from dsconf.search.candidates import CostModels
 from dsconf.units import GIB
 
 
@@ -106,4 +106,4 @@ def fake_missing(estimate: Estimate, cluster: Cluster) -> int:
     return max(0, estimate.peak_bytes + GIB - int(0.9 * cluster.gpu.memory_bytes))
 
 
-FAKES = Tools(fake_estimate, fake_step_time, fake_missing, fake_verdict)  # type: ignore[arg-type]
+FAKES = CostModels(fake_estimate, fake_step_time, fake_missing, fake_verdict)  # type: ignore[arg-type]

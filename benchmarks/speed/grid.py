@@ -33,8 +33,9 @@ from dsconf.cluster.read import read_cluster
 from dsconf.config.render import render
 from dsconf.model.attention import runs_eager
 from dsconf.model.read import read_model
-from dsconf.search.candidates import Candidate, evaluate, real_tools, with_batch
-from dsconf.search.rank import choose, name, ranked
+from dsconf.search.candidates import Candidate, evaluate, real_models, with_batch
+from dsconf.search.names import name
+from dsconf.search.rank import choose, ranked
 from dsconf.search.space import Wish, combinations
 from dsconf.workload import Workload
 
@@ -50,7 +51,7 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     cluster = read_cluster(1, arguments.gpu, host_memory=arguments.host_memory)
     cluster = replace(cluster, cpu_cores=len(os.sched_getaffinity(0)))
     wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
-    tools = real_tools()
+    tools = real_models()
     evaluated = []
     for settings, workloads in combinations(model, cluster, wish):
         for workload in workloads:

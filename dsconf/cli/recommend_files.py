@@ -109,11 +109,13 @@ class Writing(NamedTuple):
 
     def _texts(self, folder: Path, found: Recommendation) -> dict[Path, str]:
         """Without -o the config alone."""
+        from dsconf.report.reasons import sentences
         from dsconf.search.folder import config_file, folder_files
 
+        reasons = sentences((*found.why, *found.notes)) if self.comments else []
         if self.output is None:
-            return {self.config(folder): config_file(found, comments=self.comments)}
-        files = folder_files(found, str(folder), slurm=self.slurm, comments=self.comments)
+            return {self.config(folder): config_file(found, comments=self.comments, reasons=reasons)}
+        files = folder_files(found, str(folder), slurm=self.slurm, comments=self.comments, reasons=reasons)
         return {folder / name: text for name, text in files.items()}
 
     def _tell_left(self, written: Mapping[Path, Iterable[Path]]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from dsconf.cluster.spec import Cluster
@@ -13,16 +13,18 @@ from dsconf.model.spec import Model
 if TYPE_CHECKING:
     from dsconf.search.answer import Recommendation
     from dsconf.search.candidates import Candidate
+    from dsconf.search.explain.changes import Change
+    from dsconf.search.explain.reason import Reason
     from dsconf.search.explain.scaling import Scale
 
 
 def document(answer: dict[str, Any]) -> str:
-    """``answer`` as the one document on stdout."""
+    """Write ``answer`` as the one document on stdout."""
     return json.dumps(answer, indent=2, ensure_ascii=False)
 
 
 def estimate_json(estimate: Estimate, model: Model, fits: str | None = None) -> dict[str, Any]:
-    """The document of ``estimate``; ``fits`` only with a GPU named. ``terms`` sums to ``peak_bytes``."""
+    """Make the document of ``estimate``; ``fits`` only with a GPU named. ``terms`` sums to ``peak_bytes``."""
     answer = {
         "peak_bytes": estimate.peak_bytes,
         "rank": estimate.rank,
@@ -41,7 +43,7 @@ def estimate_json(estimate: Estimate, model: Model, fits: str | None = None) -> 
 
 
 def terms_json(estimate: Estimate) -> dict[str, int]:
-    """Name → bytes at the peak; terms of one name are added up."""
+    """Map names to bytes at the peak; terms of one name are added up."""
     terms: dict[str, int] = {}
     for term in estimate.peak.terms:
         terms[term.name] = terms.get(term.name, 0) + term.num_bytes
@@ -49,7 +51,7 @@ def terms_json(estimate: Estimate) -> dict[str, int]:
 
 
 def cluster_json(cluster: Cluster) -> dict[str, Any]:
-    """The facts about the GPUs that the answer rests on."""
+    """State the facts about the GPUs that the answer rests on."""
     return {
         "gpus": cluster.world_size,
         "gpus_per_node": cluster.gpus_per_node,
@@ -63,7 +65,7 @@ def cluster_json(cluster: Cluster) -> dict[str, Any]:
 
 
 def model_json(model: Model) -> dict[str, Any]:
-    """The shape the answer rests on."""
+    """State the shape the answer rests on."""
     return {
         "name": model.name,
         "family": model.family,
@@ -78,24 +80,26 @@ def model_json(model: Model) -> dict[str, Any]:
 
 
 def recommendation_json(found: Recommendation, config: str, files: Sequence[str]) -> dict[str, Any]:
-    """The document of ``recommend``: the best candidate of each combination, the winner first among equals.
+    """Make the document of ``recommend``: the best candidate of each combination, the winner first of its own.
 
     ``config`` is the path that the launch lines name.
     """
+    from dsconf.report.reasons import sentences
     from dsconf.search.rank import best_of_each
 
     winner = found.recommended
     cost = found.cost._asdict() if found.cost is not None else None
     return {
-        "recommended": candidate_json(winner, found, "; ".join(found.why)) if winner else None,
+        "recommended": candidate_json(winner, found, "; ".join(sentences(found.why))) if winner else None,
         "candidates": [candidate_json(candidate, found) for candidate in best_of_each(found.candidates, winner)],
         "examined": found.examined,
         "ruled_out": found.ruled_out,
-        "why": list(found.why),
-        "notes": list(found.notes),
+        "why": sentences(found.why),
+        "notes": sentences(found.notes),
+        "reasons": [*reasons_json(found.why, "why"), *reasons_json(found.notes, "notes")],
         "headroom": found.headroom._asdict() if found.headroom is not None else None,
         "limits": {limit.resource: limit.gain for limit in found.limits},
-        "changes": [change._asdict() for change in found.changes],
+        "changes": [_change_json(change) for change in found.changes],
         "scaling": [_scale_json(scale, found) for scale in found.scales],
         "pareto": [_point_json(candidate) for candidate in found.pareto],
         "model": model_json(found.model),
@@ -106,9 +110,31 @@ def recommendation_json(found: Recommendation, config: str, files: Sequence[str]
     } | ({"cost": cost} if cost is not None else {})
 
 
+def reasons_json(reasons: Iterable[Reason], part: str) -> list[dict[str, Any]]:
+    """List findings by their codes; ``part`` is the key of the document that has their sentences alone."""
+    from dsconf.report.reasons import sentence
+
+    return [{"code": r.code, "in": part, "figures": r.figures, "text": sentence(r)} for r in reasons]
+
+
+def _change_json(change: Change) -> dict[str, Any]:
+    """State a change with its sentence, and the code and figures of that."""
+    from dsconf.report.reasons import sentence
+
+    values = change._asdict()
+    reason = values.pop("reason")
+    return {
+        "kind": values.pop("kind"),
+        "text": sentence(reason),
+        **values,
+        "code": reason.code,
+        "figures": reason.figures,
+    }
+
+
 def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
-    """The best on another number of GPUs; ``gain`` and ``efficiency`` are against what is recommended."""
-    from dsconf.search.rank import name
+    """State the best on another number of GPUs; ``gain`` and ``efficiency`` are against the winner."""
+    from dsconf.search.names import name
 
     assert found.recommended is not None
     return {
@@ -122,8 +148,8 @@ def _scale_json(scale: Scale, found: Recommendation) -> dict[str, Any]:
 
 
 def _point_json(candidate: Candidate) -> dict[str, Any]:
-    """A point of the front: enough to find it among ``candidates`` or to ask for it again."""
-    from dsconf.search.rank import name
+    """State a point of the front: enough to find it among ``candidates`` or to ask for it again."""
+    from dsconf.search.names import name
 
     workload = candidate.workload
     return {
@@ -140,9 +166,9 @@ def _point_json(candidate: Candidate) -> dict[str, Any]:
 
 
 def candidate_json(candidate: Candidate, found: Recommendation, why: str | None = None) -> dict[str, Any]:
-    """One candidate. ``config`` is null for plain DDP, which has none."""
-    from dsconf.search.explain.reasons import short
-    from dsconf.search.rank import name
+    """State one candidate. ``config`` is null for plain DDP, which has none."""
+    from dsconf.report.reasons.phrases import phrase
+    from dsconf.search.names import name
 
     workload = candidate.workload
     return {
@@ -157,12 +183,12 @@ def candidate_json(candidate: Candidate, found: Recommendation, why: str | None 
         "step_parts": candidate.step.parts,
         "tokens_per_second": candidate.tokens_per_second,
         "fits": candidate.fits,
-        "why": why if why is not None else short(candidate, found.recommended),
+        "why": why if why is not None else phrase(candidate, found.recommended),
     }
 
 
 def config_json(candidate: Candidate, target: str) -> dict[str, Any] | None:
-    """The ds_config of ``candidate``, as its template writes it."""
+    """Make the ds_config of ``candidate``, as its template writes it."""
     from dsconf.config.render import render
 
     if candidate.settings.engine != "deepspeed":

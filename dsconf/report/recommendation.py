@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from dsconf.cluster.read import figures_text
 from dsconf.cluster.spec import Cluster
+from dsconf.report.reasons import sentence, sentences
+from dsconf.report.reasons.phrases import phrase
 from dsconf.report.table import as_gib, as_rate, table
-from dsconf.search.explain.reasons import short
-from dsconf.search.rank import best_of_each, needs_unstated_host, offload_name, spread, strategy_name
+from dsconf.search.names import offload_name, strategy_name
+from dsconf.search.rank import best_of_each, needs_unstated_host, spread
 from dsconf.units import format_bytes, format_count, format_seconds
 
 if TYPE_CHECKING:
@@ -34,7 +36,7 @@ MISSING = 4
 
 
 def recommendation_text(found: Recommendation, shape: str, files: Sequence[str], config: str) -> str:
-    """Everything ``recommend`` prints: facts, table, reasons, files, launch lines.
+    """Write everything ``recommend`` prints: facts, table, reasons, files, launch lines.
 
     ``shape`` is the sentence on the model; ``config`` the path that the launch lines name.
     """
@@ -51,18 +53,20 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield _examined(found)
     if len(shown) < len(rows):
         left = (
-            "those further off, and with bf16 states that nothing needs" if found.recommended else "those further off"
+            "those that miss by more, and those with bf16 states, which nothing here needs"
+            if found.recommended
+            else "those that miss by more"
         )
         yield f"{len(rows) - len(shown)} more combinations are in the JSON: {left}."
     yield ""
-    changes = [change.text for change in found.changes]
+    changes = [change.reason for change in found.changes]
     lead = "Recommended: " if found.recommended is not None else ""
-    yield f"{lead}{found.why[0]}"
-    yield from (f"  {reason}" for reason in (*found.why[1:], *found.notes) if reason not in changes)
+    yield f"{lead}{sentence(found.why[0])}"
+    yield from (f"  {sentence(reason)}" for reason in (*found.why[1:], *found.notes) if reason not in changes)
     if found.cost is not None:
         yield f"  {format_count(found.tokens or 0)} tokens: {found.cost.sentence()}."
     if changes:
-        yield from ("", "What one change would do:", *(f"  {change}" for change in changes))
+        yield from ("", "What one change would do:", *(f"  {text}" for text in sentences(changes)))
     yield from _front(found)
     if found.recommended is not None:
         yield ""
@@ -71,7 +75,7 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
 
 
 def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidate]:
-    """What fits, and the nearest of what does not; states in bf16 only where the winner has them."""
+    """Keep what fits, and the nearest of what does not; states in bf16 only where the winner has them."""
     if winner is not None and not winner.settings.bf16_optimizer_states:
         rows = [row for row in rows if not row.settings.bf16_optimizer_states]
     missing = [row for row in rows if row.fits == "no"]
@@ -79,7 +83,7 @@ def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidat
 
 
 def _front(found: Recommendation) -> Iterator[str]:
-    """Speed against memory, shortened; what is recommended stands among it, as plainer where others beat it."""
+    """Show speed against memory, shortened; what is recommended stands among it, simpler where others beat it."""
     shown, winner = list(spread(found.pareto)), found.recommended
     if len(shown) < 2 or winner is None:
         return
@@ -90,16 +94,16 @@ def _front(found: Recommendation) -> Iterator[str]:
     fastest = found.pareto[0].tokens_per_second
     rows = [[*_row(c, found)[:-4], as_rate(c.tokens_per_second), _share(c, fastest), _mark(c, winner)] for c in shown]
     yield ""
-    among = f"{number} of {len(found.pareto)} configs none beats in both{beside}"
+    among = f"{number} of the {len(found.pareto)} configs that no other beats in both{beside}"
     yield f"Speed against memory, the Pareto front ({among}):"
     yield table((*HEADERS[:-4], "tokens/s", "of the\nfastest", ""), rows, (0, 1, 2, 8))
 
 
 def _mark(candidate: Candidate, winner: Candidate | None) -> str:
-    """What a person must know of a point of the front before taking it."""
+    """Say what a person must know of a point of the front before taking it."""
     if candidate is winner:
         return "recommended"
-    return "if the host has it" if needs_unstated_host(candidate) else ""
+    return "if the host has the memory" if needs_unstated_host(candidate) else ""
 
 
 def _share(candidate: Candidate, fastest: float) -> str:
@@ -107,7 +111,7 @@ def _share(candidate: Candidate, fastest: float) -> str:
 
 
 def cluster_sentence(cluster: Cluster, offloads: bool = False) -> str:
-    """The GPUs, what joins several nodes, and the hosts where they take part, with what was assumed about them."""
+    """Name the GPUs, what joins several nodes, and the hosts that take part, with what was assumed about them."""
     nodes = f" in {cluster.nodes} nodes" if cluster.nodes > 1 else ""
     host = cluster.host_memory_bytes
     memory = f", {format_bytes(host)} of host memory a node" if host is not None else ""
@@ -117,7 +121,7 @@ def cluster_sentence(cluster: Cluster, offloads: bool = False) -> str:
 
 
 def check_sentence(checked: CheckResult) -> str:
-    """What a real step showed, in a line."""
+    """Say in a line what a real step showed."""
     if checked.failure is not None:
         return f"Check: {checked.failure.message}"
     measured, predicted, error = checked.measured.peak_bytes, checked.predicted.peak_bytes, checked.error_percent
@@ -148,5 +152,5 @@ def _row(candidate: Candidate, found: Recommendation) -> list[str]:
         candidate.fits,
         as_rate(candidate.tokens_per_second) if fitting else "-",
         format_seconds(candidate.step.seconds) if fitting else "-",
-        short(candidate, found.recommended),
+        phrase(candidate, found.recommended),
     ]

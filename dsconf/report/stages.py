@@ -25,7 +25,7 @@ _OF_STAGE_3 = (
 
 
 def stages_text(found: StageComparison, shape: str, gpus: str) -> str:
-    """Model, GPUs and the table; ``shape`` and ``gpus`` are the sentences on them."""
+    """Write model, GPUs and the table; ``shape`` and ``gpus`` are the sentences on them."""
     return "\n".join(_lines(found, shape, gpus))
 
 
@@ -47,7 +47,7 @@ def _lines(found: StageComparison, shape: str, gpus: str) -> Iterator[str]:
 
 
 def _settings(found: StageComparison) -> Iterator[str]:
-    """What a ds_config needs to give the same figures in ``dsconf estimate``."""
+    """Say what a ds_config needs to give the same figures in ``dsconf estimate``."""
     for rows in (found.rows[1:3], found.rows[3:]):
         settings = rows[0].candidate.settings
         names = "stage 3" if settings.stage == 3 else "stages 1 and 2"
@@ -57,7 +57,7 @@ def _settings(found: StageComparison) -> Iterator[str]:
 
 
 def _alike(found: StageComparison) -> Iterator[str]:
-    """Why stages 1 and 2 are equal where they are (stage_1_and_2.py:958-980, 2284-2295)."""
+    """Say why stages 1 and 2 are equal where they are (stage_1_and_2.py:958-980, 2284-2295)."""
     one, two = found.rows[1], found.rows[2]
     if one.candidate.estimate.peak_bytes != two.candidate.estimate.peak_bytes or one.sent_bytes != two.sent_bytes:
         return
@@ -66,14 +66,14 @@ def _alike(found: StageComparison) -> Iterator[str]:
         return
     yield (
         "Stages 1 and 2 are equal here: with overlap_comm both reduce each bucket while backward runs and keep only "
-        "their own gradients, and with accumulation 1 they send them equally often. They part without overlap_comm, "
+        "their own gradients, and with accumulation 1 they send them equally often. They differ without overlap_comm, "
         "where stage 1 keeps all gradients through backward, and with more accumulation, where stage 1 keeps them "
         "between micro-batches and stage 2 reduces in each."
     )
 
 
 def settings_json(settings: Settings) -> dict[str, Any]:
-    """The sizes of ``settings`` that its stage reads, by their names in a ds_config's zero_optimization."""
+    """List the sizes of ``settings`` that its stage reads, by their names in a ds_config's zero_optimization."""
     keys = {0: (), 3: _OF_STAGE_3}.get(settings.stage, _BELOW_STAGE_3)
     return {key: getattr(settings, key.removeprefix("stage3_")) for key in keys}
 
@@ -97,7 +97,7 @@ def _row(row: StageRow) -> list[str]:
 
 
 def stages_json(found: StageComparison) -> dict[str, Any]:
-    """Bytes and seconds; ``sent_bytes`` is what one GPU sends in one optimizer step."""
+    """State bytes and seconds; ``sent_bytes`` is what one GPU sends in one optimizer step."""
     workload = found.workload
     return {
         "model": model_json(found.model),

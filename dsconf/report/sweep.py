@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from dsconf.cluster.read import assumption, figures_text
 from dsconf.cluster.spec import Cluster
-from dsconf.report.as_json import candidate_json, cluster_json, model_json
+from dsconf.report.as_json import candidate_json, cluster_json, model_json, reasons_json
+from dsconf.report.reasons import sentence, sentences
 from dsconf.report.table import as_gib, as_rate, table
-from dsconf.search.explain.reasons import compared, held_back_sentence
-from dsconf.search.explain.scaling import POOR, alike, brings_nothing, waits
-from dsconf.search.rank import EQUAL, name, offload_name, strategy_name
-from dsconf.search.sweep import Sweep, SweepRow
+from dsconf.search.names import offload_name, strategy_name
+from dsconf.search.sweep import Sweep, SweepRow, conclusions
 from dsconf.units import format_count, format_seconds
-
-if TYPE_CHECKING:
-    from dsconf.search.candidates import Candidate
 
 HEADERS = (
     "GPUs",
@@ -35,7 +30,7 @@ COSTS = ("hours", "GPU-\nhours", "cost")
 
 
 def sweep_text(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> str:
-    """Model, table, which is fastest and which cheapest, and the files written; ``shape`` is the sentence on the model.
+    """Write model, table, what follows, and the files written; ``shape`` is the sentence on the model.
 
     ``files`` and ``configs`` (the path that the launch lines name) are by the number of GPUs.
     """
@@ -51,8 +46,8 @@ def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs
     headers = HEADERS + (COSTS[: 2 + (found.price is not None)] if found.tokens else ())
     yield table(headers, [_row(row, found) for row in found.rows], (1, 2))
     yield ""
-    yield from conclusions(found)
-    yield from (f"On {row.gpus}: {row.found.why[0]}" for row in found.rows if row.found.recommended is None)
+    yield from sentences(conclusions(found))
+    yield from (f"On {row.gpus}: {sentence(row.found.why[0])}" for row in found.rows if row.found.recommended is None)
     for row in found.rows:
         if files.get(row.gpus):
             yield ""
@@ -61,7 +56,7 @@ def _lines(found: Sweep, shape: str, files: Mapping[int, Sequence[str]], configs
 
 
 def _matters(found: Sweep) -> tuple[Cluster, bool, bool]:
-    """The cluster of the last row, and whether network and hosts matter on any number of GPUs."""
+    """Return the cluster of the last row, and whether network and hosts matter on any number of GPUs."""
     networked = any(row.found.cluster.nodes > 1 for row in found.rows)
     offloads = any(row.found.recommended is not None and row.found.recommended.offloads for row in found.rows)
     return found.rows[-1].found.cluster, networked, offloads
@@ -90,68 +85,8 @@ def _row(row: SweepRow, found: Sweep) -> list[str]:
     return [*cells, format_seconds(cost.hours), format_count(cost.gpu_hours), *money]
 
 
-def conclusions(found: Sweep) -> Iterator[str]:
-    """Which number is fastest and which cheapest, where more stop helping, and what was not held equal."""
-    if not found.fitting:
-        yield "Nothing fits on any of them."
-    elif len(found.fitting) > 1:
-        if found.fastest == found.cheapest:
-            yield f"Fastest and cheapest: {found.fastest} GPUs."
-        else:
-            yield f"Fastest: {found.fastest} GPUs. Cheapest, with most tokens/s from each GPU: {found.cheapest}."
-        yield from _neighbours(found)
-        yield from _above(found)
-        yield from _unequal(found)
-    for gpus, winner, row in _winners(found):
-        if winner.offloads:
-            yield f"On {gpus}: {row.found.notes[0]}"
-        held = held_back_sentence(winner, row.found.candidates)
-        if held is not None:
-            yield f"On {gpus}: {held}"
-
-
-def _winners(found: Sweep) -> Iterator[tuple[int, Candidate, SweepRow]]:
-    """The rows where something fits, with what is recommended there."""
-    return ((row.gpus, row.found.recommended, row) for row in found.rows if row.found.recommended is not None)
-
-
-def _neighbours(found: Sweep) -> Iterator[str]:
-    """Where more GPUs stop helping, or each of them gives much less: between rows that train in the same way."""
-    for (gpus, few, _), (more, many, _) in pairwise(_winners(found)):
-        gain = many.tokens_per_second / few.tokens_per_second - 1
-        each = (1 + gain) * gpus / more
-        if not alike(few, many):
-            continue
-        if brings_nothing(gain, more / gpus):
-            yield f"{more} GPUs do not help: {compared(gain)} than {gpus}{waits(many, few)}."
-        elif each < POOR:
-            yield f"Each of {more} GPUs gives {compared(each - 1)} than each of {gpus}{waits(many, few)}."
-
-
-def _above(found: Sweep) -> Iterator[str]:
-    """Why a GPU among more gives more than one among the fewest that fit."""
-    (gpus, few, _), *rest = _winners(found)
-    best = max(rest, key=lambda row: row[2].efficiency or 0.0, default=None)
-    if best is None or (best[2].efficiency or 0.0) <= 1 + EQUAL:
-        return
-    more, many, row = best
-    each = compared((row.efficiency or 0.0) - 1)
-    lead = f"Each of {more} GPUs gives {each} than each of {gpus}"
-    if name(few) != name(many):
-        yield f"{lead}: on {gpus} it is {name(few)}, on {more} {name(many)}."
-    else:
-        yield f"{lead}{waits(few, many)}."
-
-
-def _unequal(found: Sweep) -> Iterator[str]:
-    batches = [winner.global_batch for _, winner, _ in _winners(found)]
-    if len(set(batches)) > 1:
-        sizes = f"from {min(batches)} to {max(batches)} sequences"
-        yield f"The global batch is not the same, {sizes}: give --global-batch-size to keep it."
-
-
 def sweep_json(found: Sweep, files: Mapping[int, Sequence[str]], configs: Mapping[int, str]) -> dict[str, Any]:
-    """The document of ``recommend`` with several numbers of GPUs; each row has the keys of a single answer.
+    """Make the document of ``recommend`` with several numbers of GPUs; each row has the keys of a single answer.
 
     ``files`` and ``configs`` (the path that the launch lines name) are by the number of GPUs.
     """
@@ -160,7 +95,8 @@ def sweep_json(found: Sweep, files: Mapping[int, Sequence[str]], configs: Mappin
         "sweep": [_row_json(row, files.get(row.gpus, ()), configs[row.gpus]) for row in found.rows],
         "fastest": found.fastest,
         "cheapest": found.cheapest,
-        "notes": list(conclusions(found)),
+        "notes": sentences(conclusions(found)),
+        "reasons": reasons_json(conclusions(found), "notes"),
         "model": model_json(first.model),
         "assumption": assumption(*_matters(found)),
         "tokens": found.tokens,
@@ -174,12 +110,15 @@ def _row_json(row: SweepRow, files: Sequence[str], config: str) -> dict[str, Any
     return {
         "gpus": row.gpus,
         "fits": winner.fits if winner is not None else "no",
-        "recommended": candidate_json(winner, row.found, "; ".join(row.found.why)) if winner is not None else None,
+        "recommended": candidate_json(winner, row.found, "; ".join(sentences(row.found.why)))
+        if winner is not None
+        else None,
         "tokens_per_second": winner.tokens_per_second if winner is not None else None,
         "efficiency": row.efficiency,
         "cost": row.found.cost._asdict() if row.found.cost is not None else None,
-        "why": list(row.found.why),
-        "notes": list(row.found.notes),
+        "why": sentences(row.found.why),
+        "notes": sentences(row.found.notes),
+        "reasons": [*reasons_json(row.found.why, "why"), *reasons_json(row.found.notes, "notes")],
         "cluster": cluster_json(row.found.cluster),
         "launch": list(row.found.launch_with(config)),
         "files": list(files),

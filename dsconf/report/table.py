@@ -9,7 +9,7 @@ from dsconf.units import gib
 
 
 def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], left: Sequence[int] = (0,)) -> str:
-    """Rows under ``headers``, every column to the right but the ones numbered in ``left``.
+    """Lay out rows under ``headers``, every column to the right but the ones numbered in ``left``.
 
     Cells are printed as they are given: a figure is formatted by who knows its unit.
     """
@@ -20,10 +20,10 @@ def table(headers: Sequence[str], rows: Sequence[Sequence[Any]], left: Sequence[
 
 
 def as_gib(num_bytes: int, digits: int = 1) -> str:
-    """GiB without the unit, for a column whose header says it: ``61.2``; ``-`` for nothing at all."""
+    """Write GiB without the unit, for a column whose header says it: ``61.2``; ``-`` for nothing at all."""
     return f"{gib(num_bytes):,.{digits}f}" if num_bytes else "-"
 
 
 def as_rate(per_second: float) -> str:
-    """Tokens a second: ``12,345``, or ``0.37`` where there are few."""
+    """Write tokens a second: ``12,345``, or ``0.37`` where there are few."""
     return f"{per_second:,.0f}" if per_second >= 10 else f"{per_second:.2g}"

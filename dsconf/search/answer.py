@@ -11,6 +11,7 @@ from dsconf.search.candidates import Candidate
 from dsconf.search.explain.changes import Change
 from dsconf.search.explain.headroom import Headroom
 from dsconf.search.explain.limits import Limit
+from dsconf.search.explain.reason import Reason
 from dsconf.search.explain.scaling import Scale
 
 if TYPE_CHECKING:
@@ -28,8 +29,10 @@ class Recommendation(NamedTuple):
     """All that were examined, best first; torch DDP is among them for comparison and is never recommended."""
     ruled_out: int
     """Larger micro-batches not examined because the same settings already fail at a smaller one."""
-    why: tuple[str, ...]
-    notes: tuple[str, ...]
+    why: tuple[Reason, ...]
+    """Why the winner won, the rule that decided first; or by how much nothing fits, and what would."""
+    notes: tuple[Reason, ...]
+    """What to know or do before training."""
     assumption: str | None
     pareto: tuple[Candidate, ...] = ()
     """Those that nothing beats in both speed and memory of a GPU, fastest first."""
@@ -39,7 +42,7 @@ class Recommendation(NamedTuple):
     scales: tuple[Scale, ...] = ()
     """The best on other numbers of GPUs, fewest first."""
     changes: tuple[Change, ...] = ()
-    """What one change would do, as ``why`` says it."""
+    """What one change would do; the reason of each is among ``why``."""
     tokens: int | None = None
     cost: Cost | None = None
     """Hours and money for ``tokens`` tokens with what is recommended."""
@@ -55,7 +58,7 @@ class Recommendation(NamedTuple):
         return self.launch_with("ds_config.json")
 
     def launch_with(self, config: str) -> tuple[str, ...]:
-        """The shell lines that start training with the file ``config``."""
+        """Return the shell lines that start training with the file ``config``."""
         from dsconf.search.launch import launch_lines
 
         return launch_lines(self.recommended, self.target, config) if self.recommended else ()
@@ -70,14 +73,14 @@ class Recommendation(NamedTuple):
         from dsconf.config.render import render
 
         if self.recommended is None:
-            raise DoesNotFitError(self.why[0])
+            raise DoesNotFitError("nothing fits, so there is no config; `why` says by how much, and what would help")
         text = render(self.recommended.settings, self.target)
         _require_valid(text)
         return text
 
 
 def _require_valid(text: str) -> None:
-    """Nothing unchecked is ever shown; a config that fails here is a fault of the templates, not of a person."""
+    """Refuse to show anything unchecked; a config that fails here is a fault of the templates, not of a person."""
     import json
 
     from dsconf.config.finding import dotted

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dsconf.speed.step_time import StepTime
 
 
-class Tools(NamedTuple):
+class CostModels(NamedTuple):
     """The two models the search asks, and the judge; replaced by small ones in tests."""
 
     estimate: Callable[[Job], Estimate]
@@ -74,13 +74,13 @@ class Examined(NamedTuple):
     ruled_out: int
 
 
-def real_tools() -> Tools:
-    """The memory model and the speed model of this package."""
+def real_models() -> CostModels:
+    """Return the memory model and the speed model of this package."""
     from dsconf.memory.estimate import estimate
     from dsconf.memory.fit import missing_bytes, verdict
     from dsconf.speed.step_time import step_time
 
-    return Tools(
+    return CostModels(
         estimate,
         step_time,
         lambda found, cluster: missing_bytes(found, cluster.gpu),
@@ -88,8 +88,8 @@ def real_tools() -> Tools:
     )
 
 
-def examine(model: Model, cluster: Cluster, space: Iterable[Combination], tools: Tools) -> Examined:
-    """Estimates every combination from its smallest micro-batch up, until it no longer fits.
+def examine(model: Model, cluster: Cluster, space: Iterable[Combination], tools: CostModels) -> Examined:
+    """Estimate every combination from its smallest micro-batch up, until it no longer fits.
 
     Memory grows with the micro-batch, except that DeepSpeed keeps extra gradients while it accumulates
     (stage_1_and_2.py:924-932), so an accumulation of 1 is judged apart from the larger ones.
@@ -107,7 +107,7 @@ def examine(model: Model, cluster: Cluster, space: Iterable[Combination], tools:
 
 
 def _ascend(
-    model: Model, cluster: Cluster, settings: Settings, workloads: list[Workload], tools: Tools
+    model: Model, cluster: Cluster, settings: Settings, workloads: list[Workload], tools: CostModels
 ) -> list[Candidate]:
     found: list[Candidate] = []
     for workload in workloads:
@@ -120,21 +120,26 @@ def _ascend(
 
 
 def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Settings:
-    """``settings`` with the batch sizes of ``workload`` written into them, as the config file will have them."""
+    """Write the batch sizes of ``workload`` into ``settings``, as the config file will have them."""
     micro, accumulation = workload.micro_batch, workload.accumulation
     replicas = cluster.world_size // settings.sequence_parallel
     return settings.with_batch(micro, accumulation, micro * accumulation * replicas)
 
 
-def evaluate(job: Job, tools: Tools) -> Candidate:
-    """One candidate: its memory, its time, and by how much it misses."""
+def evaluate(job: Job, tools: CostModels) -> Candidate:
+    """Judge one candidate: its memory, its time, and by how much it misses."""
     return _judged(job, job, tools)
 
 
-def _judged(job: Job, asked: Job, tools: Tools) -> Candidate:
-    """The candidate ``job`` with what the models say of ``asked``."""
-    found, cluster = tools.estimate(asked), job.cluster
-    host_short = missing_host_bytes(found, cluster)
-    fits = "no" if host_short else tools.verdict(found, cluster)
-    gpu_short = tools.missing_bytes(found, cluster)
-    return Candidate(job, found, tools.step_time(asked), fits, gpu_short, host_short)
+def _judged(job: Job, asked: Job, tools: CostModels) -> Candidate:
+    """Judge the candidate ``job`` by what the models say of ``asked``."""
+    estimate, cluster = tools.estimate(asked), job.cluster
+    host_short = missing_host_bytes(estimate, cluster)
+    return Candidate(
+        job=job,
+        estimate=estimate,
+        step=tools.step_time(asked),
+        fits="no" if host_short else tools.verdict(estimate, cluster),
+        gpu_short_bytes=tools.missing_bytes(estimate, cluster),
+        host_short_bytes=host_short,
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from dsconf.errors import InputError
 from dsconf.search.answer import Recommendation
@@ -10,26 +11,26 @@ from dsconf.search.launch import launch_of_winner
 
 
 def config_name(comments: bool) -> str:
-    """The name of the config in a written folder: HJSON, where it has comments."""
+    """Return the name of the config in a written folder: HJSON, where it has comments."""
     return "ds_config.hjson" if comments else "ds_config.json"
 
 
 def folder_names(target: str, *, slurm: bool, comments: bool) -> tuple[str, ...]:
-    """The files that ``folder_files`` always has, whatever is recommended."""
+    """List the files that ``folder_files`` always has, whatever is recommended."""
     from dsconf.launch.folder import usual_names
 
     return (config_name(comments), *usual_names(target, slurm))
 
 
 def every_name() -> tuple[str, ...]:
-    """Every name that a written folder may have, whatever it is for."""
+    """List every name that a written folder may have, whatever it is for."""
     from dsconf.launch.folder import EVERY
 
     return (config_name(False), config_name(True), *EVERY)
 
 
-def config_file(found: Recommendation, *, comments: bool) -> str:
-    """The text of the recommended config: strict JSON, or HJSON with a comment on each value.
+def config_file(found: Recommendation, *, comments: bool, reasons: Sequence[str] = ()) -> str:
+    """Write the recommended config: strict JSON, or HJSON with ``reasons`` at its head and comments on values.
 
     Raises:
         InputError: comments for a loader that reads strict JSON alone.
@@ -42,12 +43,11 @@ def config_file(found: Recommendation, *, comments: bool) -> str:
     refuse_comments(found.target)
     config, winner = json.loads(found.config_text), found.recommended
     assert winner is not None
-    reasons = (*found.why, *found.notes)
     return commented(config, winner.settings, found.model, found.cluster, winner.workload, reasons)
 
 
 def refuse_comments(target: str) -> None:
-    """Comments are for DeepSpeed's own reading.
+    """Refuse comments for all but DeepSpeed's own reading.
 
     Raises:
         InputError: the HF Trainer and Accelerate read strict JSON (accelerate/utils/deepspeed.py: HfDeepSpeedConfig).
@@ -57,8 +57,10 @@ def refuse_comments(target: str) -> None:
         raise InputError(f"--comments: {reader} reads strict JSON, without comments; use --for deepspeed")
 
 
-def folder_files(found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False) -> dict[str, str]:
-    """File name → text of a folder that can be launched, the config first. ``folder`` is its path for the launcher.
+def folder_files(
+    found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False, reasons: Sequence[str] = ()
+) -> dict[str, str]:
+    """Map file names to texts of a folder that can be launched, the config first. ``folder`` is its path for scripts.
 
     Raises:
         InputError: what ``config_file`` raises.
@@ -67,7 +69,7 @@ def folder_files(found: Recommendation, folder: str, *, slurm: bool = False, com
     from dsconf.launch.folder import launch_files
 
     name = config_name(comments)
-    files = {name: config_file(found, comments=comments)}
+    files = {name: config_file(found, comments=comments, reasons=reasons)}
     assert found.recommended is not None
     hours = found.cost.hours if found.cost is not None else None
     launch = launch_of_winner(found.recommended, found.target)

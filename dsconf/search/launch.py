@@ -11,17 +11,17 @@ if TYPE_CHECKING:
 
 
 def launch_lines(candidate: Candidate, target: str, config: str = "ds_config.json") -> tuple[str, ...]:
-    """The shell lines for ``target`` (``deepspeed``, ``hf`` or ``accelerate``), to be run on every node."""
+    """Return the shell lines for ``target`` (``deepspeed``, ``hf`` or ``accelerate``), to be run on every node."""
     from dsconf.launch.command import launch_lines as lines
 
     return lines(launch_of_winner(candidate, target), config)
 
 
 def launch_of_winner(candidate: Candidate, target: str) -> Launch:
-    """What starts ``candidate``, as the templates of scripts take it."""
+    """Make what starts ``candidate``, as the templates of scripts take it."""
     from dsconf.launch.plan import launch_of
     from dsconf.memory.timeline.common import shape
-    from dsconf.search.rank import name
+    from dsconf.search.names import name
 
     rank, quantize = candidate.job.model.lora_rank, candidate.workload.quantize
     adapters = f"{f'QLoRA {quantize}' if quantize else 'LoRA'}, rank {rank}, " if rank else ""

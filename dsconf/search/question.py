@@ -10,7 +10,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.model.spec import Model
-from dsconf.search.candidates import Candidate, Tools, examine
+from dsconf.search.candidates import Candidate, CostModels, examine
 from dsconf.search.rank import choose, ranked
 from dsconf.search.space import Combination, combinations
 from dsconf.search.wish import Wish
@@ -26,12 +26,12 @@ class Question(NamedTuple):
     wish: Wish
     node_size: int
     """GPUs that a full node has; ``cluster.gpus_per_node`` is no more than there are GPUs."""
-    tools: Tools
+    tools: CostModels
     with_lora: Callable[[int], Model]
     """Reads the same model again with LoRA adapters of that rank."""
 
     def on(self, gpus: int) -> Question:
-        """The same question with ``gpus`` GPUs in all, of the same kind and as many to a node."""
+        """Ask the same question with ``gpus`` GPUs in all, of the same kind and as many to a node."""
         now, each = self.cluster, min(gpus, self.node_size)
         # Cores that were stated for more GPUs of a node are shared by fewer as the assumed ones are.
         fewer = now.cpu_cores is not None and each < now.gpus_per_node
@@ -40,7 +40,7 @@ class Question(NamedTuple):
 
 
 def space_of(question: Question) -> list[Combination]:
-    """What is left open, without torch DDP; nothing where the words rule each other out."""
+    """List what is left open, without torch DDP; nothing where the words rule each other out."""
     try:
         space = combinations(question.model, question.cluster, question.wish)
     except InputError:
@@ -49,13 +49,13 @@ def space_of(question: Question) -> list[Combination]:
 
 
 def best_like(winner: Candidate, question: Question) -> Candidate | None:
-    """What would be recommended, or None when nothing fits. Where ``winner`` has states in fp32, so has this: others
+    """Find what would be recommended, or None when nothing fits. With a ``winner`` in fp32 states so has this: others
     train differently."""
     precise = not winner.settings.bf16_optimizer_states
     wish = question.wish._replace(low_states=False) if precise else question.wish
     space = space_of(question._replace(wish=wish))
-    found = examine(question.model, question.cluster, space, question.tools).candidates
-    return choose(ranked(found)) if found else None
+    candidates = examine(question.model, question.cluster, space, question.tools).candidates
+    return choose(ranked(candidates))
 
 
 def _strategy(settings: Settings) -> tuple[Any, ...]:
@@ -63,7 +63,7 @@ def _strategy(settings: Settings) -> tuple[Any, ...]:
 
 
 def fits_somehow(question: Question) -> bool:
-    """Whether anything fits: of each strategy what holds least is asked, the highest stage first, until one does."""
+    """Tell whether anything fits: of each strategy what holds least is tried, the highest stage first."""
     leanest: dict[tuple[Any, ...], Combination] = {}
     for combination in space_of(question):
         settings = combination.settings
@@ -71,8 +71,8 @@ def fits_somehow(question: Question) -> bool:
         key = (*_strategy(settings), settings.sequence_parallel, settings.offload_optimizer_ratio)
         leanest[key] = max(leanest.get(key, combination), combination, key=_leanness)
     space = sorted(leanest.values(), key=lambda combination: -combination.settings.stage)
-    alone = (examine(question.model, question.cluster, [_smallest(one)], question.tools).candidates for one in space)
-    return any(candidate.fits != "no" for candidates in alone for candidate in candidates)
+    examined = (examine(question.model, question.cluster, [_smallest(each)], question.tools) for each in space)
+    return any(candidate.fits != "no" for found in examined for candidate in found.candidates)
 
 
 def _leanness(combination: Combination) -> tuple[Any, ...]:
@@ -82,28 +82,27 @@ def _leanness(combination: Combination) -> tuple[Any, ...]:
 
 
 def first_that_fits(question: Question) -> Candidate | None:
-    """The best of the smallest micro-batches, or None: cheaper than a full search, and the same yes or no."""
+    """Find the best of the smallest micro-batches, or None: cheaper than a full search, and the same yes or no."""
     if not fits_somehow(question):
         return None
     smallest = [_smallest(combination) for combination in space_of(question)]
-    found = ranked(examine(question.model, question.cluster, smallest, question.tools).candidates)
-    return found[0] if found and found[0].fits != "no" else None
+    candidates = ranked(examine(question.model, question.cluster, smallest, question.tools).candidates)
+    return candidates[0] if candidates and candidates[0].fits != "no" else None
 
 
-def rounding(candidate: Candidate, asked: bool | None) -> str:
-    """What is said after a candidate whose states are in bf16 though nobody ``asked`` for that; else nothing."""
-    low = candidate.settings.bf16_optimizer_states and not asked
-    return "; its optimizer states in bf16 round each update" if low else ""
+def rounds_unasked(candidate: Candidate, asked: bool | None) -> bool:
+    """Tell whether its states are in bf16, which round each update, though nobody ``asked`` for that."""
+    return candidate.settings.bf16_optimizer_states and not asked
 
 
 def _smallest(combination: Combination) -> Combination:
-    """With its smallest micro-batch alone, and the smallest without accumulation, which may hold less."""
+    """Keep its smallest micro-batch alone, and the smallest without accumulation, which may hold less."""
     workloads = combination.workloads
     return combination._replace(workloads=(workloads[0], *workloads[-1:]) if len(workloads) > 1 else workloads)
 
 
 def more_gpus(question: Question) -> Candidate | None:
-    """The fewest GPUs on which it fits: twice as many within a node, then whole nodes; None up to ``MOST_GPUS``."""
+    """Find the fewest GPUs on which it fits: twice as many within a node, then whole nodes, up to ``MOST_GPUS``."""
     node, gpus = question.node_size, question.cluster.world_size
     within = (2**exponent * gpus for exponent in range(1, node.bit_length()) if 2**exponent * gpus < node)
     fewest = next((size for size in within if fits_somehow(question.on(size))), None) or _fewest_nodes(question)
@@ -111,7 +110,7 @@ def more_gpus(question: Question) -> Candidate | None:
 
 
 def _fewest_nodes(question: Question) -> int | None:
-    """GPUs of the fewest full nodes on which it fits, if it fits on all that there may be."""
+    """Count the GPUs of the fewest full nodes on which it fits, if it fits on all that there may be."""
     node = question.node_size
     low, most = question.cluster.world_size // node, MOST_GPUS // node
     if low >= most or not fits_somehow(question.on(most * node)):

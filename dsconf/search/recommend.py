@@ -13,15 +13,16 @@ from dsconf.model.read import read_model
 from dsconf.read_job import stated_cluster
 from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
-from dsconf.search.candidates import Candidate, Tools, evaluate, examine, real_tools
+from dsconf.search.candidates import Candidate, CostModels, evaluate, examine, real_models
 from dsconf.search.explain.changes import improvements
 from dsconf.search.explain.headroom import headroom
 from dsconf.search.explain.limits import limits
-from dsconf.search.explain.nothing_fits import shortfall
-from dsconf.search.explain.reasons import notes, why
+from dsconf.search.explain.notes import notes
+from dsconf.search.explain.nothing_fits import nothing_fits
 from dsconf.search.explain.scaling import scales, scaling_notes
+from dsconf.search.explain.winner import why
 from dsconf.search.question import Question
-from dsconf.search.rank import choose, pareto, ranked
+from dsconf.search.rank import Decision, decide, pareto, ranked
 from dsconf.search.space import combinations
 from dsconf.search.wish import read_wish
 from dsconf.word import read, worded
@@ -36,7 +37,7 @@ def recommend(
     model: str | Path | Mapping[str, Any] | None = None,
     gpus: int = 1,
     *,
-    tools: Tools | None = None,
+    tools: CostModels | None = None,
     **words: Unpack[RecommendWords],
 ) -> Recommendation:
     """Search the whole space (docs/recommend.md) and rank what fits by tokens a second.
@@ -66,7 +67,7 @@ def read_asked(
     params: str | int | None,
     model: str | Path | Mapping[str, Any] | None,
     gpus: int,
-    tools: Tools | None = None,
+    tools: CostModels | None = None,
     **words: Unpack[RecommendWords],
 ) -> Asked:
     """Return the words of ``recommend`` as one value.
@@ -84,7 +85,7 @@ def read_asked(
         model=shape,
         wish=read_wish(word, shape)._replace(stage=word["stage"], low_states=low_states),
         node_size=word["gpus_per_node"],
-        tools=tools or real_tools(),
+        tools=tools or real_models(),
         with_lora=lambda rank: read_model(params, model, rank),
     )
     return Asked(question, word["target"], cast("int | None", word["tokens"]), word["price"])
@@ -112,7 +113,8 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
     model, cluster, wish, tools = question.model, question.cluster, question.wish, question.tools
     examined = examine(model, cluster, combinations(model, cluster, wish), tools)
     candidates = ranked(examined.candidates)
-    winner = choose(candidates)
+    decision = decide(candidates)
+    winner = None if decision is None else decision.winner
     found = Recommendation(
         model=model,
         cluster=cluster,
@@ -125,28 +127,29 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
         assumption=assumption(cluster, cluster.nodes > 1, winner is not None and winner.offloads > 0),
         pareto=pareto(candidates),
     )
-    if winner is not None:
-        return _explained(found, winner, question, alternatives)
+    if decision is not None:
+        return _explained(found, decision, question, alternatives)
     nearest = next(candidate for candidate in candidates if candidate.settings.engine == "deepspeed")
-    return found._replace(why=tuple(shortfall(nearest, question, alternatives)))
+    return found._replace(why=tuple(nothing_fits(nearest, question, alternatives)))
 
 
-def _without_zero_init(winner: Candidate, tools: Tools) -> Candidate | None:
-    """``winner`` as it is where the script builds the whole model on each GPU; None where that is no difference."""
+def _without_zero_init(winner: Candidate, tools: CostModels) -> Candidate | None:
+    """Evaluate ``winner`` where the script builds the whole model on each GPU; None where that is no difference."""
     job = winner.job
     if job.settings.stage < 3 or job.cluster.world_size == 1 or job.workload.quantize is not None:
         return None
     return evaluate(replace(job, workload=replace(job.workload, zero_init=False)), tools)
 
 
-def _explained(found: Recommendation, winner: Candidate, question: Question, alternatives: bool) -> Recommendation:
+def _explained(found: Recommendation, decision: Decision, question: Question, alternatives: bool) -> Recommendation:
+    winner, candidates = decision.winner, found.candidates
     slowest, room = limits(winner, question.tools), headroom(winner, question.tools)
     others = tuple(scales(winner, question)) if alternatives else ()
-    changes = tuple(improvements(winner, found.candidates, others, slowest, question)) if alternatives else ()
+    changes = tuple(improvements(winner, candidates, others, slowest, question)) if alternatives else ()
     whole = _without_zero_init(winner, question.tools)
     return found._replace(
-        why=(*why(winner, found.candidates, slowest), *(change.text for change in changes)),
-        notes=(*notes(winner, found.candidates, room, found.target, whole), *scaling_notes(winner, others)),
+        why=(*why(decision, candidates, slowest), *(change.reason for change in changes)),
+        notes=(*notes(winner, candidates, room, found.target, whole), *scaling_notes(winner, others)),
         headroom=room,
         limits=slowest,
         scales=others,

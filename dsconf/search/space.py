@@ -1,4 +1,4 @@
-"""The search space, all of it: every kind of training × activation checkpointing × micro-batch."""
+"""The search space, all of it: every strategy × activation checkpointing × micro-batch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dsconf.errors import InputError
 from dsconf.model.attention import refuse_flash
 from dsconf.model.spec import Model
 from dsconf.read_job import OFFLOAD_STAGES
-from dsconf.search.kinds import Kind, buckets, kinds, unshareable
+from dsconf.search.strategies import Strategy, buckets, strategies, unshareable
 from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
 from dsconf.workload import Workload
 
@@ -26,7 +26,7 @@ class Combination(NamedTuple):
 
 
 def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination]:
-    """Every combination that ``wish`` leaves open.
+    """List every combination that ``wish`` leaves open.
 
     Raises:
         InputError: a global batch that cannot be split, a precision that the GPU lacks, or a wish that the
@@ -35,22 +35,22 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
     precision = choose_precision(cluster, wish.precision)
     refuse_flash(model, wish.attention, precision, cluster.gpu.has_bf16)
     pairs = {1: batches(cluster.world_size, wish.seq_len, wish)}
-    found = list(kinds(model, cluster, precision, wish))
+    found = list(strategies(model, cluster, precision, wish))
     if not found:
         raise InputError(_nothing_left(model, wish, cluster))
-    for degree in {kind.sequence_parallel for kind in found} - {1}:
+    for degree in {strategy.sequence_parallel for strategy in found} - {1}:
         # The ranks that share a sequence count as one, and hold that part of its tokens.
         pairs[degree] = batches(cluster.world_size // degree, wish.seq_len // degree, wish)
     switches = (False, True) if wish.checkpointing is None else (wish.checkpointing,)
     # Of settings and workloads that are equal there is one: the caches of the models find it sooner than its equal.
     runs: dict[tuple[int, bool, bool], tuple[Workload, ...]] = {}
     space: list[Combination] = []
-    for kind in found:
-        settings = _settings(model, cluster.nvme_path, precision, wish, kind)
+    for strategy in found:
+        settings = _settings(model, cluster.nvme_path, precision, wish, strategy)
         for checkpointing in switches:
-            key = (kind.sequence_parallel, kind.tiled_loss, checkpointing)
+            key = (strategy.sequence_parallel, strategy.tiled_loss, checkpointing)
             if key not in runs:
-                runs[key] = _workloads(pairs[kind.sequence_parallel], wish, kind, checkpointing)
+                runs[key] = _workloads(pairs[strategy.sequence_parallel], wish, strategy, checkpointing)
             space.append(Combination(settings, runs[key]))
     return space
 
@@ -60,12 +60,12 @@ def plain_settings(model: Model, cluster: Cluster, wish: Wish, stage: int) -> Se
     precision = choose_precision(cluster, wish.precision)
     where = wish.offload or "none"
     devices = OFFLOADS[where if stage in OFFLOAD_STAGES[where] else "none"][0]
-    strategy = Kind("deepspeed", stage, *devices, sequence_parallel=wish.sequence_parallel or 1)
+    strategy = Strategy("deepspeed", stage, *devices, sequence_parallel=wish.sequence_parallel or 1)
     return _settings(model, cluster.nvme_path, precision, wish, strategy)
 
 
 def choose_precision(cluster: Cluster, wanted: str | None) -> str:
-    """bf16 by default, fp16 where the card has no bf16.
+    """Choose bf16 by default, fp16 where the card has no bf16.
 
     Raises:
         InputError: bf16 asked for on a card without it.
@@ -93,32 +93,34 @@ def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:
     return f"--offload {wish.offload} needs --stage {needed}, not --stage {wish.stage}"
 
 
-def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, kind: Kind) -> Settings:
+def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, strategy: Strategy) -> Settings:
     """Plain DDP trains 16-bit models under autocast with fp32 parameters, which is what DDP users run, and steps with
     torch's own loop over lists, which is what ``torch.optim.AdamW(...)`` takes on CUDA unless told ``fused=True``."""
-    devices = (kind.optimizer_device, kind.param_device)
+    devices = (strategy.optimizer_device, strategy.param_device)
     return Settings(
-        stage=kind.stage,
-        engine=kind.engine,
-        precision="autocast" if kind.engine == "ddp" and precision != "fp32" else precision,
+        stage=strategy.stage,
+        engine=strategy.engine,
+        precision="autocast" if strategy.engine == "ddp" and precision != "fp32" else precision,
         optimizer=wish.optimizer,
-        optimizer_fused=kind.engine == "deepspeed" and wish.optimizer in ("adam", "adamw", *FUSED_OPTIMIZERS),
-        offload_optimizer=kind.optimizer_device,
-        offload_optimizer_ratio=kind.ratio,
-        offload_param=kind.param_device,
+        optimizer_fused=strategy.engine == "deepspeed" and wish.optimizer in ("adam", "adamw", *FUSED_OPTIMIZERS),
+        offload_optimizer=strategy.optimizer_device,
+        offload_optimizer_ratio=strategy.ratio,
+        offload_param=strategy.param_device,
         nvme_path=nvme_path if "nvme" in devices else None,
-        bf16_master=kind.low_states,
-        bf16_optimizer_states=kind.low_states,
-        hpz_partition_size=kind.hpz,
-        sequence_parallel=kind.sequence_parallel,
+        bf16_master=strategy.low_states,
+        bf16_optimizer_states=strategy.low_states,
+        hpz_partition_size=strategy.hpz,
+        sequence_parallel=strategy.sequence_parallel,
         # Muon orthogonalises whole matrices, so stage 3 refuses it with reduce_scatter (stage3.py:360).
-        reduce_scatter=not (kind.stage == 3 and wish.optimizer == "muon"),
-        overlap_comm=kind.stage > 0,
-        **buckets(model, kind.stage, lean=kind.lean),
+        reduce_scatter=not (strategy.stage == 3 and wish.optimizer == "muon"),
+        overlap_comm=strategy.stage > 0,
+        **buckets(model, strategy.stage, lean=strategy.lean),
     )
 
 
-def _workloads(pairs: list[tuple[int, int]], wish: Wish, kind: Kind, checkpointing: bool) -> tuple[Workload, ...]:
+def _workloads(
+    pairs: list[tuple[int, int]], wish: Wish, strategy: Strategy, checkpointing: bool
+) -> tuple[Workload, ...]:
     return tuple(
         Workload(
             seq_len=wish.seq_len,
@@ -127,7 +129,7 @@ def _workloads(pairs: list[tuple[int, int]], wish: Wish, kind: Kind, checkpointi
             checkpointing=checkpointing,
             attention=wish.attention,
             quantize=wish.quantize,
-            loss_shards=(wish.loss_shards or 0) if kind.tiled_loss else None,
+            loss_shards=(wish.loss_shards or 0) if strategy.tiled_loss else None,
             load_dtype=wish.load_dtype,
             zero_init=wish.zero_init,
             allocator=wish.allocator,

@@ -13,7 +13,7 @@ from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.read_job import read_workload, stated_cluster
 from dsconf.request import StagesWords
-from dsconf.search.candidates import Candidate, Tools, evaluate, real_tools, with_batch
+from dsconf.search.candidates import Candidate, CostModels, evaluate, real_models, with_batch
 from dsconf.search.space import batches, choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
 from dsconf.search.wish import read_wish
@@ -64,7 +64,7 @@ def stages(
     model: str | Path | Mapping[str, Any] | None = None,
     gpus: int = 1,
     *,
-    tools: Tools | None = None,
+    tools: CostModels | None = None,
     **words: Unpack[StagesWords],
 ) -> StageComparison:
     """Compare the stages; the words are those of ``dsconf stages``. Without a micro-batch it is 1; checkpointing is off
@@ -82,7 +82,7 @@ def stages(
     # The ranks that share a sequence count as one.
     micro, accumulation = batches(cluster.world_size // ranks, wish.seq_len // ranks, wish)[0]
     workload = read_workload(word, wish.seq_len, micro, accumulation)
-    tools = tools or real_tools()
+    tools = tools or real_models()
 
     def row(stage: int) -> StageRow:
         settings = with_batch(plain_settings(shape, cluster, wish, stage), workload, cluster)

@@ -67,7 +67,7 @@ def test_without_offload_it_is_a_clear_no(here: Path) -> None:
     assert "Nothing fits" in result.stdout
     assert "too much on each GPU" in result.stdout
     assert "More GPUs" in result.stdout
-    assert "LoRA: --lora-rank 16 would fit" in result.stdout
+    assert "LoRA: --lora-rank 16 would make it fit" in result.stdout
     assert list(here.iterdir()) == []
 
 

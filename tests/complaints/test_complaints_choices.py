@@ -77,8 +77,8 @@ def test_complaint_27_out_of_memory_after_hours() -> None:
     line = "dsconf recommend --model meta-llama/Llama-3.1-8B --gpus 4 --gpu l40s --lora-rank 8 --seq-len 15000"
     found = figures(f"{line} --activation-checkpointing --offload none")
     notes = " ".join(found["notes"])
-    assert "--seq-len 15000 is the longest sample this holds for; with these settings up to 15" in notes
-    assert "of it kept above the peak for fragmentation" in notes
+    assert "This holds for samples of up to --seq-len 15000 tokens; with these settings up to 15" in notes
+    assert "GiB in reserve for fragmentation" in notes
     assert found["recommended"]["estimate"]["process_bytes"] < 44.39 * GIB
     line = "dsconf estimate --model meta-llama/Llama-3.1-8B --gpus 4 --gpu l40s --lora-rank 8 --seq-len {} --stage 3"
     fits = [figures(f"{line.format(length)} --activation-checkpointing")["fits"] for length in (15000, 30000)]

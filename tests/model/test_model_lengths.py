@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from search_said import codes, figures
 
 import dsconf
 from dsconf import InputError
@@ -47,10 +48,10 @@ def test_beyond_the_positions_is_refused_everywhere(call: Any) -> None:
 
 
 def test_beyond_computed_positions_is_said() -> None:
-    said = " ".join(dsconf.recommend(model="EleutherAI/pythia-160m", gpus=1, gpu="h100-80gb", seq_len=4096).notes)
-    assert "The model was made for 2048 positions, and --seq-len 4096 goes beyond: scale its rotary embedding" in said
-    said = " ".join(dsconf.recommend(model="EleutherAI/pythia-160m", gpus=1, gpu="h100-80gb", seq_len=2048).notes)
-    assert "goes beyond" not in said
+    words = {"model": "EleutherAI/pythia-160m", "gpus": 1, "gpu": "h100-80gb"}
+    said = figures(dsconf.recommend(**words, seq_len=4096).notes, "beyond_positions")
+    assert said == {"positions": 2048, "seq_len": 4096}
+    assert "beyond_positions" not in codes(dsconf.recommend(**words, seq_len=2048).notes)
 
 
 @pytest.mark.parametrize("call", [dsconf.recommend, dsconf.estimate, stages])

@@ -41,7 +41,8 @@ def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation
     table = lines[: lines.index("")] + lines[3 : lines.index("", 3)]
     rows = [line for line in table if line.startswith(("torch DDP", "DeepSpeed stage", "ZeRO stage"))]
     assert len(rows) == 18, "on eight GPUs of 80 GiB all fit; the six with states in bf16 are not needed"
-    assert "6 more combinations are in the JSON: those further off, and with bf16 states that nothing needs." in lines
+    bf16 = "those with bf16 states, which nothing here needs"
+    assert f"6 more combinations are in the JSON: those that miss by more, and {bf16}." in lines
     assert sum("recommended" in row for row in rows) == 1
     assert f"{found.examined} candidates examined, {found.ruled_out} larger micro-batches ruled out" in "\n".join(lines)
     assert lines[-3:-1] == ["Wrote run/ds_config.json", "Launch:"]
@@ -51,7 +52,7 @@ def test_the_text_has_facts_table_reasons_files_and_launch(found: Recommendation
 def test_without_an_answer_there_is_no_launch_line(nothing: Recommendation) -> None:
     text = recommendation_text(nothing, "the shape", [], "ds_config.json")
     assert len([line for line in text.splitlines() if " too much on each GPU" in line]) == 8 + 1
-    assert "8 more combinations are in the JSON: those further off." in text
+    assert "8 more combinations are in the JSON: those that miss by more." in text
     assert "\nNothing fits." in text
     assert "Launch" not in text
     assert "recommended" not in text.lower()
@@ -142,9 +143,9 @@ def test_the_front_shows_where_the_recommended_config_stands() -> None:
     assert not any(point is found.recommended for point in found.pareto)
     lines = recommendation_text(found, "the shape", [], "ds_config.json").splitlines()
     start = next(at for at, line in enumerate(lines) if line.startswith("Speed against memory, the Pareto front ("))
-    assert lines[start].endswith(" configs none beats in both, and the recommended one):")
+    assert lines[start].endswith(" configs that no other beats in both, and the recommended one):")
     front = lines[start + 4 : lines.index("", start)]
     assert [line.split("  ")[0] for line in front if line.endswith("recommended")] == ["DeepSpeed stage 0"]
     offloaded = [line for line in front if " on cpu " in line]
     assert offloaded
-    assert all(line.endswith("if the host has it") for line in offloaded)
+    assert all(line.endswith("if the host has the memory") for line in offloaded)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from search_fakes import FAKES
+from search_said import codes, figures
 
 from dsconf.report.as_json import document
-from dsconf.report.sweep import conclusions, sweep_json, sweep_text
-from dsconf.search.rank import name
-from dsconf.search.sweep import Sweep, sweep
+from dsconf.report.sweep import sweep_json, sweep_text
+from dsconf.search.names import name
+from dsconf.search.sweep import Sweep, conclusions, sweep
 
 WORDS = {"params": "13B", "gpu_memory": "40GiB", "offload": "none", "tools": FAKES}
 CONFIGS = {gpus: f"run/{gpus}-gpus/ds_config.json" for gpus in (1, 8, 16, 32, 64)}
@@ -51,15 +53,14 @@ def test_without_tokens_there_are_no_costs() -> None:
 def test_numbers_that_bring_nothing_and_batches_that_differ_are_said() -> None:
     words = {"params": "125M", "gpu": "rtx-4090", "seq_len": 128}
     told = list(conclusions(sweep([8, 16], **words, global_batch_size=16, gpus_per_node=16)))
-    assert any(
-        line.startswith("16 GPUs do not help: ") and " than 8: launching kernels takes " in line for line in told
-    )
-    assert not any("global batch" in line for line in told)
-    told = list(conclusions(sweep([8, 16], **words)))
-    assert any(line.startswith("The global batch is not the same, from ") for line in told)
-    assert list(conclusions(sweep([1], params="70B", gpu_memory="16GiB", offload="none", tools=FAKES))) == [
-        "Nothing fits on any of them."
-    ]
+    useless = figures(told, "sweep_brings_nothing")
+    assert (useless["gpus"], useless["fewer"], useless["waits"]["part"]) == (16, 8, "launch")
+    assert "sweep_batches_differ" not in codes(told)
+    both = sweep([8, 16], **words)
+    batches = sorted(row.found.recommended.global_batch for row in both.rows if row.found.recommended is not None)
+    assert figures(conclusions(both), "sweep_batches_differ") == {"least": batches[0], "most": batches[1]}
+    nothing = sweep([1], params="70B", gpu_memory="16GiB", offload="none", tools=FAKES)
+    assert codes(conclusions(nothing)) == ["sweep_nothing_fits"]
 
 
 def test_what_a_gpu_gives_among_more_is_compared_between_rows_that_train_alike() -> None:
@@ -70,9 +71,11 @@ def test_what_a_gpu_gives_among_more_is_compared_between_rows_that_train_alike()
     assert eight is not None
     assert most is not None
     assert eight.offloads > 0 == most.offloads
-    above = next(line for line in told if line.startswith("Each of 64 GPUs gives "))
-    assert above.endswith(f": on 8 it is {name(eight)}, on 64 {name(most)}.")
-    assert not any("do not help" in line for line in told)
+    above = figures(told, "sweep_each_gives_more")
+    assert (above["gpus"], above["fewer"]) == (64, 8)
+    assert above["gain"] > 0
+    assert (above["config_of_fewer"]["name"], above["config"]["name"]) == (name(eight), name(most))
+    assert "sweep_brings_nothing" not in codes(told)
 
 
 def test_a_gpu_that_gives_much_less_among_more_is_said_with_what_it_waits_for() -> None:
@@ -81,9 +84,9 @@ def test_a_gpu_that_gives_much_less_among_more_is_said_with_what_it_waits_for() 
     eight, most = rows.rows
     each = most.tokens_per_second / 64 / (eight.tokens_per_second / 8)
     assert each < 0.8
-    line = next(line for line in conclusions(rows) if line.startswith("Each of 64 GPUs gives "))
-    assert line.startswith(f"Each of 64 GPUs gives {100 * (1 - each):.0f} % fewer tokens/s than each of 8: ")
-    assert line.endswith("of the step on 64.")
+    said = figures(conclusions(rows), "sweep_each_gives_less")
+    assert (said["gpus"], said["fewer"], said["waits"]["gpus"]) == (64, 8, 64)
+    assert said["gain"] == pytest.approx(each - 1)
 
 
 def test_json_has_a_row_for_each_number_with_the_keys_of_a_single_answer() -> None:

@@ -16,7 +16,7 @@ from dsconf.cluster.read import read_cluster
 from dsconf.config.resolve import resolve
 from dsconf.job import Job
 from dsconf.model.read import read_model
-from dsconf.search.candidates import Candidate, evaluate, real_tools
+from dsconf.search.candidates import Candidate, evaluate, real_models
 from dsconf.search.rank import choose, ranked
 from dsconf.workload import Workload
 
@@ -51,7 +51,7 @@ def candidate(row: dict[str, Any]) -> Candidate:
     )
     cluster = read_cluster(1, row.get("gpu", "h200"), host_memory="300GiB" if "cpu_cores" in row else "110GiB")
     cluster = replace(cluster, cpu_cores=row.get("cpu_cores", 16))
-    return evaluate(Job(model, cluster, resolve(row["ds_config"], 1), workload), real_tools())
+    return evaluate(Job(model, cluster, resolve(row["ds_config"], 1), workload), real_models())
 
 
 def seconds(row: dict[str, Any]) -> float:

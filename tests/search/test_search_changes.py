@@ -8,6 +8,7 @@ from functools import cache
 
 import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
+from search_said import codes
 
 import dsconf
 from dsconf.config.render import render
@@ -15,10 +16,10 @@ from dsconf.errors import InputError
 from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate
 from dsconf.search.explain.changes import Change, _more_memory, _scaled
-from dsconf.search.explain.reasons import compared
 from dsconf.search.explain.scaling import Scale
+from dsconf.search.names import name
 from dsconf.search.question import Question
-from dsconf.search.rank import combination, name
+from dsconf.search.rank import combination
 from dsconf.search.recommend import answer
 from dsconf.search.wish import Wish
 from dsconf.units import GIB
@@ -39,7 +40,7 @@ def offloaded() -> Recommendation:
 
 def change(found: Recommendation, kind: str) -> Change:
     (one,) = (change for change in found.changes if change.kind == kind)
-    assert one.text in found.why
+    assert one.reason in found.why
     return one
 
 
@@ -48,29 +49,16 @@ def rate(found: Recommendation) -> float:
     return found.recommended.tokens_per_second
 
 
-@pytest.mark.parametrize(
-    ("part", "words"),
-    [
-        (0.61, "61 % more tokens/s"),
-        (0.0321, "3.2 % more tokens/s"),
-        (-0.796, "80 % fewer tokens/s"),
-        (-0.05, "5.0 % fewer tokens/s"),
-        (0.0001, "as many tokens/s"),
-        (13.9, "14.9 × the tokens/s"),
-        (2.0, "3.0 × the tokens/s"),
-    ],
-)
-def test_a_gain_in_words(part: float, words: str) -> None:
-    assert compared(part) == words
-
-
 def test_more_gpus_give_what_asking_for_them_gives() -> None:
     more = [one for one in real().changes if one.kind == "gpus"]
     assert [one.gpus for one in more] == [16]
     doubled = dsconf.recommend(**{**CARD, "gpus": 16})
     assert more[0].tokens_per_second == rate(doubled)
     assert more[0].gain == rate(doubled) / rate(real()) - 1
-    assert f"16 GPUs in place of 8: {compared(more[0].gain)}" in more[0].text
+    assert more[0].reason.code == "more_gpus"
+    figures = more[0].reason.figures
+    assert (figures["config"]["gpus"], figures["now"], figures["gain"]) == (16, 8, more[0].gain)
+    assert figures["gain_of_each"] is None or figures["gain_of_each"] == pytest.approx((1 + more[0].gain) / 2 - 1)
 
 
 def test_a_little_more_memory_fits_what_is_said_to_fit() -> None:
@@ -89,7 +77,13 @@ def test_more_accumulation_gives_what_asking_for_it_gives() -> None:
     words = {"global_batch_size": 8 * winner.global_batch, "micro_batch_size": winner.workload.micro_batch}
     asked = dsconf.recommend(**CARD, **words, stage=winner.settings.stage)
     assert more.tokens_per_second == pytest.approx(rate(asked), rel=0.05)
-    assert f"--global-batch-size {8 * winner.global_batch}" in more.text
+    assert more.reason.code == "more_accumulation"
+    assert more.reason.figures == {
+        "global_batch": 8 * winner.global_batch,
+        "accumulation": 8,
+        "config": None,
+        "gain": more.gain,
+    }
 
 
 def test_checkpointing_on_takes_off_and_costs_what_is_said() -> None:
@@ -101,7 +95,8 @@ def test_checkpointing_on_takes_off_and_costs_what_is_said() -> None:
     assert more.tokens_per_second == rate(dsconf.recommend(**CARD, **words))
     same = dsconf.estimate(**CARD, config=winner_config(real()), activation_checkpointing=True)
     saved = winner.estimate.process_bytes - same.process_bytes
-    assert f"would take {saved / GIB:.2f} GiB off each GPU at the same micro-batch" in more.text
+    assert more.reason.code == "checkpointing_on"
+    assert more.reason.figures["saved_bytes"] == saved > 0
 
 
 def winner_config(found: Recommendation) -> dict[str, object]:
@@ -112,7 +107,8 @@ def winner_config(found: Recommendation) -> dict[str, object]:
 def test_checkpointing_off_that_does_not_fit_says_by_how_much() -> None:
     less = change(offloaded(), "checkpointing")
     assert less.fits == "no"
-    assert f"does not fit: {less.short_bytes / GIB:.2f} GiB too much on each GPU with ZeRO stage 3," in less.text
+    assert less.reason.code == "checkpointing_off_does_not_fit"
+    assert less.reason.figures["short"]["gpu_bytes"] == less.short_bytes > 0
     winner = offloaded().recommended
     assert winner is not None
     switched = combination(
@@ -122,7 +118,8 @@ def test_checkpointing_off_that_does_not_fit_says_by_how_much() -> None:
     config = json.loads(render(nearest.settings, "deepspeed"))
     one = dsconf.estimate(params="70B", gpus=8, gpu="h100-80gb", config=config)
     assert one.process_bytes - offloaded().cluster.gpu.memory_bytes == less.short_bytes
-    assert less.text.endswith(f" with {name(nearest)}."), "its buckets are not the winner's"
+    assert less.reason.figures["config"]["name"] == name(nearest)
+    assert not less.reason.figures["same_settings"], "its buckets are not the winner's"
 
 
 def test_without_offload_from_how_many_gpus_on() -> None:
@@ -146,7 +143,8 @@ def test_a_faster_link_is_brought_up_where_the_step_waits_for_it() -> None:
     with_it = replace(on_pcie, gpu=replace(on_pcie.gpu, link_bandwidth=300e9))
     step = FAKES.step_time(replace(found.recommended.job, cluster=with_it))  # type: ignore[union-attr]
     assert linked.tokens_per_second == pytest.approx(step.tokens_per_second)
-    assert linked.text.startswith("NVLink (300 GB/s a GPU) would give ")
+    assert linked.reason.code == "nvlink"
+    assert linked.reason.figures == {"bytes_per_second": 300e9, "gain": linked.gain}
 
 
 def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
@@ -162,7 +160,10 @@ def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
     both = near._replace(host_short_bytes=GIB, gpu_short_bytes=GIB)
     (more,) = _more_memory(winner, [winner, far, near, slow, both])
     assert more.kind == "host_memory"
-    assert more.text == "4.00 GiB more memory in each node would fit ZeRO stage 3, micro-batch 1: 50 % more tokens/s."
+    assert more.reason.code == "more_memory"
+    figures = more.reason.figures
+    assert (figures["where"], figures["more_bytes"], figures["gain"]) == ("host", 4 * GIB, 0.5)
+    assert figures["config"]["name"] == "ZeRO stage 3, micro-batch 1"
     assert (more.short_bytes, more.gain) == (4 * GIB, 0.5)
     unstated = winner._replace(job=replace(winner.job, cluster=fake_cluster(8)))
     assert list(_more_memory(unstated, [unstated, near])) == [], "more than any host has is nothing to buy"
@@ -174,7 +175,7 @@ def test_adapters_that_the_memory_model_does_not_know_are_no_remedy() -> None:
     words = {"model": "mistralai/Mixtral-8x7B-v0.1", "gpus": 1, "gpu": "h100-80gb"}
     found = dsconf.recommend(**words, offload="none")
     assert found.recommended is None
-    assert not any("LoRA" in reason for reason in found.why)
+    assert "fits_with_lora" not in codes(found.why)
     with pytest.raises(InputError, match="LoRA adapters on experts of one tensor"):
         dsconf.recommend(**words, lora_rank=8)
 
@@ -191,7 +192,7 @@ def test_states_in_bf16_are_named_where_they_are_faster_and_taken_only_where_not
     alone = dsconf.recommend(gpus=12, **words)
     assert alone.recommended is not None
     assert alone.recommended.settings.bf16_optimizer_states
-    assert "nothing with optimizer states in fp32 fits with headroom; this is " in alone.why[0]
+    assert alone.why[0].figures["resort"] == "bf16_states"
     assert not any(one.kind == "bf16_states" for one in alone.changes)
 
 
@@ -199,16 +200,19 @@ def test_within_a_node_a_number_without_offload_is_not_called_the_fewest() -> No
     """On 4 cards only 8 is tried before whole nodes, and 5 to 7 may do as well."""
     found = dsconf.recommend(params="30B", gpus=4, gpu="h100-80gb")
     without = change(found, "offload")
-    assert without.text.startswith("Without offload it fits on 8 GPUs (")
+    assert without.reason.code == "without_offload_fits_on"
+    assert (without.gpus, without.reason.figures["fewest"]) == (8, False)
     words = {"params": "30B", "gpu": "h100-80gb", "offload": "none", "optimizer_states": "fp32"}
     assert dsconf.recommend(gpus=8, **words).recommended is not None
-    assert "Without offload it fits from 16 GPUs on (" in change(offloaded(), "offload").text
+    assert change(offloaded(), "offload").reason.figures["fewest"]
 
 
 def test_checkpointing_that_is_all_that_differs_needs_no_other_name() -> None:
     found = dsconf.recommend(params="7B", gpus=16, gpu="rtx-4090")
     less = change(found, "checkpointing")
-    assert less.text.endswith(" too much on each GPU at micro-batch 1.")
+    assert less.reason.code == "checkpointing_off_does_not_fit"
+    assert less.reason.figures["same_settings"]
+    assert less.reason.figures["config"]["micro_batch"] == 1
     winner = found.recommended
     assert winner is not None
     words = {"activation_checkpointing": False, "micro_batch_size": 1, "gradient_accumulation_steps": 1}
@@ -224,18 +228,17 @@ def test_checkpointing_that_saves_nothing_says_what_else_fills_the_gpu() -> None
     assert found.recommended is not None
     peak = found.recommended.estimate.peak
     assert peak.phase == "step"
-    nothing = "would take nothing off each GPU at the same micro-batch, where memory is fullest in"
-    assert f"{nothing} step ({peak.name}), and give " in more.text
+    assert more.reason.figures["saved_bytes"] <= 0
+    assert more.reason.figures["fullest"] == {"phase": "step", "moment": peak.name}
 
 
 def test_more_gpus_with_less_precise_states_say_that_they_train_differently() -> None:
     winner = real().recommended
     assert winner is not None
     low = next(candidate for candidate in real().candidates if candidate.settings.bf16_optimizer_states)
-    rounds = "its optimizer states in bf16 round each update"
-    assert _scaled(Scale(16, low, 1.2), winner).text.endswith(f"; {rounds}.")
-    assert rounds not in _scaled(Scale(16, winner, 1.2), winner).text
-    assert rounds not in _scaled(Scale(16, low, 1.2), low).text, "the winner rounds them, too"
+    assert _scaled(Scale(16, low, 1.2), winner).reason.figures["rounds"]
+    assert not _scaled(Scale(16, winner, 1.2), winner).reason.figures["rounds"]
+    assert not _scaled(Scale(16, low, 1.2), low).reason.figures["rounds"], "the winner rounds them, too"
 
 
 def test_what_fits_without_offload_already_is_compared_and_no_gpus_are_asked_for() -> None:
@@ -248,9 +251,8 @@ def test_what_fits_without_offload_already_is_compared_and_no_gpus_are_asked_for
     assert less.gpus == 32
     best = max(c.tokens_per_second for c in found.candidates if c.fits == "yes" and not c.offloads and plain(c))
     assert less.tokens_per_second == best
-    assert less.text.startswith(
-        f"Without offload: {100 * (1 - best / winner.tokens_per_second):.0f} % fewer tokens/s ("
-    )
+    assert less.reason.code == "without_offload"
+    assert less.reason.figures["gain"] == best / winner.tokens_per_second - 1 < 0
 
 
 def plain(candidate: Candidate) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from search_fakes import FAKES, fake_cluster, fake_model
+from search_said import figures
 
 import dsconf
 from dsconf.job import Job
@@ -87,4 +88,4 @@ def test_with_the_real_models_a_sample_one_step_longer_does_not_fit() -> None:
     assert longest > 2048
     assert dsconf.estimate(seq_len=longest, **words).process_bytes <= card
     assert dsconf.estimate(seq_len=longest + STEP, **words).process_bytes > card
-    assert any(f"up to {longest} tokens fit" in note for note in found.notes)
+    assert figures(found.notes, "sample_longer") == {"seq_len": 2048, "longest": longest}

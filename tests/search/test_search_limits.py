@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
+from search_said import figures
 
 import dsconf
 from dsconf.cluster.read import read_cluster
@@ -60,10 +61,12 @@ def test_the_drive_is_named_where_the_step_waits_for_it() -> None:
     faster = step_time(replace(winner.job, cluster=cluster))
     first = found.limits[0]
     assert (first.resource, first.gain) == ("nvme", pytest.approx(winner.step.seconds / faster.seconds - 1))
-    assert any("limited by offload (NVMe disk)" in reason for reason in found.why)
+    slowest = figures(found.why, "slowest")
+    assert (slowest["part"], slowest["waits_for"]) == ("offload", "nvme")
     (change,) = (change for change in found.changes if change.kind == "nvme")
     assert change.tokens_per_second == pytest.approx(faster.tokens_per_second)
-    assert change.text.startswith("An NVMe disk twice as fast (reads 12 GB/s, writes 7 GB/s) would give ")
+    assert change.reason.code == "twice_as_fast"
+    assert change.reason.figures == {"resource": "nvme", "bytes_per_second": [12e9, 7e9], "gain": first.gain}
 
 
 def test_the_schema_lists_every_resource() -> None:

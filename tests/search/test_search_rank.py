@@ -6,12 +6,13 @@ from dataclasses import replace
 
 import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
+from search_said import figures
 
 from dsconf import recommend
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, evaluate
-from dsconf.search.rank import choose, held_for_its_host, likely_host_bytes, ranked
+from dsconf.search.rank import choose, exceeds_likely_host, likely_host_bytes, ranked
 from dsconf.search.space import plain_settings
 from dsconf.search.wish import Wish
 from dsconf.units import GIB
@@ -42,10 +43,10 @@ def chosen(*candidates: Candidate) -> Candidate | None:
 def test_a_host_is_taken_to_have_as_much_memory_as_its_gpus() -> None:
     assert likely_host_bytes(fake_cluster(8)) == 640 * GIB
     assert likely_host_bytes(fake_cluster(2)) == 160 * GIB
-    assert not held_for_its_host(made(1, offload=True, host=640 * GIB))
-    assert held_for_its_host(made(1, offload=True, host=641 * GIB))
+    assert not exceeds_likely_host(made(1, offload=True, host=640 * GIB))
+    assert exceeds_likely_host(made(1, offload=True, host=641 * GIB))
     stated = fake_cluster(8, host=2048 * GIB)
-    assert not held_for_its_host(made(1, offload=True, host=641 * GIB, cluster=stated))
+    assert not exceeds_likely_host(made(1, offload=True, host=641 * GIB, cluster=stated))
 
 
 @pytest.mark.parametrize(("rate", "wins"), [(109.0, False), (111.0, True)])
@@ -81,5 +82,6 @@ def test_real_cards_with_slow_links_take_the_offload() -> None:
     assert winner.estimate.host_bytes_per_node < likely_host_bytes(winner.job.cluster)
     without = max(c.tokens_per_second for c in found.candidates if c.fits == "yes" and not c.offloads)
     assert winner.tokens_per_second > 1.1 * without
-    note = next(note for note in found.notes if note.startswith("Needs "))
-    assert "of host memory in each node, taken to be there as its GPUs hold 355.12 GiB: give --host-memory" in note
+    needed = figures(found.notes, "host_memory")
+    assert (needed["stated_bytes"], needed["gpus_per_node"]) == (None, 8)
+    assert needed["assumed_bytes"] == pytest.approx(355.12 * GIB, rel=1e-4)

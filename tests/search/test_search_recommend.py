@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from search_fakes import FAKES, FakeStep, fake_cluster, fake_model, fake_step_time
+from search_said import codes, figures
 
 import dsconf
 from dsconf.cluster.spec import Cluster
@@ -16,13 +18,13 @@ from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.model.spec import Model
 from dsconf.search.answer import Recommendation
-from dsconf.search.explain.reasons import short as short_of
+from dsconf.search.explain.reason import shortage
 from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
 from dsconf.search.recommend import answer
 from dsconf.search.space import combinations
 from dsconf.search.wish import Wish
-from dsconf.units import GIB, TIB, format_bytes
+from dsconf.units import GIB, TIB
 
 LARGE = fake_model(8192, 80)
 SMALL = fake_model(2048, 16)
@@ -37,6 +39,11 @@ def ask(
 ) -> Recommendation:
     question = Question(model, cluster, wish, 8, FAKES, lambda rank: adapters or model)
     return answer(question, "deepspeed", alternatives)
+
+
+def pairs(found: Recommendation) -> list[dict[str, Any]]:
+    """The figures of each two changes under which it would fit."""
+    return [reason.figures for reason in found.why if reason.code == "fits_with_two_changes"]
 
 
 def best_rate(found: Recommendation) -> float:
@@ -91,7 +98,7 @@ def test_the_fastest_that_fits_wins() -> None:
     assert found.recommended.tokens_per_second == best_rate(found)
 
 
-def test_of_equally_fast_candidates_the_plainest_wins() -> None:
+def test_of_equally_fast_candidates_the_simplest_wins() -> None:
     """Stage 3 a little faster than stage 1 and 2, as where it hides its traffic and they do not."""
 
     def step_time(job: Job) -> FakeStep:
@@ -107,8 +114,9 @@ def test_of_equally_fast_candidates_the_plainest_wins() -> None:
     assert found.recommended is not None
     assert found.candidates[0].settings.stage == 3
     assert found.recommended.settings.stage == 1
-    assert "the plainest of the fastest" in found.why[0]
-    assert "1.0 % more tokens/s, too few to tell" in found.why[0]
+    assert found.why[0].code == "simplest"
+    assert found.why[0].figures["faster"]["name"].startswith("ZeRO stage 3")
+    assert found.why[0].figures["gain"] == pytest.approx(0.01, rel=0.02)
 
 
 def test_a_full_70b_on_eight_80_gb_gpus_is_offloaded_and_says_the_host_memory() -> None:
@@ -117,27 +125,31 @@ def test_a_full_70b_on_eight_80_gb_gpus_is_offloaded_and_says_the_host_memory() 
     assert found.recommended is not None
     assert found.recommended.settings.offload_optimizer == "cpu"
     assert found.recommended.estimate.host_bytes_per_node > 0.9 * TIB
-    assert any("of host memory in each node: give --host-memory to check" in note for note in found.notes)
-    assert any("Without offload it fits from 16 GPUs on" in reason for reason in found.why)
+    needed = figures(found.notes, "host_memory")
+    assert needed["needed_bytes"] == found.recommended.estimate.host_bytes_per_node
+    assert needed["stated_bytes"] is needed["assumed_bytes"] is None, "more than its GPUs have"
+    without = figures(found.why, "without_offload_fits_on")
+    assert (without["config"]["gpus"], without["fewest"]) == (16, True)
     assert all(c.fits == "no" for c in found.candidates if not c.offloads)
 
 
 def test_too_small_a_host_is_a_clear_no_with_what_it_would_take() -> None:
     found = ask(LARGE, fake_cluster(8, host=64 * GIB))
     assert found.recommended is None
-    assert found.why[0].startswith("Nothing fits. The nearest, ZeRO stage 3, optimizer on cpu")
-    assert "too much on each host" in found.why[0]
-    remedies = " ".join(found.why[1:])
-    assert "Host memory: 1.06 TiB in each node would fit it" in remedies
-    assert "More GPUs: 16 would fit it" in remedies
+    nearest = figures(found.why[:1], "nothing_fits")
+    assert nearest["config"]["name"].startswith("ZeRO stage 3, optimizer on cpu")
+    assert nearest["short"]["host_bytes"] > 0
+    host = figures(found.why, "fits_with_host_memory")["config"]["host_bytes_per_node"]
+    assert host == pytest.approx(1.06 * TIB, rel=0.01)
+    assert figures(found.why, "fits_on_more_gpus")["config"]["gpus"] == 16
 
 
 def test_the_fewest_gpus_named_are_the_fewest() -> None:
     found = ask(LARGE, fake_cluster(8), Wish(offload="none"))
     assert found.recommended is None
-    gpus = next(reason for reason in found.why if reason.startswith("More GPUs")).split()[2]
-    assert ask(LARGE, fake_cluster(int(gpus)), Wish(offload="none")).recommended is not None
-    assert ask(LARGE, fake_cluster(int(gpus) - 8), Wish(offload="none")).recommended is None
+    gpus = figures(found.why, "fits_on_more_gpus")["config"]["gpus"]
+    assert ask(LARGE, fake_cluster(gpus), Wish(offload="none")).recommended is not None
+    assert ask(LARGE, fake_cluster(gpus - 8), Wish(offload="none")).recommended is None
 
 
 def test_every_remedy_works_when_taken() -> None:
@@ -146,19 +158,19 @@ def test_every_remedy_works_when_taken() -> None:
     cluster = fake_cluster(8, 40 * GIB)
     found = ask(fake_model(4096, 32), cluster, wish, adapters)
     assert found.recommended is None
-    remedies = {reason.split(":")[0]: reason for reason in found.why[1:]}
-    assert "Shorter sequences" in remedies
-    seq_len = int(remedies["Shorter sequences"].split("--seq-len ")[1].split()[0])
+    seq_len = figures(found.why, "fits_with_shorter_sequences")["seq_len"]
     assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=seq_len)).recommended is not None
     assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=2 * seq_len)).recommended is None
-    assert ("LoRA" in remedies) == (ask(adapters, cluster, wish).recommended is not None)
-    assert any(reason.startswith("More GPUs do not help, not even 16384") for reason in found.why)
+    assert ("fits_with_lora" in codes(found.why)) == (ask(adapters, cluster, wish).recommended is not None)
+    assert figures(found.why, "more_gpus_do_not_help") == {"gpus": 16384}
 
 
 def test_what_fills_the_gpu_is_named_only_where_the_gpu_is_too_small() -> None:
     small = ask(LARGE, fake_cluster(8), Wish(offload="none"))
-    assert "; most of its peak of " in small.why[0]
-    assert "most of its peak" not in ask(LARGE, fake_cluster(8, host=64 * GIB)).why[0]
+    nearest = next(candidate for candidate in small.candidates if candidate.settings.engine == "deepspeed")
+    assert small.why[0].figures["fullest"]["peak_bytes"] == nearest.estimate.peak_bytes
+    assert small.why[0].figures["fullest"]["term"]["name"] == "states"
+    assert ask(LARGE, fake_cluster(8, host=64 * GIB)).why[0].figures["fullest"] is None
 
 
 def test_initialisation_is_named_where_it_holds_more_than_the_step() -> None:
@@ -169,15 +181,16 @@ def test_initialisation_is_named_where_it_holds_more_than_the_step() -> None:
     tools = FAKES._replace(estimate=estimate)
     found = answer(Question(SMALL, fake_cluster(8), Wish(), 8, tools, lambda rank: SMALL), "deepspeed")
     assert found.recommended is not None
-    peak = found.recommended.estimate.peak_bytes / GIB + 2
-    assert found.why[1].startswith(f"Memory is fullest in initialisation: {peak:.2f} GiB; the step is fullest in ")
+    assert found.why[1].code == "fullest_at_start"
+    assert found.why[1].figures["peak_bytes"] == found.recommended.estimate.peak_bytes
+    assert found.why[1].figures["start_bytes"] == found.recommended.estimate.peak_bytes + 2 * GIB
 
 
 def test_an_impossible_job_says_that_nothing_helps() -> None:
     found = ask(fake_model(2**17, 200), fake_cluster(1, 2 * GIB), Wish(offload="none", stage=0))
     assert found.recommended is None
-    assert found.why[1].startswith("No single change fits it")
-    with pytest.raises(DoesNotFitError, match="Nothing fits"):
+    assert found.why[1].code == "no_single_change"
+    with pytest.raises(DoesNotFitError, match="nothing fits"):
         _ = found.config_text
 
 
@@ -187,39 +200,41 @@ def test_where_one_change_is_too_little_two_are_named_and_work() -> None:
     wish = Wish(seq_len=2**16, offload="none", checkpointing=True, micro_batch=1)
     found = ask(model, cluster, wish)
     assert found.recommended is None
-    assert found.why[1].startswith("No single change fits it")
-    told = next(reason for reason in found.why if " GPUs would fit" in reason)
-    seq_len, gpus = int(told.split("--seq-len ")[1].split()[0]), int(told.split(" on ")[1].split()[0])
-    assert ask(model, fake_cluster(gpus, 24 * GIB), wish._replace(seq_len=seq_len)).recommended is not None
-    told = next(reason for reason in found.why if "no restrictions would fit" in reason)
-    seq_len = int(told.split("--seq-len ")[1].split()[0])
-    assert ask(model, cluster, Wish(seq_len=seq_len)).recommended is not None
+    assert found.why[1].code == "no_single_change"
+    larger = next(pair for pair in pairs(found) if pair["gpus"] is not None)
+    assert not larger["unrestricted"]
+    shorter = wish._replace(seq_len=larger["seq_len"])
+    assert ask(model, fake_cluster(larger["gpus"], 24 * GIB), shorter).recommended is not None
+    lifted = next(pair for pair in pairs(found) if pair["unrestricted"])
+    assert ask(model, cluster, Wish(seq_len=lifted["seq_len"])).recommended is not None
 
 
 def test_lifted_restrictions_on_more_gpus_are_named_where_neither_helps_alone() -> None:
     """Stage 0 holds 16 bytes of each of 65 B parameters on any number of GPUs, and one GPU does so at any stage."""
     found = ask(LARGE, fake_cluster(1, 80 * GIB, 64 * GIB), Wish(stage=0))
-    told = next(reason for reason in found.why if "no restrictions on" in reason)
-    gpus = int(told.split(" on ")[1].split()[0])
+    gpus = next(pair["gpus"] for pair in pairs(found) if pair["unrestricted"] and pair["gpus"] is not None)
     assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB)).recommended is not None
     assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB), Wish(stage=0)).recommended is None
 
 
 def test_a_small_model_is_told_that_plain_ddp_does() -> None:
-    notes = " ".join(ask(SMALL, fake_cluster(8)).notes)
-    assert "small enough for plain torch DDP" in notes
-    assert "plain torch" not in " ".join(ask(LARGE, fake_cluster(64)).notes)
+    plain = figures(ask(SMALL, fake_cluster(8)).notes, "plain_torch")
+    assert plain["config"]["name"].startswith("torch DDP")
+    assert plain["gain"] >= -0.03
+    assert "plain_torch" not in codes(ask(LARGE, fake_cluster(64)).notes)
 
 
 def test_one_gpu_is_told_that_zero_shards_nothing() -> None:
-    assert any("ZeRO shards nothing" in note for note in ask(SMALL, fake_cluster(1)).notes)
-    assert not any("ZeRO shards nothing" in note for note in ask(SMALL, fake_cluster(2)).notes)
+    assert "one_gpu" in codes(ask(SMALL, fake_cluster(1)).notes)
+    assert "one_gpu" not in codes(ask(SMALL, fake_cluster(2)).notes)
 
 
 def test_the_runner_up_is_another_combination() -> None:
     found = ask(SMALL, fake_cluster(8))
-    reason = next(reason for reason in found.why if reason.startswith("Next best"))
-    assert "ZeRO stage 1, micro-batch 16, 1.2 % fewer tokens/s" in reason
+    following = figures(found.why, "next_best")
+    assert following["config"]["name"] == "ZeRO stage 1, micro-batch 16"
+    assert following["gain"] == pytest.approx(-0.012, abs=0.0005)
+    assert following["lost_to"] == "communication"
 
 
 def test_the_table_has_each_combination_once() -> None:
@@ -239,8 +254,8 @@ def test_tight_is_recommended_only_where_nothing_has_headroom() -> None:
     tight = ask(SMALL, fake_cluster(1, needed), wish)
     assert tight.recommended is not None
     assert tight.recommended.fits == "tight"
-    assert "nothing fits with headroom" in tight.why[0]
-    assert any("Little headroom" in note for note in tight.notes)
+    assert tight.why[0].figures["resort"] == "tight"
+    assert figures(tight.notes, "little_headroom")["process_bytes"] == needed
     assert ask(SMALL, fake_cluster(1, needed - 1), wish).recommended is None
     roomy = ask(SMALL, fake_cluster(1, needed * 2), wish)
     assert roomy.recommended is not None
@@ -258,35 +273,35 @@ def test_a_config_that_the_schema_refuses_is_never_shown(monkeypatch: pytest.Mon
 def test_more_gpus_fill_the_node_first() -> None:
     """16 bytes of 6.6 B parameters at stage 3: 98 GiB on one GPU, 24.5 on each of four."""
     model, wish = fake_model(4096, 32), Wish(offload="none", checkpointing=True, micro_batch=1, stage=3)
-    reasons = " ".join(ask(model, fake_cluster(1, 40 * GIB), wish).why)
-    assert "More GPUs: 4 would fit it" in reasons
-    reasons = " ".join(ask(model, fake_cluster(1, 14 * GIB), wish).why)
-    assert "More GPUs: 16 would fit it" in reasons
+    for memory, gpus in ((40, 4), (14, 16)):
+        larger = figures(ask(model, fake_cluster(1, memory * GIB), wish).why, "fits_on_more_gpus")
+        assert larger["config"]["gpus"] == gpus
 
 
 def test_a_drive_is_a_remedy_where_the_host_is_too_small() -> None:
     """The small memory model puts all that is offloaded on the drive: 18 bytes of each of 64.7 B parameters."""
     found = ask(LARGE, fake_cluster(8, host=64 * GIB))
-    (told,) = (reason for reason in found.why if reason.startswith("NVMe: --nvme PATH would fit it (ZeRO stage 3, "))
-    assert told.endswith("), 1.06 TiB on the disk of each node and 0 B of host memory.")
+    driven = figures(found.why, "fits_with_nvme")["config"]
+    assert driven["name"].startswith("ZeRO stage 3, ")
+    assert driven["nvme_bytes_per_node"] == pytest.approx(1.06 * TIB, rel=0.01)
+    assert driven["host_bytes_per_node"] == 0
     assert ask(LARGE, fake_cluster(8, host=64 * GIB, nvme="/disk")).recommended is not None
     elsewhere = ask(LARGE, fake_cluster(8, host=64 * GIB), Wish(offload="optimizer"))
     assert elsewhere.recommended is None
-    assert not any("NVMe" in reason for reason in elsewhere.why), "the person wants the optimizer in host memory"
+    assert "fits_with_nvme" not in codes(elsewhere.why), "the person wants the optimizer in host memory"
 
 
 def test_the_figures_of_a_drive_are_those_of_the_config_that_is_named() -> None:
     words = {"params": "405B", "gpus": 8, "gpu": "h200", "host_memory": "2TiB"}
-    told = next(reason for reason in dsconf.recommend(**words).why if reason.startswith("NVMe"))
+    driven = figures(dsconf.recommend(**words).why, "fits_with_nvme")["config"]
     with_it = dsconf.recommend(**words, nvme="/disk")
     assert with_it.recommended is not None
-    figures = [
-        f"{format_bytes(candidate.estimate.nvme_bytes_per_node)} on the disk of each node and "
-        f"{format_bytes(candidate.estimate.host_bytes_per_node)} of host memory."
+    needs = [
+        (candidate.estimate.nvme_bytes_per_node, candidate.estimate.host_bytes_per_node)
         for candidate in with_it.candidates
         if candidate.fits != "no" and candidate.workload.micro_batch == 1
     ]
-    assert told.split("), ")[1] in figures
+    assert (driven["nvme_bytes_per_node"], driven["host_bytes_per_node"]) in needs
 
 
 def test_a_drive_and_a_shorter_sample_are_named_where_neither_is_enough() -> None:
@@ -294,10 +309,10 @@ def test_a_drive_and_a_shorter_sample_are_named_where_neither_is_enough() -> Non
     model, wish = fake_model(4096, 32), Wish(seq_len=2**16, checkpointing=True, micro_batch=1, stage=3)
     cluster = fake_cluster(1, 24 * GIB, 8 * GIB)
     found = ask(model, cluster, wish)
-    assert found.why[1].startswith("No single change fits it: not 16384 GPUs, offload, NVMe, LoRA or ")
-    told = next(reason for reason in found.why if " and --nvme PATH would fit (" in reason)
-    assert " on the disk of each node and " in told
-    seq_len = int(told.split("--seq-len ")[1].split()[0])
+    assert figures(found.why[1:2], "no_single_change") == {"gpus": 16384, "nvme": True, "seq_len": 128}
+    driven_pair = next(pair for pair in pairs(found) if pair["nvme"])
+    assert driven_pair["config"]["nvme_bytes_per_node"] > 0
+    seq_len = driven_pair["seq_len"]
     driven = replace(cluster, nvme_path="/disk")
     assert ask(model, driven, wish._replace(seq_len=seq_len)).recommended is not None
     assert ask(model, driven, wish._replace(seq_len=2 * seq_len)).recommended is None
@@ -307,31 +322,27 @@ def test_a_drive_and_a_shorter_sample_are_named_where_neither_is_enough() -> Non
 def test_restrictions_that_are_too_many_together_are_lifted_together() -> None:
     """Stage 0 holds everything on each GPU, and no stage does without offload: either is too much by itself."""
     found = ask(LARGE, fake_cluster(8), Wish(stage=0, offload="none"))
-    assert found.why[1].startswith("No single change fits it")
-    assert found.why[2].startswith("All restrictions lifted: it would fit (ZeRO stage ")
-    assert len(found.why) == 3
+    assert codes(found.why) == ["nothing_fits", "no_single_change", "fits_without_restrictions"]
+    assert found.why[2].figures["config"]["name"].startswith("ZeRO stage ")
     assert ask(LARGE, fake_cluster(8)).recommended is not None
 
 
 def test_a_remedy_with_less_precise_states_says_that_they_train_differently() -> None:
     words = {"params": "405B", "gpus": 8, "gpu": "h100-80gb", "offload": "none"}
-    rounds = "; its optimizer states in bf16 round each update."
 
-    def more_gpus(**more: str) -> str:
-        found = dsconf.recommend(**words, **more)
-        return next(reason for reason in found.why if reason.startswith("More GPUs"))
+    def more_gpus(**more: str) -> dict[str, Any]:
+        return figures(dsconf.recommend(**words, **more).why, "fits_on_more_gpus")
 
-    assert "bf16 states" in more_gpus()
-    assert more_gpus().endswith(rounds)
-    assert "round each update" not in more_gpus(optimizer_states="bf16"), "that is what was asked for"
-    assert "round each update" not in more_gpus(optimizer_states="fp32")
+    assert "bf16 states" in more_gpus()["config"]["name"]
+    assert more_gpus()["rounds"]
+    assert not more_gpus(optimizer_states="bf16")["rounds"], "that is what was asked for"
+    assert not more_gpus(optimizer_states="fp32")["rounds"]
 
 
 def test_a_sample_as_long_as_the_model_has_positions_is_not_called_too_long() -> None:
     """GPT-2 has 1024 positions: nothing longer exists, whether or not there is memory for it."""
     found = dsconf.recommend(model="gpt2", gpus=1, gpu="h100-80gb", seq_len=1024)
-    (told,) = (note for note in found.notes if note.startswith("--seq-len 1024 "))
-    assert told.endswith("with these settings all of the model's 1024 positions fit.")
+    assert figures(found.notes, "sample_all_positions") == {"seq_len": 1024, "positions": 1024}
     assert found.headroom is not None
     assert found.headroom.longest_seq_len == found.headroom.positions == 1024
     words = {"model": "gpt2", "gpu": "h100-80gb", "seq_len": 896, "micro_batch_size": 16, "stage": 0}
@@ -341,8 +352,7 @@ def test_a_sample_as_long_as_the_model_has_positions_is_not_called_too_long() ->
     full = dsconf.recommend(**words, gpu_memory=room.estimate.process_bytes)
     assert full.headroom is not None
     assert full.headroom.longest_seq_len == 896
-    (told,) = (note for note in full.notes if note.startswith("--seq-len 896 "))
-    assert told.endswith(": 128 tokens more do not fit with these settings.")
+    assert figures(full.notes, "sample_no_longer") == {"seq_len": 896, "step": 128}
 
 
 def test_a_host_that_nobody_sells_is_not_taken_to_be_there() -> None:
@@ -351,10 +361,12 @@ def test_a_host_that_nobody_sells_is_not_taken_to_be_there() -> None:
     found = dsconf.recommend(**words, gpus=8)
     assert found.recommended is None
     assert not any(candidate.fits != "no" for candidate in found.candidates)
-    taken = "too much on each host (4.00 TiB taken as the most a node has: state yours with --host-memory)."
-    assert found.why[0].endswith(taken)
-    assert any(reason.startswith("Host memory: 7.40 TiB in each node would fit it") for reason in found.why)
-    assert "More GPUs: 16 would fit it" in "\n".join(found.why)
+    short = found.why[0].figures["short"]
+    assert short["host_bytes"] > 0
+    assert (short["host_limit_bytes"], short["host_stated"]) == (4 * TIB, False)
+    host = figures(found.why, "fits_with_host_memory")["config"]["host_bytes_per_node"]
+    assert host == pytest.approx(7.4 * TIB, rel=0.001)
+    assert figures(found.why, "fits_on_more_gpus")["config"]["gpus"] == 16
     stated = dsconf.recommend(**words, gpus=8, host_memory="7.5TiB")
     assert stated.recommended is not None, "what is stated is believed"
     assert stated.recommended.estimate.host_bytes_per_node > 7 * TIB
@@ -364,10 +376,10 @@ def test_the_limit_of_an_unstated_host_is_in_the_row() -> None:
     """A model of 16 TiB of offloaded states, 8 GPUs to a node."""
     found = ask(fake_model(16384, 384), fake_cluster(8), Wish(offload="optimizer"), alternatives=False)
     assert found.recommended is None
-    short = next(short_of(c, None) for c in found.candidates if c.host_short_bytes)
-    assert short.endswith(" TiB too much on each host (of 4.00 TiB, --host-memory)")
+    short = next(shortage(c) for c in found.candidates if c.host_short_bytes)
+    assert (short["host_limit_bytes"], short["host_stated"]) == (4 * TIB, False)
     stated = ask(fake_model(16384, 384), fake_cluster(8, host=4 * TIB), Wish(offload="optimizer"), alternatives=False)
-    assert next(short_of(c, None) for c in stated.candidates if c.host_short_bytes).endswith("on each host")
+    assert next(shortage(c) for c in stated.candidates if c.host_short_bytes)["host_stated"]
 
 
 def test_slower_cores_slow_what_is_offloaded_and_are_named() -> None:

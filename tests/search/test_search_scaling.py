@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 from search_fakes import FAKES, fake_cluster, fake_model
+from search_said import codes, figures
 
 from dsconf.cluster.spec import Cluster
 from dsconf.search.answer import Recommendation
@@ -54,10 +55,10 @@ def test_each_number_is_what_a_question_of_its_own_says() -> None:
 
 def test_a_single_gpu_that_is_as_fast_is_named() -> None:
     """Over so slow a link the all-reduce of a step takes longer than the step itself."""
-    notes = [note for note in ask(8, link=1e7).notes if "A single GPU gives" in note]
-    assert len(notes) == 1
-    assert "communication takes" in notes[0]
-    assert not any("GPU gives" in note for note in ask(8).notes)
+    said = figures(ask(8, link=1e7).notes, "fewer_gpus_as_fast")
+    assert (said["gpus"], said["now"], said["config"]) == (1, 8, None)
+    assert said["waits"]["part"] == "communication"
+    assert not {"fewer_gpus_as_fast", "each_gpu_gives_less"} & set(codes(ask(8).notes))
 
 
 def test_gpus_that_wait_for_each_other_are_said_to() -> None:
@@ -66,17 +67,19 @@ def test_gpus_that_wait_for_each_other_are_said_to() -> None:
     alone = ask(1, wish=wish).recommended
     assert alone is not None
     notes = ask(8, link=2 * SMALL.num_params / alone.step.seconds, wish=wish).notes
-    told = (
-        "Each of the 8 GPUs gives 50 % fewer tokens/s than one alone would: communication takes 50 % of the step on 8."
-    )
-    assert told in notes
+    said = figures(notes, "each_gpu_gives_less")
+    assert (said["gpus"], said["fewer"]) == (8, 1)
+    assert said["gain"] == pytest.approx(-0.5)
+    assert said["waits"] == {"part": "communication", "share": pytest.approx(0.5), "gpus": 8}
 
 
 def test_more_gpus_than_the_global_batch_has_work_for_do_not_help() -> None:
     """At a global batch of 16, 16 GPUs have a sequence each; communication takes nearly all of the step."""
-    notes = " ".join(ask(8, link=1e8, wish=Wish(global_batch=16)).notes)
-    assert "More GPUs do not help: 16 give " in notes
-    assert "More GPUs do not help" not in " ".join(ask(8).notes)
+    said = figures(ask(8, link=1e8, wish=Wish(global_batch=16)).notes, "more_gpus_bring_nothing")
+    assert said["gpus"] == 16
+    assert said["gain"] <= 0.03
+    assert said["waits"]["share"] > 0.9
+    assert "more_gpus_bring_nothing" not in codes(ask(8).notes)
 
 
 def test_numbers_that_cannot_share_the_global_batch_are_left_out() -> None:
@@ -91,7 +94,7 @@ def test_one_node_more_of_many_is_measured_by_its_own_share() -> None:
 
     def told(gpus: int, gain: float) -> bool:
         larger = many._replace(job=replace(many.job, cluster=replace(many.job.cluster, world_size=gpus)))
-        return any("More GPUs do not help" in note for note in scaling_notes(many, [Scale(gpus, larger, gain)]))
+        return "more_gpus_bring_nothing" in codes(scaling_notes(many, [Scale(gpus, larger, gain)]))
 
     assert not told(1032, 0.007), "small, but nearly all that eight of 1024 can give"
     assert not told(1032, 0.003)

@@ -11,8 +11,8 @@ from search_fakes import fake_cluster, fake_model
 
 from dsconf.config import render
 from dsconf.errors import InputError
-from dsconf.search.kinds import buckets
 from dsconf.search.space import Combination, combinations
+from dsconf.search.strategies import buckets
 from dsconf.search.wish import OPTIMIZERS, Wish
 
 

@@ -61,7 +61,7 @@ def test_numbers_on_which_nothing_fits_stay_in_the_list() -> None:
     assert [row.found.recommended is None for row in mixed.rows] == [True, False]
     assert [row.efficiency for row in mixed.rows] == [None, 1.0]
     assert (mixed.fastest, mixed.cheapest, len(mixed.fitting)) == (8, 8, 1)
-    assert mixed.rows[0].found.why[0].startswith("Nothing fits.")
+    assert mixed.rows[0].found.why[0].code == "nothing_fits"
     assert len(mixed.rows[0].found.why) == 1, "the other rows are the remedies"
     nothing = sweep([1, 2], params="70B", gpu_memory="16GiB", offload="none", tools=FAKES)
     assert (nothing.fastest, nothing.cheapest, nothing.fitting) == (None, None, ())

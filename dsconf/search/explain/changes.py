@@ -8,13 +8,12 @@ from typing import NamedTuple
 
 from dsconf.cluster.spec import MOST_HOST_BYTES
 from dsconf.job import Job
-from dsconf.search.candidates import Candidate, Tools, evaluate, with_batch
+from dsconf.search.candidates import Candidate, CostModels, evaluate, with_batch
 from dsconf.search.explain.limits import Limit, gain, with_nvlink
-from dsconf.search.explain.reasons import compared, missing, told
+from dsconf.search.explain.reason import Reason, facts, gained, reason, shortage
 from dsconf.search.explain.scaling import Scale
-from dsconf.search.question import Question, best_like, more_gpus, rounding
-from dsconf.search.rank import EQUAL, combination, name, same_states
-from dsconf.units import format_bytes, format_rate
+from dsconf.search.question import Question, best_like, more_gpus, rounds_unasked
+from dsconf.search.rank import EQUAL, combination, same_states
 
 ACCUMULATION = 8
 WORTH = 0.05
@@ -30,7 +29,7 @@ class Change(NamedTuple):
     kind: str
     """``gpus``, ``accumulation``, ``checkpointing``, ``offload``, ``bf16_states``, ``gpu_memory``, ``host_memory``,
     ``nvlink``, or the name of a resource of :mod:`dsconf.search.explain.limits` twice as fast."""
-    text: str
+    reason: Reason
     fits: str
     tokens_per_second: float
     gain: float
@@ -42,12 +41,12 @@ class Change(NamedTuple):
 def improvements(
     winner: Candidate,
     candidates: Sequence[Candidate],
-    found: Sequence[Scale],
+    scales: Sequence[Scale],
     slowest: Sequence[Limit],
     question: Question,
 ) -> Iterator[Change]:
-    """What other numbers of GPUs, more accumulation, other switches, more memory and faster links would do."""
-    yield from (_scaled(scale, winner) for scale in found if scale.gpus > winner.job.cluster.world_size)
+    """Try other numbers of GPUs, more accumulation, other switches, more memory and faster links."""
+    yield from (_scaled(scale, winner) for scale in scales if scale.gpus > winner.job.cluster.world_size)
     yield from _without_offload(winner, candidates, question)
     yield from _accumulated(winner, question)
     yield from _checkpointing(winner, candidates, question.tools)
@@ -56,24 +55,34 @@ def improvements(
     yield from _faster(winner, slowest, question.tools)
 
 
-def _change(kind: str, text: str, candidate: Candidate, winner: Candidate, short_bytes: int = 0) -> Change:
-    rate = candidate.tokens_per_second
-    gained = rate / winner.tokens_per_second - 1
-    return Change(kind, text, candidate.fits, rate, gained, candidate.job.cluster.world_size, short_bytes)
+def _change(kind: str, why: Reason, candidate: Candidate, winner: Candidate, short_bytes: int = 0) -> Change:
+    return Change(
+        kind=kind,
+        reason=why,
+        fits=candidate.fits,
+        tokens_per_second=candidate.tokens_per_second,
+        gain=gained(candidate, winner),
+        gpus=candidate.job.cluster.world_size,
+        short_bytes=short_bytes,
+    )
 
 
 def _scaled(scale: Scale, winner: Candidate) -> Change:
-    """More GPUs, and what a GPU among them is worth against one of the winner's."""
-    now = winner.job.cluster.world_size
-    worth = scale.efficiency(winner)
-    each = f"; {compared(worth - 1)} from each" if abs(worth - 1) > EQUAL else ""
-    rounds = rounding(scale.candidate, winner.settings.bf16_optimizer_states)
-    text = f"{scale.gpus} GPUs in place of {now}: {compared(scale.gain)} ({told(scale.candidate)}){each}{rounds}."
-    return _change("gpus", text, scale.candidate, winner)
+    """Say what more GPUs give, and where one among them is worth another than one of the winner's, how much."""
+    each = scale.efficiency(winner) - 1
+    why = reason(
+        "more_gpus",
+        config=facts(scale.candidate),
+        now=winner.job.cluster.world_size,
+        gain=scale.gain,
+        gain_of_each=each if abs(each) > EQUAL else None,
+        rounds=rounds_unasked(scale.candidate, winner.settings.bf16_optimizer_states),
+    )
+    return _change("gpus", why, scale.candidate, winner)
 
 
 def _without_offload(winner: Candidate, candidates: Sequence[Candidate], question: Question) -> Iterator[Change]:
-    """The best without offload that fits as well, or how many GPUs it would take."""
+    """Find the best without offload that fits as well, or how many GPUs it would take."""
     if not winner.offloads:
         return
     wish = question.wish._replace(offload="none", low_states=question.wish.low_states or False)
@@ -83,91 +92,86 @@ def _without_offload(winner: Candidate, candidates: Sequence[Candidate], questio
     else:
         here = best_like(winner, question._replace(wish=wish))
     if here is not None:
-        text = f"Without offload: {compared(here.tokens_per_second / winner.tokens_per_second - 1)} ({told(here)})."
-        yield _change("offload", text, here, winner)
+        why = reason("without_offload", config=facts(here), gain=gained(here, winner))
+        yield _change("offload", why, here, winner)
         return
     larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
     if larger is not None:
-        gpus = larger.job.cluster.world_size
         # Of whole nodes the fewest were looked for; within a node only twice as many, and twice as many again.
-        where = f"from {gpus} GPUs on" if gpus > question.node_size else f"on {gpus} GPUs"
-        yield _change("offload", f"Without offload it fits {where} ({told(larger)}).", larger, winner)
+        fewest = larger.job.cluster.world_size > question.node_size
+        yield _change("offload", reason("without_offload_fits_on", config=facts(larger), fewest=fewest), larger, winner)
 
 
 def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
-    """More micro-batches a step, where nobody fixed the global batch."""
+    """Try more micro-batches a step, where nobody fixed the global batch."""
     if question.wish.global_batch is not None:
         return
     workload = replace(winner.workload, accumulation=winner.workload.accumulation * ACCUMULATION)
     cluster = winner.job.cluster
     job = Job(winner.job.model, cluster, with_batch(winner.settings, workload, cluster), workload)
     same = evaluate(job, question.tools)
-    more, how = same, f"accumulation {ACCUMULATION}"
+    more, other = same, None
     if same.fits != winner.fits:
         wish = question.wish._replace(global_batch=same.global_batch, micro_batch=None)
-        found = best_like(winner, question._replace(wish=wish))
-        if found is None:
+        other = best_like(winner, question._replace(wish=wish))
+        if other is None:
             return
-        more, how = found, f"{told(found)}, accumulation {found.workload.accumulation}"
-    gained = more.tokens_per_second / winner.tokens_per_second - 1
-    if gained >= 0.01:
-        text = f"--global-batch-size {more.global_batch} ({how}) would give {compared(gained)}."
-        yield _change("accumulation", text, more, winner)
+        more = other
+    if gained(more, winner) >= 0.01:
+        why = reason(
+            "more_accumulation",
+            global_batch=more.global_batch,
+            accumulation=ACCUMULATION if other is None else more.workload.accumulation,
+            config=None if other is None else facts(more),
+            gain=gained(more, winner),
+        )
+        yield _change("accumulation", why, more, winner)
 
 
-def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: Tools) -> Iterator[Change]:
-    """The same strategy with the other answer to recomputing."""
+def _checkpointing(winner: Candidate, candidates: Sequence[Candidate], tools: CostModels) -> Iterator[Change]:
+    """Compare the same strategy with the other answer to recomputing."""
     recomputes, switched = winner.workload.checkpointing, _switched(winner)
     other = next((c for c in candidates if combination(c) == combination(winner._replace(job=switched))), None)
     if other is None:
         return
-    gained = compared(other.tokens_per_second / winner.tokens_per_second - 1)
     alike = other.settings.without_batch == winner.settings.without_batch
-    micro_batch = f"micro-batch {other.workload.micro_batch}"
-    tight = ", tight" if other.fits == "tight" else ""
-    named = f"{micro_batch}{tight}" if alike else told(other)
+    config = facts(other) | {"micro_batch": other.workload.micro_batch}
+    gain_then = gained(other, winner)
     if not recomputes:
-        effect = _recomputing(winner, evaluate(switched, tools))
-        text = f"Activation checkpointing would {effect} and give {gained} at its best ({named})."
+        estimate = winner.estimate
+        saved = estimate.process_bytes - evaluate(switched, tools).estimate.process_bytes
+        at_start = estimate.init_peak_bytes > estimate.peak_bytes
+        fullest = {
+            "phase": "initialisation" if at_start else estimate.peak.phase,
+            "moment": None if at_start else estimate.peak.name,
+        }
+        why = reason(
+            "checkpointing_on", config=config, same_settings=alike, gain=gain_then, saved_bytes=saved, fullest=fullest
+        )
     elif other.fits == "no":
-        where = f"at {micro_batch}" if alike else f"with {name(other)}"
-        text = f"Activation checkpointing off does not fit: {' and '.join(missing(other))} {where}."
+        why = reason("checkpointing_off_does_not_fit", config=config, same_settings=alike, short=shortage(other))
     else:
-        text = f"Activation checkpointing off: {gained} ({named})."
-    yield _change("checkpointing", text, other, winner, other.gpu_short_bytes)
-
-
-def _recomputing(winner: Candidate, switched: Candidate) -> str:
-    """What it does to the memory of each GPU, everything else the same; nothing where another moment is the fullest."""
-    found = winner.estimate
-    saved = found.process_bytes - switched.estimate.process_bytes
-    if saved > 0:
-        return f"take {format_bytes(saved)} off each GPU at the same micro-batch"
-    fullest = (
-        "initialisation" if found.init_peak_bytes > found.peak_bytes else f"{found.peak.phase} ({found.peak.name})"
-    )
-    return f"take nothing off each GPU at the same micro-batch, where memory is fullest in {fullest},"
+        why = reason("checkpointing_off", config=config, same_settings=alike, gain=gain_then)
+    yield _change("checkpointing", why, other, winner, other.gpu_short_bytes)
 
 
 def _bf16_states(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[Change]:
-    """Master weights and moments in bf16, which train differently and so are never taken unasked."""
+    """Name master weights and moments in bf16, which train differently and so are never taken unasked."""
     if winner.settings.bf16_optimizer_states:
         return
     low = next((c for c in candidates if c.fits == "yes" and c.settings.bf16_optimizer_states), None)
-    gained = low.tokens_per_second / winner.tokens_per_second - 1 if low is not None else 0.0
-    if low is not None and gained >= WORTH:
-        text = f"Optimizer states in bf16, which round each update: {compared(gained)} ({name(low)})."
-        yield _change("bf16_states", text, low, winner)
+    if low is not None and gained(low, winner) >= WORTH:
+        yield _change("bf16_states", reason("states_in_bf16", config=facts(low), gain=gained(low, winner)), low, winner)
 
 
 def _switched(winner: Candidate) -> Job:
-    """The same job with the other answer to recomputing."""
+    """Make the same job with the other answer to recomputing."""
     workload = replace(winner.workload, checkpointing=not winner.workload.checkpointing)
     return replace(winner.job, workload=workload)
 
 
 def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator[Change]:
-    """What is faster and misses by the memory of the GPU, or of the host, alone: the nearest of each."""
+    """Find what is faster and misses by the memory of the GPU, or of the host, alone: the nearest of each."""
     faster = [
         candidate
         for candidate in candidates
@@ -175,8 +179,8 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
         and same_states(candidate, winner)
         and candidate.tokens_per_second >= (1 + WORTH) * winner.tokens_per_second
     ]
-    most = int(LARGER * winner.job.cluster.gpu.memory_bytes)
-    on_gpu = [c for c in faster if 0 < c.gpu_short_bytes <= most and not c.host_short_bytes]
+    most_bytes = int(LARGER * winner.job.cluster.gpu.memory_bytes)
+    on_gpu = [c for c in faster if 0 < c.gpu_short_bytes <= most_bytes and not c.host_short_bytes]
     # Where nobody stated the host's memory, its limit is what no node exceeds: there is no more to buy.
     stated = winner.job.cluster.host_memory_bytes is not None
     on_host = [
@@ -189,29 +193,23 @@ def _more_memory(winner: Candidate, candidates: Sequence[Candidate]) -> Iterator
     ]
     if on_gpu:
         near = min(on_gpu, key=lambda candidate: candidate.gpu_short_bytes)
-        yield _fitted("gpu_memory", "on each GPU", near, near.gpu_short_bytes, winner)
+        yield _fitted("gpu_memory", near, near.gpu_short_bytes, winner)
     if on_host:
         near = min(on_host, key=lambda candidate: candidate.host_short_bytes)
-        yield _fitted("host_memory", "in each node", near, near.host_short_bytes, winner)
+        yield _fitted("host_memory", near, near.host_short_bytes, winner)
 
 
-def _fitted(kind: str, where: str, near: Candidate, short: int, winner: Candidate) -> Change:
-    gained = compared(near.tokens_per_second / winner.tokens_per_second - 1)
-    text = f"{format_bytes(short)} more memory {where} would fit {name(near)}: {gained}."
-    return _change(kind, text, near, winner, short)
+def _fitted(kind: str, near: Candidate, short: int, winner: Candidate) -> Change:
+    where = "gpu" if kind == "gpu_memory" else "host"
+    why = reason("more_memory", where=where, more_bytes=short, config=facts(near), gain=gained(near, winner))
+    return _change(kind, why, near, winner, short)
 
 
-SENTENCES = {
-    "link_in_node": "Links in a node twice as fast ({} a GPU)",
-    "network_between_nodes": "A network between nodes twice as fast ({} a GPU)",
-    "link_to_host": "A link to the host twice as fast ({} a GPU)",
-    "host_cpu": "Twice the host's cores and memory bandwidth",
-    "nvme": "An NVMe disk twice as fast (reads {}, writes {})",
-}
-"""What a person can buy; a card that computes faster is another card."""
+ON_SALE = ("link_in_node", "network_between_nodes", "link_to_host", "host_cpu", "nvme")
+"""Resources that a person can buy twice as fast; a card that computes faster is another card."""
 
 
-def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterator[Change]:
+def _faster(winner: Candidate, slowest: Sequence[Limit], tools: CostModels) -> Iterator[Change]:
     cluster = winner.job.cluster
     rates: dict[str, tuple[float, ...]] = {
         "link_in_node": (cluster.gpu.link_bandwidth,),
@@ -219,19 +217,25 @@ def _faster(winner: Candidate, slowest: Sequence[Limit], tools: Tools) -> Iterat
         "link_to_host": (cluster.gpu.host_bandwidth,),
         "nvme": (cluster.nvme_read_bandwidth, cluster.nvme_write_bandwidth),
     }
-    for resource, gained in slowest:
-        if resource in SENTENCES and gained >= WORTH:
-            unit = "bit" if resource == "network_between_nodes" else "B"
-            text = SENTENCES[resource].format(*(format_rate(2 * rate, unit) for rate in rates.get(resource, ())))
-            yield _sped_up(resource, f"{text} would give {compared(gained)}.", gained, winner)
+    for resource, more in slowest:
+        if resource in ON_SALE and more >= WORTH:
+            doubled = [2 * rate for rate in rates.get(resource, ())]
+            why = reason("twice_as_fast", resource=resource, bytes_per_second=doubled, gain=more)
+            yield _sped_up(resource, why, more, winner)
     linked = with_nvlink(cluster) if cluster.gpus_per_node > 1 else None
     if linked is not None:
-        gained = gain(winner, linked, tools)
-        if gained >= WORTH:
-            text = f"NVLink ({format_rate(linked.gpu.link_bandwidth)} a GPU) would give {compared(gained)}."
-            yield _sped_up("nvlink", text, gained, winner)
+        more = gain(winner, linked, tools)
+        if more >= WORTH:
+            why = reason("nvlink", bytes_per_second=linked.gpu.link_bandwidth, gain=more)
+            yield _sped_up("nvlink", why, more, winner)
 
 
-def _sped_up(kind: str, text: str, gained: float, winner: Candidate) -> Change:
-    rate = (1 + gained) * winner.tokens_per_second
-    return Change(kind, text, winner.fits, rate, gained, winner.job.cluster.world_size)
+def _sped_up(kind: str, why: Reason, more: float, winner: Candidate) -> Change:
+    return Change(
+        kind=kind,
+        reason=why,
+        fits=winner.fits,
+        tokens_per_second=(1 + more) * winner.tokens_per_second,
+        gain=more,
+        gpus=winner.job.cluster.world_size,
+    )

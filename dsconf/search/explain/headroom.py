@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from dsconf.job import Job
-from dsconf.search.candidates import Candidate, Tools, evaluate
+from dsconf.search.candidates import Candidate, CostModels, evaluate
 
 STEP = 128
 """Sequence lengths are tried in multiples of this many tokens."""
@@ -30,23 +30,23 @@ class Headroom(NamedTuple):
     """Longest sample the model was made for."""
 
 
-def headroom(winner: Candidate, tools: Tools) -> Headroom:
-    """Room around ``winner``; the longest sample is looked for up to the model's positions, where it has any and the
+def headroom(winner: Candidate, tools: CostModels) -> Headroom:
+    """Measure the room around ``winner``; samples are lengthened up to the model's positions, where it has any and the
     sample asked for is within them."""
-    found, job = winner.estimate, winner.job
-    peak = max(found.peak_bytes, found.init_peak_bytes)
+    estimate, job = winner.estimate, winner.job
+    peak = max(estimate.peak_bytes, estimate.init_peak_bytes)
     bounded = job.workload.seq_len <= job.model.positions and not job.model.alibi
     return Headroom(
-        free_bytes=job.cluster.gpu.memory_bytes - found.process_bytes,
-        fragmentation_bytes=found.reserved_bytes - peak,
-        outside_bytes=found.process_bytes - found.reserved_bytes,
+        free_bytes=job.cluster.gpu.memory_bytes - estimate.process_bytes,
+        fragmentation_bytes=estimate.reserved_bytes - peak,
+        outside_bytes=estimate.process_bytes - estimate.reserved_bytes,
         longest_seq_len=longest_sequence(winner, tools, below=job.model.positions + 1 if bounded else LONGEST),
         positions=job.model.positions,
     )
 
 
-def longest_sequence(candidate: Candidate, tools: Tools, below: int = LONGEST) -> int:
-    """The longest sample, a multiple of ``STEP`` less than ``below``, that fits no worse than ``candidate`` does.
+def longest_sequence(candidate: Candidate, tools: CostModels, below: int = LONGEST) -> int:
+    """Find the longest sample, a multiple of ``STEP`` less than ``below``, that fits no worse than ``candidate`` does.
 
     At least the one that it has: memory never falls as samples grow.
     """
@@ -62,7 +62,7 @@ def longest_sequence(candidate: Candidate, tools: Tools, below: int = LONGEST) -
 
 
 def _last(holds: Callable[[int], bool], known: int, most: int) -> int:
-    """The largest number up to ``most`` that ``holds`` says yes to; it says yes to ``known`` and then no for good."""
+    """Find the largest number up to ``most`` that ``holds`` says yes to, which it does from ``known`` up to there."""
     step = 1
     while known + step <= most and holds(known + step):
         known, step = known + step, step * 2

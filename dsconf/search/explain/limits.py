@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from dsconf.cluster.catalogue import find_gpu
 from dsconf.cluster.spec import Cluster
-from dsconf.search.candidates import Candidate, Tools
+from dsconf.search.candidates import Candidate, CostModels
 
 NVLINK_OF = "a100-80gb"
 """The card whose NVLink stands for NVLink where a card has none of its own."""
@@ -21,20 +21,20 @@ class Limit(NamedTuple):
     gain: float
 
 
-def limits(winner: Candidate, tools: Tools) -> tuple[Limit, ...]:
-    """Every resource, the one that would gain most first."""
+def limits(winner: Candidate, tools: CostModels) -> tuple[Limit, ...]:
+    """Try every resource, the one that would gain most first."""
     cluster = winner.job.cluster
-    found = [Limit(resource, gain(winner, faster(cluster), tools)) for resource, faster in TWICE.items()]
-    return tuple(sorted(found, key=lambda limit: -limit.gain))
+    gains = [Limit(resource, gain(winner, faster(cluster), tools)) for resource, faster in TWICE.items()]
+    return tuple(sorted(gains, key=lambda limit: -limit.gain))
 
 
-def gain(winner: Candidate, cluster: Cluster, tools: Tools) -> float:
-    """More tokens a second of the same config on ``cluster``, as a part of those it has now."""
+def gain(winner: Candidate, cluster: Cluster, tools: CostModels) -> float:
+    """Return how many more tokens a second the same config gives on ``cluster``, as a part of those it has now."""
     return winner.step.seconds / tools.step_time(replace(winner.job, cluster=cluster)).seconds - 1
 
 
 def with_nvlink(cluster: Cluster) -> Cluster | None:
-    """The same cards linked as ``NVLINK_OF`` is; None where they reach each other over more than the host's PCIe."""
+    """Link the same cards as ``NVLINK_OF`` is; None where they reach each other over more than the host's PCIe."""
     gpu, linked = cluster.gpu, find_gpu(NVLINK_OF)
     if gpu.link_bandwidth > gpu.host_bandwidth or gpu.link_bandwidth >= linked.link_bandwidth:
         return None

@@ -18,7 +18,7 @@ LONG = 16_384
 LOW_STATES_OPTIMIZERS = ("adam", "adamw")
 
 
-class Kind(NamedTuple):
+class Strategy(NamedTuple):
     """One way to train, apart from activation checkpointing and the batch."""
 
     engine: str = "deepspeed"
@@ -38,19 +38,19 @@ class Kind(NamedTuple):
     """Buckets and sub-groups as small as bandwidth allows."""
 
 
-def kinds(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Kind]:
-    """What ``wish`` leaves open, plainest first."""
+def strategies(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Strategy]:
+    """List what ``wish`` leaves open, simplest first."""
     stages = range(4) if wish.stage is None else (wish.stage,)
     devices = [pair for name in ([wish.offload] if wish.offload else OFFLOADS) for pair in OFFLOADS[name]]
     plain = wish.offload in (None, "none") and not wish.low_states and wish.sequence_parallel in (None, 1)
     plain = plain and wish.loss_shards is None
     if plain and wish.stage in (None, 0):
-        yield Kind("ddp")
+        yield Strategy("ddp")
     for stage in stages:
         for optimizer_device, param_device in devices:
             if _possible(stage, optimizer_device, param_device, cluster, wish):
-                kind = Kind("deepspeed", stage, optimizer_device, param_device)
-                yield from _finer(kind, model, cluster, precision, wish)
+                strategy = Strategy("deepspeed", stage, optimizer_device, param_device)
+                yield from _finer(strategy, model, cluster, precision, wish)
 
 
 def _possible(stage: int, optimizer_device: str, param_device: str, cluster: Cluster, wish: Wish) -> bool:
@@ -67,7 +67,7 @@ def _possible(stage: int, optimizer_device: str, param_device: str, cluster: Clu
     return param_device == "none" or (stage == 3 and wish.quantize is None)
 
 
-def _finer(plain: Kind, model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Kind]:
+def _finer(plain: Strategy, model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Strategy]:
     sizes = (False, True) if buckets(model, plain.stage) != buckets(model, plain.stage, lean=True) else (False,)
     for low_states in _states(plain, precision, wish):
         for ratio in _ratios(plain, model, cluster, wish):
@@ -77,7 +77,7 @@ def _finer(plain: Kind, model: Model, cluster: Cluster, precision: str, wish: Wi
                     yield from (finer._replace(tiled_loss=tiled, lean=lean) for lean in sizes)
 
 
-def _states(plain: Kind, precision: str, wish: Wish) -> tuple[bool, ...]:
+def _states(plain: Strategy, precision: str, wish: Wish) -> tuple[bool, ...]:
     """bf16 states need stage 1 and, without DeepSpeedCPUAdam, an optimizer on the GPU (runtime/config.py:702-714)."""
     possible = (
         precision == "bf16"
@@ -90,7 +90,7 @@ def _states(plain: Kind, precision: str, wish: Wish) -> tuple[bool, ...]:
     return (wish.low_states,) if possible or not wish.low_states else ()
 
 
-def _ratios(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[float, ...]:
+def _ratios(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> tuple[float, ...]:
     """A part of the optimizer stays on the GPU in whole sub-groups, at stage 3 alone and with Adam
     (stage3.py:313-315, 1100-1108)."""
     if plain.stage != 3 or (plain.optimizer_device, plain.param_device) != ("cpu", "none"):
@@ -101,7 +101,7 @@ def _ratios(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[fl
     return RATIOS if groups >= len(RATIOS) else (1.0,)
 
 
-def _secondary(plain: Kind, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
+def _secondary(plain: Strategy, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
     """A copy of the parameters in each node saves the gathers of backward between nodes; the world must divide evenly
     (utils/groups.py:925-953)."""
     nearby = cluster.gpus_per_node
@@ -111,7 +111,7 @@ def _secondary(plain: Kind, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
     return 1, nearby
 
 
-def _shared(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> Iterator[tuple[int, bool]]:
+def _shared(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> Iterator[tuple[int, bool]]:
     """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences; never
     where an embedding is trained through its tie (``dsconf.accepted``)."""
     tied = model.tied and any(p.trainable for p in model.parameters.before[:1])
@@ -125,8 +125,8 @@ def _shared(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> Iterator
             yield degree, True
 
 
-def _degrees(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
-    """Numbers of ranks of a node that can share a sequence."""
+def _degrees(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
+    """List numbers of ranks of a node that can share a sequence."""
     if wish.sequence_parallel is not None:
         wanted: tuple[int, ...] = (wish.sequence_parallel,)
     else:
@@ -137,7 +137,7 @@ def _degrees(plain: Kind, model: Model, cluster: Cluster, wish: Wish) -> tuple[i
 
 
 def unshareable(degree: int, stage: int | None, model: Model, cluster: Cluster, wish: Wish) -> str | None:
-    """Why ``degree`` ranks cannot share a sequence, or None."""
+    """Say why ``degree`` ranks cannot share a sequence, or None."""
     if degree > cluster.gpus_per_node:
         return f"a node has {cluster.gpus_per_node} GPUs"
     if stage == 0:
@@ -166,7 +166,7 @@ LEAN_SUB_GROUP = 25_000_000
 
 
 def buckets(model: Model, stage: int, *, lean: bool = False) -> dict[str, Any]:
-    """The sizes that ``stage`` reads, by the name of their field in ``Settings``; the others keep their default.
+    """Choose the sizes that ``stage`` reads, by the name of their field in ``Settings``; others keep their default.
 
     Stage 3 follows Hugging Face's "auto" rule (hidden² for the reduce bucket, 0.9 × hidden² for the prefetch,
     10 × hidden for the persistence threshold; transformers/integrations/deepspeed.py), with ``SATURATING`` as a
