@@ -35,7 +35,7 @@ def test_no_combination_comes_twice() -> None:
 def test_the_optimizer_is_offloaded_in_parts_at_stage_3_alone() -> None:
     parts = {(s.stage, s.offload_param, s.offload_optimizer_ratio) for s, _ in found(Wish(offload="optimizer"))}
     assert parts == {(1, "none", 1), (2, "none", 1)} | {(3, "none", ratio) for ratio in (1, 0.8, 0.6, 0.4, 0.2)}
-    assert {s.offload_optimizer_ratio for s, _ in found(Wish(offload="param"))} == {1}
+    assert {s.offload_optimizer_ratio for s, _ in found(Wish(offload="optimizer+param"))} == {1}
     small = combinations(fake_model(512, 4), fake_cluster(), Wish(offload="optimizer"))
     assert {s.offload_optimizer_ratio for s, _ in small} == {1}  # 13 M parameters: one sub-group
     assert {s.offload_optimizer_ratio for s, _ in found(Wish(offload="optimizer", optimizer="lion"))} == {1}
@@ -107,7 +107,7 @@ def test_a_stage_asked_for_is_the_only_one(stage: int) -> None:
 
 def test_wishes_restrict() -> None:
     assert {kind[4] for kind in kinds(Wish(checkpointing=True))} == {True}
-    assert {kind[2:4] for kind in kinds(Wish(offload="param"))} == {("cpu", "cpu")}
+    assert {kind[2:4] for kind in kinds(Wish(offload="optimizer+param"))} == {("cpu", "cpu")}
     assert {kind[2:4] for kind in kinds(Wish(optimizer="sgd"))} == {("none", "none")}
     assert 3 not in {kind[1] for kind in kinds(Wish(quantize="8bit"))}
 
@@ -117,7 +117,7 @@ def test_wishes_restrict() -> None:
     [
         (Wish(offload="nvme"), "--offload nvme needs --nvme PATH, a path on a fast local disk"),
         (Wish(offload="optimizer", stage=0), "--offload optimizer needs --stage 1, 2 or 3, not --stage 0"),
-        (Wish(offload="param", stage=2), "--offload param needs --stage 3, not --stage 2"),
+        (Wish(offload="optimizer+param", stage=2), "--offload optimizer+param needs --stage 3, not --stage 2"),
         (
             Wish(offload="optimizer", optimizer="sgd"),
             "--optimizer sgd cannot be offloaded; use one of adam, adamw, lion",
@@ -135,8 +135,8 @@ def test_wishes_restrict() -> None:
             "--sequence-parallel 3: 3 does not divide the 8 GPUs",
         ),
         (
-            Wish(offload="param", quantize="4bit"),
-            "--offload param cannot hold --quantize 4bit weights; use --offload optimizer",
+            Wish(offload="optimizer+param", quantize="4bit"),
+            "--offload optimizer+param cannot hold --quantize 4bit weights; use --offload optimizer",
         ),
     ],
 )
