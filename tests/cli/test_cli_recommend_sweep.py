@@ -34,7 +34,7 @@ def test_a_table_with_hours_and_cost(here: Path) -> None:
     rows = [line.split()[0] for line in result.stdout.splitlines() if line.lstrip()[:1].isdigit()]
     assert rows[-4:] == ["8", "16", "32", "64"]
     assert "Fastest" in result.stdout
-    assert "The global batch is not the same" in result.stdout
+    assert "The global batch differs, from" in result.stdout
     assert list(here.iterdir()) == [], "nothing is written unasked"
 
 
@@ -81,7 +81,7 @@ def test_no_only_where_nothing_fits_on_any() -> None:
     assert "On 8: Nothing fits." in some.stdout
     none = run(*words, "--gpus", "1,8")
     assert none.exit_code == 1
-    assert "Nothing fits on any of them." in none.stdout
+    assert "Nothing fits on any of these numbers of GPUs." in none.stdout
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def random_candidate(seed: int) -> Candidate:
     optimizer = dice.choice(OPTIMIZERS)
     offloads = ["none", "optimizer"] if stage and optimizer in CPU_OPTIMIZERS else ["none"]
     if stage == 3 and optimizer in CPU_OPTIMIZERS:
-        offloads += ["param", "nvme"]
+        offloads += ["optimizer+param", "nvme"]
     wish = Wish(
         seq_len=dice.choice([128, 2048, 100_000]),
         global_batch=gpus * dice.randint(1, 200) if dice.random() < 0.5 else None,
