@@ -14,6 +14,7 @@ from launch_jobs import called, launch, parsed, write_folder
 
 from dsconf.config.render import render
 
+pytestmark = pytest.mark.newest
 HERE = Path(__file__).parent
 NODE = {"NODE_RANK": "0", "MASTER_ADDR": "first"}
 # name: (who loads it, GPUs, what is special about it)
