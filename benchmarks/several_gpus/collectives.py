@@ -97,7 +97,7 @@ def bandwidths(largest: int) -> list[tuple[str, int, float]]:
         return (time.perf_counter() - start) / repeats
 
     def timed(once: Callable[[], Any]) -> float:
-        """The ranks agree on how often: as the slowest one needs."""
+        """Repeat ``once`` as often as the slowest rank needs, which all ranks agree on."""
         seconds(1, once)
         slowest = torch.tensor([seconds(FEWEST, once)], device=device)
         dist.all_reduce(slowest, dist.ReduceOp.MAX)

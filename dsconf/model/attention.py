@@ -26,7 +26,7 @@ def runs_eager(family: str, attention: str) -> bool:
 
 
 def sdpa_is_gone(family: str, release: str) -> bool:
-    """Whether ``release`` of transformers, such as 5.24.0, refuses SDPA for a ``family`` that had it before."""
+    """Say whether ``release`` of transformers, such as 5.24.0, refuses SDPA for a ``family`` that had it before."""
     numbers = tuple(int(number) for number in re.findall(r"\d+", release)[:2])
     return family in SDPA_UNTIL and numbers > SDPA_UNTIL[family]
 

@@ -161,7 +161,7 @@ def _gone(top: dict[str, Key], plain: Tables, properties: dict[str, Any], defs: 
 
 
 def installed() -> str:
-    """The release of DeepSpeed that is installed."""
+    """Return the release of DeepSpeed that is installed."""
     import deepspeed
 
     return str(deepspeed.__version__).partition("+")[0].strip()
@@ -255,12 +255,12 @@ def _compact(text: str) -> str:
 
 
 def _text(schema: dict[str, Any]) -> str:
-    """The content of a schema's file."""
+    """Return the content of a schema's file."""
     return _compact(json.dumps(schema, indent=2, ensure_ascii=False)) + "\n"
 
 
 def _differing(there: str, text: str) -> str:
-    """The first lines in which a shipped file and what DeepSpeed reads differ."""
+    """Return the first lines in which a shipped file and what DeepSpeed reads differ."""
     lines = unified_diff(there.splitlines(), text.splitlines(), "shipped", "DeepSpeed", n=0, lineterm="")
     return "\n".join(islice(lines, 40))
 
@@ -277,7 +277,8 @@ def _compare(target: Path, text: str) -> int:
 
 
 def _compare_newer(version: str) -> int:
-    """Says how ``version``, newer than all in RELEASES, reads its config otherwise than the newest; 1 if it does."""
+    """Say how ``version``, newer than all in RELEASES, reads its config differently from the newest; return 1 if it
+    does."""
     known = RELEASES[-1]
     shipped = json.loads((ROOT / "schemas" / f"ds_config-{known}.schema.json").read_text(encoding="utf-8"))
     try:

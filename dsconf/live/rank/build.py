@@ -150,7 +150,7 @@ def _moved(batch: dict[str, Any] | None, order: Order) -> dict[str, Any] | None:
 
 
 def _maker(order: Order) -> tuple[Callable[[], Made], str]:
-    """What makes the model of ``order.hf_config``, and its attention kernel."""
+    """Return what makes the model of ``order.hf_config``, and its attention kernel."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     shape = {key: value for key, value in order.hf_config.items() if key not in NOT_A_SHAPE}
@@ -178,7 +178,7 @@ def _maker(order: Order) -> tuple[Callable[[], Made], str]:
 
 
 def _kernel(wanted: str, model: Callable[[str], Any]) -> str:
-    """``wanted``, or ``eager`` where the installed transformers makes the ``model`` of a family with that alone.
+    """Return ``wanted``, or ``eager`` where the installed transformers makes the ``model`` of a family with that alone.
 
     Left to itself it would choose the same (modeling_utils.py: get_correct_attn_implementation); asked for SDPA, which
     a release may take from a family, it raises ValueError.
