@@ -19,7 +19,6 @@ from typing import Any
 
 import accelerate
 import deepspeed
-import deepspeed.comm.torch
 import torch
 from accelerate.utils import DummyOptim, InitProcessGroupKwargs
 from transformers import HfArgumentParser, TrainingArguments
@@ -97,7 +96,8 @@ def in_fork(read: Callable[[], dict[str, Any]]) -> str:
 
 if __name__ == "__main__":
     import_module("transformers.integrations.deepspeed")  # once, before the forks
-    deepspeed.comm.torch.build_shm_op = lambda: None  # compiled for seconds in each fork, and nothing is sent
+    # Nothing is sent; each fork would load it for a second. deepspeed.comm.torch, as an attribute, is torch itself.
+    vars(import_module("deepspeed.comm.torch"))["build_shm_op"] = lambda: None
     for case in json.loads(Path(sys.argv[1]).read_text()):
         read = of_trainer if "flags" in case else of_accelerate
         print(in_fork(lambda case=case, read=read: read(Path(case["folder"]), case)), flush=True)
