@@ -67,7 +67,7 @@ def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     (home / "cases.json").write_text(json.dumps([case(name, home / name) for name in CASES]))
     environment = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     program = [sys.executable, str(HERE / "consumers.py"), str(home / "cases.json")]
-    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(program, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     return dict(zip(CASES, map(json.loads, lines), strict=True))
