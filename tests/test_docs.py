@@ -39,7 +39,7 @@ def _anchors(text: str) -> set[str]:
 def _run(line: str, folder: Path) -> subprocess.CompletedProcess[str]:
     """``line`` as a person would type it in ``folder``."""
     command = [sys.executable, "-m", *shlex.split(line)]
-    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=280)
+    return subprocess.run(command, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=600)
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,7 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
     assert blocks
     for block in blocks:
         program = [sys.executable, "-c", block]
-        done = subprocess.run(program, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(program, cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr
         assert done.stdout
 

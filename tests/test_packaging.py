@@ -53,7 +53,7 @@ def _shipped(folder: str, suffix: str) -> list[str]:
 
 
 def _check_call(*command: str | Path, cwd: Path) -> None:
-    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=280)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

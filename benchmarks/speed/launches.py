@@ -124,19 +124,20 @@ def _set(values: dict[str, Any]) -> None:
 
 def fit(rows: list[Row]) -> dict[str, float]:
     """Fit the seconds of each figure: least squares of relative errors, by coordinates, none below zero."""
-    lines: list[tuple[dict[str, float], float]] = []
+    lines: list[dict[str, float]] = []
     for row in rows:
         for phase, count in counts(job_of(row)).items():
             # The wide model's optimizer step is that of 1.3 billion parameters on the GPU.
             if not (phase == "step_ms" and "wide" in row["name"].split()):
                 measured = row["measured"][phase] / 1e3
-                lines.append(({label: times / measured for label, times in count.items()}, 1.0))
+                lines.append({label: times / measured for label, times in count.items()})
+    wanted = {label: sum(line[label] for line in lines) for label in FITTED}  # every line is to come to 1
+    products = {label: {k: sum(line[label] * line[k] for line in lines) for k in FITTED} for label in FITTED}
     fitted = dict.fromkeys(FITTED, 0.0)
     for _ in range(2000):
-        for label in fitted:
-            weight = sum(line[label] ** 2 for line, _ in lines)
-            rest = [(line, goal - sum(line[k] * v for k, v in fitted.items() if k != label)) for line, goal in lines]
-            fitted[label] = max(0.0, sum(line[label] * left for line, left in rest) / weight) if weight else 0.0
+        for label, row in products.items():
+            rest = wanted[label] - sum(row[k] * v for k, v in fitted.items() if k != label)
+            fitted[label] = max(0.0, rest / row[label]) if row[label] else 0.0
     return fitted
 
 

@@ -59,7 +59,7 @@ def test_two_nodes_meet_on_the_first(tmp_path: Path) -> None:
         "LOG": str(log),
     }
     command = ["bash", str(folder / "slurm.sh"), "train.py", "--seed", "1 2"]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
     words = ["--deepspeed", "--deepspeed_config", f"{folder}/ds_config.json", "--seed", "1 2"]
     assert sorted(log.read_text().splitlines()) == [

@@ -154,7 +154,6 @@ def on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.newest
 @pytest.mark.launch
-@pytest.mark.timeout(280)
 @pytest.mark.usefixtures("on_the_cpu")
 def test_all_strategies_agree_over_20_steps() -> None:
     """One rank, two under DDP, ZeRO 1 to 3 and Accelerate: the same losses but for the order of fp32 sums."""
@@ -169,7 +168,6 @@ def test_all_strategies_agree_over_20_steps() -> None:
 
 
 @pytest.mark.launch
-@pytest.mark.timeout(280)
 @pytest.mark.usefixtures("on_the_cpu")
 def test_each_backend_goes_on_from_its_checkpoint() -> None:
     result = bench(

@@ -1,7 +1,4 @@
-"""Real DeepSpeed training on the CPU over two gloo ranks, and that nothing survives it however it ends.
-
-The first run on a machine compiles DeepSpeed's Adam, which takes a minute or more.
-"""
+"""Real DeepSpeed training on the CPU over two gloo ranks, and that nothing survives it however it ends."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ pytest.importorskip("torch")
 pytest.importorskip("deepspeed")
 pytest.importorskip("transformers")
 
-pytestmark = [pytest.mark.launch, pytest.mark.timeout(240)]
+pytestmark = pytest.mark.launch
 can_build = shutil.which("c++") is not None and (
     shutil.which("ninja") is not None or (Path(sys.executable).parent / "ninja").exists()
 )
@@ -224,7 +221,7 @@ def test_nothing_is_left_when_the_parent_is_stopped(
     parent.stderr.readline()  # the first process says that it is importing
     time.sleep(moment)
     parent.send_signal(number)
-    _, errors = parent.communicate(timeout=30)
+    _, errors = parent.communicate(timeout=150)
     assert parent.returncode == exit_code
     assert "Traceback" not in errors
     assert gone(scratch, seconds=5 if number == signal.SIGKILL else 0.2)
@@ -271,12 +268,12 @@ def test_a_half_built_kernel_leaves_neither_compiler_nor_lock(number: signal.Sig
     parent = subprocess.Popen(
         [sys.executable, "-m", "dsconf", *words, "--seq-len", "64"], env=environment, stderr=subprocess.DEVNULL
     )
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not list(kernels.rglob("lock")) and time.monotonic() < limit:
         time.sleep(0.05)
     time.sleep(1)
     assert list(kernels.rglob("lock")) != []
     parent.send_signal(number)
-    parent.wait(timeout=30)
+    parent.wait(timeout=150)
     assert gone(scratch, seconds=5)
     assert list(kernels.rglob("lock*")) == []

@@ -206,7 +206,6 @@ def test_numbers_of_ranks() -> None:
 
 @pytest.mark.cuda
 @pytest.mark.launch
-@pytest.mark.timeout(400)
 @pytest.mark.parametrize("setting", ["ddp", "z3"])
 def test_on_a_gpu_a_rank_that_is_not_the_first_is_rehearsed(setting: str) -> None:
     """One GPU is enough for this; NCCL's collectives are called on one rank."""
@@ -228,7 +227,6 @@ UNITS = "collectives-w2,llama-ddp-w2,llama-z2-w2,llama-z3-w2,rehearse-llama-z3-w
 
 
 @pytest.mark.launch
-@pytest.mark.timeout(240)
 def test_the_command_with_two_real_ranks(tmp_path: Path) -> None:
     """Stopped by Ctrl-C after the first unit, started again, and once more with nothing left to do."""
     for package in ("torch", "deepspeed", "transformers"):
@@ -243,20 +241,20 @@ def test_the_command_with_two_real_ranks(tmp_path: Path) -> None:
     first = subprocess.Popen([*command, "--largest", "1MiB"], **words)
     assert first.stderr is not None
     assert first.stderr.readline().startswith("collectives-w2: measured")
-    limit = time.monotonic() + 60
+    limit = time.monotonic() + 300
     while not descendants_of(temporary) and time.monotonic() < limit:
         time.sleep(0.05)
     first.send_signal(signal.SIGINT)
-    assert first.wait(60) == 130
+    assert first.wait(150) == 130
     assert gone(temporary, 5)
     assert list(temporary.iterdir()) == []
     assert "goes on from here" in first.stderr.read()
-    again = subprocess.run(command, stdout=subprocess.PIPE, timeout=200, check=False, **words)
+    again = subprocess.run(command, stdout=subprocess.PIPE, timeout=1500, check=False, **words)
     assert again.returncode == 0, again.stderr
     assert [line.partition(":")[0] for line in again.stderr.splitlines()] == UNITS.split(",")[1:]
     _complete(folder, again.stdout)
     kept = (folder / store.CASES).read_bytes()
-    third = subprocess.run(command, stdout=subprocess.PIPE, timeout=60, check=False, **words)
+    third = subprocess.run(command, stdout=subprocess.PIPE, timeout=150, check=False, **words)
     assert (third.returncode, third.stderr, third.stdout) == (0, "", again.stdout)
     assert (folder / store.CASES).read_bytes() == kept
 

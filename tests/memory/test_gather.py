@@ -199,8 +199,8 @@ def by_deepspeed() -> list[dict[str, Any]]:
     names = ("prefetch_bucket_size", "max_live_parameters", "max_reuse_distance", "param_persistence_threshold")
     cases = [(CONFIG, {f"stage3_{n}": v for n, v in zip(names, run, strict=True)}) for run in RUNS]
     command = [sys.executable, str(Path(__file__).with_name("gathered_by_deepspeed.py")), json.dumps(cases)]
-    environment = os.environ | {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found: list[dict[str, Any]] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -198,7 +198,7 @@ def by_deepspeed() -> list[dict[str, int]]:
         "PYTHONPATH": root,
         "OMP_NUM_THREADS": "1",
     }
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     found: list[dict[str, int]] = json.loads(done.stdout.splitlines()[-1])
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -312,6 +313,7 @@ def hugging_face(config: dict[str, Any], attention: str, dtype: str = "bf16") ->
         )
 
 
+@cache
 def both(family: str, attention: str) -> tuple[TracedModel, Model, Shape]:
     config = FAMILIES[family] | {"model_type": family}
     shape = Shape(2, 256, 2, False, attention)
@@ -422,12 +424,19 @@ def _named(row: dict[str, Any]) -> str:
     return f"{row['model']['model_type']}-{row['attention']}-{row['dtype']}-{kind}"
 
 
+@cache
+def measured_model(config: str, attention: str, dtype: str, batch: int, seq_len: int) -> TracedModel:
+    """Once for rows that differ in checkpointing alone."""
+    module = hugging_face(json.loads(config), attention, dtype)
+    return read_module(module, micro_batch_size=batch, seq_len=seq_len, precision=dtype)
+
+
 @pytest.mark.parametrize("row", CHOSEN, ids=_named)
 def test_a_trace_is_what_an_h200_measured(row: dict[str, Any]) -> None:
     """Never more than measured, and less only by what torch's allocator hands out with a block (1 MiB at most each)."""
-    module = hugging_face(row["model"], row["attention"], row["dtype"])
     shape = Shape(row["batch"], row["seq_len"], 4 if row["dtype"] == "fp32" else 2, False, row["attention"])
-    model = read_module(module, micro_batch_size=row["batch"], seq_len=row["seq_len"], precision=row["dtype"])
+    size = (row["batch"], row["seq_len"])
+    model = measured_model(json.dumps(row["model"]), row["attention"], row["dtype"], *size)
     replay = ("reentrant" if row["reentrant"] else "nonreentrant") if row["checkpointing"] else ""
     act = activations(model, shape, replay)
     below = act.bottom + (act.layers - 1) * act.layer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -79,9 +79,8 @@ def with_layers(config: dict[str, Any], layers: int) -> dict[str, Any]:
     return {**config, key: layers}
 
 
-def counted(
-    config: dict[str, Any], layers: int, length: int, attention: str, precision: str
-) -> tuple[Counted, Counted]:
+def counted(config: dict[str, Any], layers: int, attention: str, precision: str) -> list[tuple[Counted, Counted]]:
+    """Forward and backward at each length."""
     words = with_layers(config, layers)
     eager = attention == "eager" or config["model_type"] in ("gptj", "gpt_neo", "bloom")
     model = transformers.AutoModelForCausalLM.from_config(
@@ -89,8 +88,16 @@ def counted(
         dtype=torch.bfloat16 if precision == "bf16" else torch.float32,
         attn_implementation="eager" if eager else "sdpa",
     )
+    return [
+        _counted(model, length, nullcontext() if eager else sdpa_kernel(SDPBackend.MATH), precision)
+        for length in LENGTHS
+    ]
+
+
+def _counted(model: Any, length: int, kernel: AbstractContextManager[None], precision: str) -> tuple[Counted, Counted]:
+    model.zero_grad(set_to_none=True)
     tokens = torch.zeros(SEQUENCES, length, dtype=torch.long)
-    with nullcontext() if eager else sdpa_kernel(SDPBackend.MATH):
+    with kernel:
         with Counted() as forward, torch.autocast("cpu", torch.bfloat16, enabled=precision == "autocast"):
             loss = model(input_ids=tokens, labels=tokens, use_cache=False).loss
         with Counted() as backward:
@@ -113,7 +120,7 @@ def test_bytes_and_types_of_a_score(case: str, precision: str) -> None:
     expected = scores_of(model, attention, precision)
     assert kind_of(model, attention, precision) == kind
     assert expected is not None
-    layers = [tuple(counted(config, number, length, attention, precision) for number in (1, 2)) for length in LENGTHS]
+    layers = list(zip(*(counted(config, number, attention, precision) for number in (1, 2)), strict=True))
     moved, wide = [], []
     for at in (0, 1):
         moved.append(of_a_score([two[at].num_bytes.total() - one[at].num_bytes.total() for one, two in layers]))

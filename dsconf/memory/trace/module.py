@@ -81,7 +81,7 @@ def read_module(
         if given is not None and (isinstance(given, bool) or not isinstance(given, int) or given <= 0):
             raise InputError(f"{word}: {given!r} is not a positive whole number")
     size, steps = sizes(example) if example else (micro_batch_size or 1, seq_len)
-    shape = Shape(size, steps, 4 if precision == "fp32" else 2, precision == "fp16", "sdpa")
+    shape = Shape(size, steps, 4 if precision == "fp32" else 2, precision == "fp16", "")
     source = _source(found, example, find(found))
     trace = _trace(source, shape, "")
     if not _in_order(trace, source.split):
@@ -158,8 +158,13 @@ def batch_sizes(model: Model, micro_batch_size: int | None, seq_len: int) -> tup
     return size, steps
 
 
-@lru_cache(maxsize=64)
 def _trace(source: Source, shape: Shape, replay: str) -> Trace:
+    """A run of the module: of ``shape`` only what it depends on, since its attention is the module's own."""
+    return _run(source, Shape(shape.batch, shape.seq, shape.width, shape.half, "", shape.autocast), replay)
+
+
+@lru_cache(maxsize=64)
+def _run(source: Source, shape: Shape, replay: str) -> Trace:
     import torch
 
     from dsconf.memory.trace.hooks import Plan
