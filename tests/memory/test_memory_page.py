@@ -12,8 +12,8 @@ PAGE = (REPO / "docs" / "memory.md").read_text(encoding="utf-8")
 
 
 def test_the_tables_are_what_the_model_says() -> None:
-    command = [sys.executable, str(REPO / "tools" / "memory_page.py")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    command = [sys.executable, "-m", "tools.docs.memory_page"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=REPO)
     assert done.returncode == 0, done.stderr
 
 
