@@ -174,13 +174,14 @@ def _on_host(job: Job, found: Estimate) -> Iterator[Problem]:
 def _least_to_load(job: Job, found: Estimate) -> int:
     """Bytes of a node without zero.Init: weights that are converted while they are loaded belong to each process
     alone; else a mapped safetensors file may be one copy for all of them."""
+    from dsconf.memory.timeline.common import frame_of
     from dsconf.memory.timeline.host import loaded_by_each
 
     load = job.workload.load_dtype
     if load is not None and load != job.settings.precision:
         return found.loading_host_bytes_per_node
     processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
-    return found.loading_host_bytes_per_node - (processes - 1) * loaded_by_each(job)
+    return found.loading_host_bytes_per_node - (processes - 1) * loaded_by_each(frame_of(job))
 
 
 def _quantized(job: Job) -> Iterator[Problem]:
@@ -196,7 +197,7 @@ def _quantized(job: Job) -> Iterator[Problem]:
 
     held = frozen(job.model, job.workload.quantize, widths(job.settings).model)
     message = (
-        f"each GPU loads all {format_bytes(held.weights + held.constants)} of quantized weights before they are sharded"
+        f"each GPU loads all {format_bytes(held.weights + held.scales)} of quantized weights before they are sharded"
     )
     advice = "set bnb_4bit_quant_storage and the dtype of from_pretrained to the training type, or nothing is sharded"
     yield Problem("DS904", "note", (), message, advice)

@@ -1,4 +1,7 @@
-"""What torch's caching allocator makes of a request, and what the driver adds (c10/cuda/CUDACachingAllocator.cpp)."""
+"""What torch's allocators make of a request, and what the driver adds.
+
+On the GPU: c10/cuda/CUDACachingAllocator.cpp. Pinned host memory: ATen/core/CachingHostAllocator.h.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ steps of a small Llama (driver 580, CUDA 13, torch 2.11)."""
 
 
 def block(size: int) -> int:
-    """Bytes the allocator hands out for a lone request of ``size`` bytes.
+    """Return the bytes that the allocator hands out for a lone request of ``size`` bytes.
 
     Requests are rounded to 512 bytes; above 10 MiB a segment of whole 2 MiB is taken, and a rest of at most 1 MiB
     stays with the block (kRoundLarge, kSmallSize, should_split).
@@ -23,3 +26,8 @@ def block(size: int) -> int:
         return rounded
     segment = -(-rounded // (2 * MIB)) * 2 * MIB
     return segment if segment - rounded <= MIB else rounded
+
+
+def pinned_block(size: int) -> int:
+    """Return the bytes of a pinned block for ``size`` bytes: a power of two."""
+    return 1 << max(0, size - 1).bit_length() if size else 0

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache, partial
 from typing import NamedTuple
 
 from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory.allocator import CONTEXT_BYTES, CUBLAS_WORKSPACE
-from dsconf.memory.terms import TERMS
+from dsconf.memory.terms import TERMS, term_of
 from dsconf.memory.timeline import stage_0, stage_1_and_2, stage_3
-from dsconf.memory.timeline.common import Alive, Bytes, Frame, Kind, Step, prepare
+from dsconf.memory.timeline.common import Frame, Rise, Step, alive_at, explaining, height_of, prepare
+from dsconf.memory.timeline.fullest import fullest
 from dsconf.memory.timeline.host import host_terms, loading_bytes_per_node, nvme_bytes
 from dsconf.memory.timeline.initialization import init_peak
 from dsconf.memory.timeline.reserved import nccl_bytes, reserved
-from dsconf.memory.timeline.resident import Resident, Terms, resident
+from dsconf.memory.timeline.resident import Terms, resident
 
 
 class Term(NamedTuple):
@@ -24,8 +25,9 @@ class Term(NamedTuple):
 
     name: str
     num_bytes: int
+    """Where it was not recorded operation by operation a ``Bytes``, which knows its products (memory/terms.py)."""
     formula: str
-    """In words and figures, e.g. ``2 bytes × 1 235 814 400 parameters``."""
+    """In words and figures: ``2 bytes × 1,235,814,400: trained parameters``."""
     source: str
     """Where it is allocated: DeepSpeed file:line, or the module's operation."""
 
@@ -72,7 +74,7 @@ class Estimate:
 
     @property
     def peak(self) -> Moment:
-        """The largest moment, the first of several that are as large."""
+        """Return the largest moment, the first of several that are as large."""
         return max(self.moments, key=lambda moment: moment.num_bytes)
 
     @property
@@ -87,7 +89,7 @@ class Estimate:
 
 
 def estimate(job: Job, rank: int | None = None) -> Estimate:
-    """Memory of ``job`` on ``rank``, by default on the fullest rank.
+    """Return the memory of ``job`` on ``rank``, by default on the fullest rank.
 
     Raises:
         InputError: no such rank.
@@ -95,65 +97,70 @@ def estimate(job: Job, rank: int | None = None) -> Estimate:
     if rank is not None and not 0 <= rank < job.cluster.world_size:
         raise InputError(f"--rank: {rank} is not one of 0 to {job.cluster.world_size - 1}")
     step = prepare(job)
-    highest, rank = _fullest(step) if rank is None else (_highest(step, rank), rank)
-    held = standing(step, rank)
-    peak = highest + held.stays_bytes
-    kept = reserved(job, max(peak, held.at_start))
+    highest, rank = _fullest(step) if rank is None else (height_of(step, rises(step, rank)), rank)
+    persistent = _persistent_memory(step, rank)
+    peak = highest + persistent.stays_bytes
+    kept = reserved(job, max(peak, persistent.at_start))
     return Estimate(
-        rank,
-        peak,
-        held.at_start,
-        kept,
-        kept + held.outside,
-        held.host_per_node,
-        held.nvme_per_node,
-        partial(_largest, step, rank),
-        held.host,
-        held.stays,
-        held.loading_per_node,
+        rank=rank,
+        peak_bytes=peak,
+        init_peak_bytes=persistent.at_start,
+        reserved_bytes=kept,
+        process_bytes=kept + persistent.outside,
+        host_bytes_per_node=persistent.host_per_node,
+        nvme_bytes_per_node=persistent.nvme_per_node,
+        name_moments=partial(_largest, step, rank),
+        host_terms=persistent.host,
+        stays=persistent.stays,
+        loading_host_bytes_per_node=persistent.loading_per_node,
     )
 
 
-def _highest(step: Step, rank: int) -> int:
-    """Bytes of the highest moment of ``rank`` beside what stays."""
-    return max([sum(sizes) for _, sizes in moments(step, rank)])
+def rises(step: Step, rank: int) -> tuple[Rise, ...]:
+    """Return the moments of ``rank`` but for their activations; only slices of a flat buffer make ranks differ."""
+    frame, sharded_loss = step.frame, step.act.shards_gradient > 0
+    if frame.wrapper == "zero12":
+        return stage_1_and_2.rises(frame, step.accumulating, sharded_loss, rank)
+    if frame.wrapper == "zero3":
+        return stage_3.rises(frame, step.checkpointing_kind, step.shape.loss_shards, sharded_loss)
+    return stage_0.rises(frame, step.accumulating, sharded_loss)
 
 
 def _fullest(step: Step) -> tuple[int, int]:
-    """The highest peak of all ranks, beside what stays, and the first rank that has it."""
-    if step.wrapper != "zero12":
-        return _highest(step, 0), 0
-    if stage_1_and_2.alike(step.settings):
-        return stage_1_and_2.fullest(step)
-    found = [(_highest(step, rank), rank) for rank in stage_1_and_2.full_ranks(step.frame)]
-    return max(found, key=lambda one: one[0] + standing(step, one[1]).stays_bytes)
+    """Return the highest moment of all ranks, beside what stays, and the first rank that has it."""
+    if step.frame.wrapper == "zero12":
+        return fullest(step)
+    return height_of(step, rises(step, 0)), 0
 
 
 def _largest(step: Step, rank: int) -> tuple[Moment, ...]:
-    """The largest moment of each phase, the first of several that are as large."""
-    highest: dict[str, tuple[int, Alive]] = {}
-    for kind, sizes in moments(step, rank):
-        size = sum(sizes)
-        if kind.phase not in highest or size > highest[kind.phase][0]:
-            highest[kind.phase] = size, (kind, sizes)
-    known = _known(step.wrapper)
-    always = _terms(standing(step, rank).stays, known)
-    winners = [alive for _, alive in highest.values()]
-    return tuple([Moment(kind.phase, kind.name, always + _terms(named(kind, alive), known)) for kind, alive in winners])
+    """Return the largest moment of each phase, the first of several that are as large."""
+    step = step._replace(frame=explaining(step.frame))
+    highest: dict[str, tuple[int, Rise]] = {}
+    for rise in rises(step, rank):
+        size = height_of(step, (rise,))
+        if rise.label.phase not in highest or size > highest[rise.label.phase][0]:
+            highest[rise.label.phase] = size, rise
+    return tuple([named(step, rank, rise) for _, rise in highest.values()])
 
 
-def _terms(sizes: Terms, known: dict[str, tuple[str, str]]) -> tuple[Term, ...]:
-    return tuple([Term(name, size, *known[name]) for name, size in sizes if size])
+def named(step: Step, rank: int, rise: Rise) -> Moment:
+    """Return a moment of ``rank`` with all of its terms; those of an explaining frame know what they are made of."""
+    parts: dict[str, list[int]] = {}
+    for field_name, size in alive_at(step, rise).items():
+        parts.setdefault(term_of(field_name), []).append(size)
+    sizes = {name: sizes[0] if len(sizes) == 1 else step.frame.bytes.together(*sizes) for name, sizes in parts.items()}
+    terms = [*_persistent_memory(step, rank).stays, *sizes.items()]
+    return Moment(*rise.label, tuple([_term(step.frame, name, size) for name, size in terms if size]))
 
 
-@lru_cache(maxsize=16)
-def _known(wrapper: str) -> dict[str, tuple[str, str]]:
-    """Formula and place of every term under one wrapper."""
-    return {name: (one.formula, one.place(wrapper)) for name, one in TERMS.items()}
+def _term(frame: Frame, name: str, num_bytes: int) -> Term:
+    text = TERMS[name]
+    return Term(name, num_bytes, text.formula(num_bytes), text.place(frame.wrapper))
 
 
-class Standing(NamedTuple):
-    """Bytes of one rank and of its node."""
+class PersistentMemory(NamedTuple):
+    """Bytes of one rank and of its node that are the same for any batch and sequence length."""
 
     stays: Terms
     """On the card from step to step, from the second on."""
@@ -170,70 +177,32 @@ class Standing(NamedTuple):
     """Host memory while the model is loaded."""
 
 
-def standing(step: Step, rank: int) -> Standing:
-    """What ``rank`` holds in the job of ``step``; it is the same for any batch and sequence length."""
+def _persistent_memory(step: Step, rank: int) -> PersistentMemory:
     # Earlier micro-batches leave nothing on the host but at stage 2 (memory/timeline/host.py).
-    return _standing(step.frame, rank, step.accumulating and step.settings.stage == 2)
+    return _persistent_memory_of(step.frame, rank, step.accumulating and step.frame.settings.stage == 2)
 
 
 @lru_cache(maxsize=4096)
-def _standing(frame: Frame, rank: int, accumulating: bool) -> Standing:
-    job, cluster = frame.job, frame.job.cluster
-    if accumulating:
-        job = replace(job, workload=replace(job.workload, accumulation=2))
-    between = resident(job, rank)
-    stays, host = staying(between), host_terms(job, rank)
+def _persistent_memory_of(frame: Frame, rank: int, accumulating: bool) -> PersistentMemory:
+    cluster = frame.job.cluster
+    between = resident(frame, rank)
+    stays, host = (
+        (*between.terms, ("cuBLAS workspaces", cublas_workspaces(frame))),
+        host_terms(frame, rank, accumulating),
+    )
     per_node = min(cluster.gpus_per_node, cluster.world_size)
-    return Standing(
-        stays,
-        sum([size for _, size in stays]),
-        init_peak(job, rank, between),
-        CONTEXT_BYTES + nccl_bytes(cluster, job.settings),
-        host,
-        per_node * sum([size for _, size in host]),
-        per_node * nvme_bytes(job),
-        loading_bytes_per_node(job),
+    return PersistentMemory(
+        stays=stays,
+        stays_bytes=sum([size for _, size in stays]),
+        at_start=init_peak(frame, between),
+        outside=CONTEXT_BYTES + nccl_bytes(cluster, frame.settings),
+        host=host,
+        host_per_node=per_node * sum([size for _, size in host]),
+        nvme_per_node=per_node * nvme_bytes(frame),
+        loading_per_node=loading_bytes_per_node(frame),
     )
 
 
-def staying(between: Resident) -> Terms:
-    """What is alive at every moment: ``between`` two steps, and the workspaces of matrix products."""
-    return (*between.terms, ("cuBLAS workspaces", 2 * CUBLAS_WORKSPACE))
-
-
-class Sketch(NamedTuple):
-    """A moment: the terms that are alive beside those that stay."""
-
-    phase: str
-    name: str
-    terms: Terms
-
-    @property
-    def num_bytes(self) -> int:
-        """Sum of the terms."""
-        return sum(size for _, size in self.terms)
-
-
-def timeline(job: Job, rank: int) -> tuple[Terms, list[Sketch]]:
-    """The terms that stay on ``rank``, and every moment worth looking at.
-
-    Stage by stage: forward and loss, start of backward, each full bucket, its end, gradient norm, optimizer step.
-    """
-    found = [Sketch(kind.phase, kind.name, named(kind, sizes)) for kind, sizes in moments(prepare(job), rank)]
-    return staying(resident(job, rank)), found
-
-
-def named(kind: Kind, sizes: Bytes) -> Terms:
-    """The terms of one moment that are there."""
-    found: dict[str, int] = {}
-    for name, size in zip(kind.terms, sizes, strict=True):
-        if size:
-            found[name] = found.get(name, 0) + size
-    return tuple(found.items())
-
-
-def moments(step: Step, rank: int) -> list[Alive]:
-    """The moments of ``rank``; only slices of a flat buffer make ranks differ."""
-    if step.wrapper == "zero12":
-        return stage_1_and_2.moments(step, rank)
-    return stage_3.moments(step) if step.wrapper == "zero3" else stage_0.moments(step)
+def cublas_workspaces(frame: Frame) -> int:
+    """Return the workspaces of matrix products: of forward's thread and of backward's."""
+    return frame.bytes.product(CUBLAS_WORKSPACE, 2, "threads, forward's and backward's")

@@ -8,10 +8,11 @@ from dataclasses import replace
 from dsconf.errors import InputError, nearest
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, Term, estimate
-from dsconf.memory.explain import explain
-from dsconf.memory.timeline.host import PROCESS_BYTES
+from dsconf.memory.explain import explain, explain_host, products
+from dsconf.memory.terms import HOST_TERMS, PINNED, TERMS, amounts_of
 from dsconf.memory.timeline.reserved import nccl_bytes
 from dsconf.memory.zero.subgroups import on_gpu, shards
+from dsconf.memory.zero.wrapper import wrapper
 from dsconf.report.table import as_gib, table
 from dsconf.units import format_bytes
 
@@ -31,30 +32,6 @@ _STATES = (
 )
 _STAYS_LARGE = 0.9
 """A term that keeps more of itself on twice the GPUs is not divided by them; padding and rounding are far less."""
-
-_ON_HOST = {
-    "process": "CUDA, cuBLAS and DeepSpeed's kernels, as measured",
-    "master weights": "4 bytes × the rank's trained parameters",
-    "parameter bounce buffer": "bytes of the model's type × the rank's trained parameters, on their way to the GPU",
-    "gradients": "4 bytes × the rank's trained parameters",
-    "gradient staging buffer": "bytes of the model's type × the largest parameter, whole in each process",
-    "optimizer states": "8 bytes (Adam), 4 (Lion) × the rank's trained parameters",
-    "accumulated gradients": "bytes of the model's type × gradients of the rank's slice, with accumulation",
-    "16-bit gradients": "bytes of the gradient's type × the rank's trained parameters, in one block",
-    "swap buffers": "buffer_count × 4 bytes × the largest sub-group",
-    "parameters": "bytes of the model's type × the rank's parameters, pinned piece by piece and then in one block",
-    "parameter swap buffers": "buffer_count × buffer_size × 2 bytes",
-    "parameters kept in memory": "max_in_cpu × bytes of the model's type, at most the rank's parameters",
-}
-_PINNED = {
-    "zero12": ("master weights", "parameter bounce buffer", "gradients", "gradient staging buffer"),
-    "zero3": ("gradients", "16-bit gradients"),
-}
-"""Terms that pin_memory page-locks under each wrapper (memory/timeline/host.py)."""
-_PLACES = {
-    "zero12": "runtime/zero/stage_1_and_2.py:563-575, 646-661",
-    "zero3": "runtime/zero/stage3.py:791, 888, 1157, 1337",
-}
 
 
 def estimate_text(found: Estimate, fits: str | None, job: Job) -> str:
@@ -129,7 +106,7 @@ def _divided(found: Estimate, job: Job) -> Iterator[str]:
 
 
 def _sub_groups(job: Job) -> Iterator[str]:
-    """A ratio moves whole sub-groups (Z3:1100-1108), so the host's memory goes in steps."""
+    """A ratio moves whole sub-groups (stage3.py:1100-1108), so the host's memory goes in steps."""
     settings = job.settings
     if settings.stage != 3 or settings.offload_optimizer != "cpu" or settings.offload_optimizer_ratio >= 1:
         return
@@ -173,7 +150,7 @@ def _rows(found: Estimate) -> Iterator[list[str]]:
 
 
 def explain_text(found: Estimate, name: str, job: Job) -> str:
-    """One term: its bytes, its formula, the numbers in it and where it is allocated; on the card and on the host.
+    """Return one term: its bytes, the numbers in them and where it is allocated; on the card and on the host.
 
     Raises:
         InputError: neither the peak nor the host has such a term.
@@ -184,13 +161,13 @@ def explain_text(found: Estimate, name: str, job: Job) -> str:
         known = (*terms, *(host for host, size in found.host_terms if size and host not in terms))
         hint = nearest(name, known)
         raise InputError(f"--explain: the peak has no term {name!r}{hint or '; it has ' + ', '.join(known)}")
-    return "\n".join([*(_explained(found, terms[name], job) if name in terms else ()), *on_host])
+    return "\n".join([*(_explained(terms[name], job) if name in terms else ()), *on_host])
 
 
-def _explained(found: Estimate, term: Term, job: Job) -> Iterator[str]:
+def _explained(term: Term, job: Job) -> Iterator[str]:
     yield f"{term.name}: {term.num_bytes:,} bytes = {format_bytes(term.num_bytes)}"
-    yield f"  {term.formula}"
-    for line in explain(job, found.rank, term):
+    yield f"  {TERMS[term.name].meaning}"
+    for line in explain(job, term):
         yield f"  {line}"
     yield f"  allocated in {term.source}"
 
@@ -201,34 +178,30 @@ def _of_offload(found: Estimate, job: Job) -> Iterator[str]:
     if not terms:
         return
     each = ", ".join(f"{name} {_each(size, job):.1f}" for name, size in terms)
-    rounded = "; pinned blocks are rounded up to powers of two" if any(_rounded(name, job) for name, _ in terms) else ""
+    pinned = any(_is_rounded(size) for size in explain_host(job, found.rank).values())
+    rounded = "; pinned blocks are rounded up to powers of two" if pinned else ""
     yield f"Offload keeps {_each(sum(size for _, size in terms), job):.1f} bytes a parameter: {each}{rounded}."
+
+
+def _is_rounded(num_bytes: int) -> bool:
+    return any(amount.why == PINNED for amount in amounts_of(num_bytes))
 
 
 def _explained_on_host(found: Estimate, name: str, job: Job) -> Iterator[str]:
     """Lines on the host's term ``name``, none where there is no such term."""
-    size = dict(found.host_terms).get(name, 0)
+    size = explain_host(job, found.rank).get(name, 0)
     if not size:
         return
     yield f"{name}, host memory of each process: {size:,} bytes = {format_bytes(size)}"
-    yield f"  {_ON_HOST[name]}"
+    yield f"  {HOST_TERMS[name].meaning}"
+    for line in products(size):
+        yield f"  {line}"
     if name == "process":
-        yield f"  {PROCESS_BYTES:,} bytes whatever the model"
         return
-    if _rounded(name, job):
-        yield "  pinned: each block is rounded up to a power of two"
-    total, ranks = job.model.parameters.total(), job.cluster.world_size
-    yield f"  {_each(size, job):.1f} bytes a parameter: {size:,} bytes × {ranks} processes ÷ {total:,} parameters"
-    yield f"  allocated in {_PLACES[_wrapper(job)]}"
+    elements, ranks = job.model.parameters.total(), job.cluster.world_size
+    yield f"  {_each(size, job):.1f} bytes a parameter: {size:,} bytes × {ranks} processes ÷ {elements:,} parameters"
+    yield f"  allocated in {HOST_TERMS[name].place(wrapper(job.settings))}"
 
 
 def _each(size: int, job: Job) -> float:
     return size * job.cluster.world_size / job.model.parameters.total()
-
-
-def _wrapper(job: Job) -> str:
-    return "zero3" if job.settings.stage == 3 else "zero12"
-
-
-def _rounded(name: str, job: Job) -> bool:
-    return job.settings.offload_optimizer_pinned and name in _PINNED[_wrapper(job)]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from hypothesis import strategies as st
 
 from dsconf.cluster.read import read_cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
+from dsconf.memory.estimate import Moment, estimate, named, rises
+from dsconf.memory.terms import term_of
+from dsconf.memory.timeline.common import alive_at, explaining, prepare
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
@@ -49,3 +52,41 @@ def job(model: Model, world_size: int = 1, *, seq_len: int = 8, micro_batch: int
     work = {name: settings.pop(name) for name in tuple(settings) if name in names}
     workload = Workload(seq_len=seq_len, micro_batch=micro_batch, **work)
     return Job(model, read_cluster(world_size, gpu="h200"), Settings(**settings), workload)
+
+
+class Sketch(NamedTuple):
+    """A moment: the terms that are alive beside those that stay."""
+
+    phase: str
+    name: str
+    terms: dict[str, int]
+
+    @property
+    def num_bytes(self) -> int:
+        """Sum of the terms."""
+        return sum(self.terms.values())
+
+
+def timeline(one: Job, rank: int) -> tuple[dict[str, int], list[Sketch]]:
+    """What stays on ``rank``, and every moment worth looking at."""
+    step = prepare(one)
+    moments = []
+    for rise in rises(step, rank):
+        terms: dict[str, int] = {}
+        for name, size in alive_at(step, rise).items():
+            if size:
+                terms[term_of(name)] = terms.get(term_of(name), 0) + size
+        moments.append(Sketch(*rise.label, terms))
+    return dict(estimate(one, rank).stays), moments
+
+
+def every_moment(one: Job, rank: int = 0) -> list[Moment]:
+    """Every moment worth looking at, with all terms, which know what they are made of."""
+    step = prepare(one)
+    step = step._replace(frame=explaining(step.frame))
+    return [named(step, rank, rise) for rise in rises(step, rank)]
+
+
+def start_of(one: Job, rank: int = 0) -> int:
+    """The highest point of initialisation on ``rank``."""
+    return estimate(one, rank).init_peak_bytes

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import job, tiny
+from small_models import job, start_of, timeline, tiny
 
 import dsconf
 from dsconf.config.resolve import resolve
 from dsconf.config.settings import Settings
-from dsconf.memory.estimate import timeline
-from dsconf.memory.timeline.initialization import init_peak
+from dsconf.memory.timeline.common import COUNTING, frame_of
 from dsconf.memory.timeline.resident import resident
 from dsconf.memory.zero import muon
-from dsconf.memory.zero.optimizer_states import kept, temporaries, whole_states
+from dsconf.memory.zero.optimizer_states import optimizer_temporaries, states_per_element, whole_states
 from dsconf.memory.zero.wrapper import wrapper
 from dsconf.model.read import read_model
 
@@ -73,15 +72,15 @@ def test_torch_keeps_and_makes_the_same(name: str, more: dict[str, Any]) -> None
             optimizer.step()
     after = tracker.now - 8 * numel
     scalars = 64
-    assert after == pytest.approx(4 * kept(settings).states * numel, abs=scalars)
-    assert tracker.peak - tracker.now == pytest.approx(temporaries(settings, 4 * numel), abs=scalars)
-    assert kept(settings).at_start == (made_at_start > scalars)
+    assert after == pytest.approx(4 * states_per_element(settings).states * numel, abs=scalars)
+    assert tracker.peak - tracker.now == pytest.approx(optimizer_temporaries(COUNTING, settings, 4, numel), abs=scalars)
+    assert states_per_element(settings).at_start == (made_at_start > scalars)
 
 
 def test_fused_optimizers_make_nothing() -> None:
     for name, more in (("AdamW", {"fused": True}), ("SGD", {"fused": True, "weight_decay": 0.1}), ("Lion", {})):
-        assert temporaries(resolve(config(name, more)), 100) == 0
-    assert temporaries(resolve({"optimizer": {"type": "AdamW"}}), 100) == 0
+        assert optimizer_temporaries(COUNTING, resolve(config(name, more)), 4, 100) == 0
+    assert optimizer_temporaries(COUNTING, resolve({"optimizer": {"type": "AdamW"}}), 4, 100) == 0
 
 
 def test_adafactor_keeps_rows_and_columns() -> None:
@@ -130,19 +129,19 @@ def test_bytes_a_parameter_without_fusion(name: str, rest: int, step: int, start
     model = read_model(model=UNFUSED)
     one = replace(job(model, 2), settings=resolve({"bf16": {"enabled": True}} | config(name, {})))
     stays, moments = timeline(one, 0)
-    always = sum(size for key, size in stays if key != "cuBLAS workspaces")
+    always = sum(size for key, size in stays.items() if key != "cuBLAS workspaces")
     highest = always + max(m.num_bytes for m in moments if m.phase == "step")
-    found = [size / model.num_params for size in (always, highest, init_peak(one, 0))]
+    found = [size / model.num_params for size in (always, highest, start_of(one))]
     assert found == pytest.approx([rest, step, start], abs=0.01)
 
 
 def test_muon_trains_matrices_outside_embeddings() -> None:
     """By shape, largest first: up, gate and down before q, k, v, o; embedding, head and norms are Adam's."""
-    matrices, rest = muon.halves(tiny(layers=2))
+    matrices, rest = muon.param_groups(tiny(layers=2))
     assert (matrices.muon, rest.muon) == (True, False)
     assert matrices.numels == (24,) * 6 + (16,) * 8
     assert rest.total == tiny(layers=2).num_params - matrices.total
-    first, second = muon.parts(tiny(layers=2), "muon", 2, 0)
+    first, second = muon.owned_slices(tiny(layers=2), "muon", 2, 0)
     assert (first.slice.elements, second.slice.elements) == (136, 50)
     assert first.slice.whole == 24 * 6  # 136 of 272 end in the sixth matrix
 
@@ -210,8 +209,8 @@ def test_deepspeed_holds_the_same(number: int, by_deepspeed: list[dict[str, int]
     """To 0.3 %: blocks are 512 bytes at least, and torch's scalars and the loss are left out."""
     one = replace(job(read_model(model=SMALL), 2, zero_init=False), settings=resolve(RUNS[number], 2))
     stays, moments = timeline(one, 0)
-    rest = sum(size for _, size in resident(one, 0).terms)
-    left_out = sum(size for name, size in stays if name == "cuBLAS workspaces")
-    step = sum(size for _, size in stays) - left_out + max(m.num_bytes for m in moments if m.phase == "step")
+    rest = sum(size for _, size in resident(frame_of(one), 0).terms)
+    left_out = sum(size for name, size in stays.items() if name == "cuBLAS workspaces")
+    step = sum(stays.values()) - left_out + max(m.num_bytes for m in moments if m.phase == "step")
     found = by_deepspeed[number]
     assert (rest, step) == pytest.approx((found["rest"], found["step"]), rel=0.003)

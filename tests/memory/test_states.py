@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import job, models
+from small_models import job, models, start_of, timeline
 
 from dsconf.config.settings import Settings
-from dsconf.memory.estimate import estimate, timeline
-from dsconf.memory.timeline.host import PROCESS_BYTES, host_terms, pinned
-from dsconf.memory.timeline.initialization import init_peak
+from dsconf.memory.allocator import pinned_block
+from dsconf.memory.estimate import estimate
+from dsconf.memory.timeline.common import frame_of
+from dsconf.memory.timeline.host import PROCESS_BYTES, host_terms
 from dsconf.memory.timeline.resident import resident
 from dsconf.memory.zero.gradient_order import hooks
 from dsconf.memory.zero.slices import owned
@@ -69,10 +70,10 @@ def per_parameter(model: Model, world_size: int, settings: dict[str, Any]) -> tu
     """(at rest, in the step) over all parameters, the reduce bucket and cuBLAS left out."""
     one = job(model, world_size, **(BUCKET | settings | {"param_persistence_threshold": 0}))
     left_out = ("reduce bucket", "cuBLAS workspaces")
-    rest = sum(size for name, size in resident(one, 0).terms if name not in left_out)
+    rest = sum(size for name, size in resident(frame_of(one), 0).terms if name not in left_out)
     stays, moments = timeline(one, 0)
     steps = [m.num_bytes for m in moments if m.phase == "step"]
-    always = sum(size for name, size in stays if name not in left_out)
+    always = sum(size for name, size in stays.items() if name not in left_out)
     return rest / model.num_params, (always + max(steps)) / model.num_params
 
 
@@ -120,9 +121,9 @@ def test_stage_3_slices_each_parameter(model: Model, world_size: int, sub_group_
 def test_the_reduce_bucket_is_permanent_at_stage_3() -> None:
     """R elements in the type of the collective: 1.0 GB by default in bf16, twice that in fp32."""
     for precision, size in (("bf16", 1_000_000_000), ("fp32", 2_000_000_000)):
-        terms = dict(resident(job(FINE, 8, stage=3, precision=precision), 0).terms)
+        terms = dict(resident(frame_of(job(FINE, 8, stage=3, precision=precision)), 0).terms)
         assert size <= terms["reduce bucket"] < size + 2 * 2**20
-        assert "reduce bucket" not in dict(resident(job(FINE, 8, stage=2, precision=precision), 0).terms)
+        assert "reduce bucket" not in dict(resident(frame_of(job(FINE, 8, stage=2, precision=precision)), 0).terms)
 
 
 LLAMA_7B = read_model(
@@ -146,7 +147,7 @@ def test_the_published_out_of_memory_report() -> None:
     one = job(LLAMA_7B, 8, stage=2, precision="bf16", optimizer_fused=False, checkpointing=True, seq_len=512)
     stays, moments = timeline(one, 0)
     optimizer = next(m for m in moments if m.name == "optimizer")
-    held = sum(size for name, size in (*stays, *optimizer.terms) if name != "cuBLAS workspaces")
+    held = sum(size for name, size in (*stays.items(), *optimizer.terms.items()) if name != "cuBLAS workspaces")
     assert held / GIB == pytest.approx(28.24, abs=0.02)
     # The request that failed is one more list of an eighth in fp32.
     assert 4 * LLAMA_7B.num_params / 8 / GIB == pytest.approx(3.14, abs=0.01)
@@ -155,11 +156,11 @@ def test_the_published_out_of_memory_report() -> None:
 def test_offload_leaves_parameters_and_a_staging_buffer() -> None:
     """Stages 1 and 2: 2 bytes a parameter and the largest gradient; the host has 18 a parameter of the slice."""
     one = job(LLAMA_7B, 8, stage=2, precision="bf16", offload_optimizer="cpu", offload_optimizer_pinned=False)
-    terms = dict(resident(one, 0).terms)
+    terms = dict(resident(frame_of(one), 0).terms)
     assert terms["parameters"] == pytest.approx(2 * LLAMA_7B.num_params, rel=1e-3)
     assert terms["offload staging buffer"] == 2 * 32000 * 4096
     assert set(terms) == {"parameters", "offload staging buffer"}
-    host = dict(host_terms(one, 0))
+    host = dict(host_terms(frame_of(one), 0, False))
     whole = sum(host.values()) - PROCESS_BYTES - host["gradient staging buffer"]
     assert whole == pytest.approx(18 * LLAMA_7B.num_params / 8, rel=1e-4)
 
@@ -174,12 +175,12 @@ def test_offload_leaves_parameters_and_a_staging_buffer() -> None:
 def test_stage_3_host_bytes(settings: dict[str, Any], bytes_a_parameter: int) -> None:
     """4 master, 4 gradient, 8 moments and the accumulated gradient, of each slice, before blocks are rounded."""
     one = job(LLAMA_7B, 8, stage=3, precision="bf16", offload_optimizer_pinned=False, **settings)
-    whole = sum(size for name, size in host_terms(one, 0) if name != "process")
+    whole = sum(size for name, size in host_terms(frame_of(one), 0, False) if name != "process")
     assert whole == pytest.approx(bytes_a_parameter * LLAMA_7B.num_params / 8, rel=1e-4)
 
 
 def test_pinned_blocks_are_powers_of_two() -> None:
-    assert [pinned(size) for size in (0, 1, 2, 3, 4096, 4097)] == [0, 1, 2, 4, 4096, 8192]
+    assert [pinned_block(size) for size in (0, 1, 2, 3, 4096, 4097)] == [0, 1, 2, 4, 4096, 8192]
 
 
 def test_nothing_is_left_on_the_card_for_the_step_when_the_optimizer_is_offloaded() -> None:
@@ -193,7 +194,7 @@ def test_nothing_is_left_on_the_card_for_the_step_when_the_optimizer_is_offloade
 def test_initialisation(world_size: int, bytes_a_parameter: int) -> None:
     """Stage 2 in bf16: parameters 2, then on the slice master 4 and a zero gradient of 4."""
     one = job(FINE, world_size, stage=2, precision="bf16")
-    assert init_peak(one, 0) / FINE.num_params == pytest.approx(bytes_a_parameter, abs=0.05)
+    assert start_of(one) / FINE.num_params == pytest.approx(bytes_a_parameter, abs=0.05)
 
 
 def test_gradients_are_whole_where_a_slice_cuts_them() -> None:
@@ -207,8 +208,8 @@ def test_gradients_are_whole_where_a_slice_cuts_them() -> None:
     assert first.whole == embedding
     _, moments = timeline(job(model, 4, stage=2, precision="bf16", seq_len=8), 0)
     norm = next(m for m in moments if m.name == "gradient norm")
-    assert dict(norm.terms)["fp64 gradient for the norm"] == 8 * first.elements
-    assert dict(norm.terms)["gradients"] == 2 * embedding
+    assert norm.terms["fp64 gradient for the norm"] == 8 * first.elements
+    assert norm.terms["gradients"] == 2 * embedding
 
 
 def test_which_wrapper_runs() -> None:
@@ -249,8 +250,8 @@ def test_offloading_half_of_the_optimizer_moves_16_bytes_an_element() -> None:
     groups = shards(FINE, 4, 10_000_000).groups
     here = sum(elements for elements, _ in groups[: len(groups) // 2])
     assert len(groups) > 2
-    terms = dict(resident(half, 0).terms)
+    terms = dict(resident(frame_of(half), 0).terms)
     assert terms["optimizer of the sub-groups on the GPU"] == 16 * here
-    moved = dict(host_terms(whole, 0)), dict(host_terms(half, 0))
+    moved = dict(host_terms(frame_of(whole), 0, False)), dict(host_terms(frame_of(half), 0, False))
     assert moved[0]["optimizer states"] - moved[1]["optimizer states"] == 8 * here
     assert moved[0]["master weights"] - moved[1]["master weights"] == 4 * here

@@ -214,7 +214,7 @@ def test_the_largest_request_is_a_shard() -> None:
 def test_a_shard_is_explained() -> None:
     one = job(read_model(model=LLAMA), 2, seq_len=2048, stage=2, precision="bf16", loss_shards=4)
     term = next(t for m in estimate(one, 0).moments for t in m.terms if t.name == "logits and loss")
-    lines = explain(one, 0, term)
+    lines = explain(one, term)
     assert lines[0].startswith("512 tokens in each of 4 shards × 512 vocabulary: 524,288 bytes of logits")
     assert any(line.endswith("gradient of the hidden states") and "1,048,576" in line for line in lines)
 

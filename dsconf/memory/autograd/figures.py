@@ -53,7 +53,7 @@ class Call(NamedTuple):
     """Its own parameters, as positions in ``sizes``, in registration order."""
 
 
-class Modules(NamedTuple):
+class ModuleOrder(NamedTuple):
     """A model's modules in the order forward enters and leaves them."""
 
     sizes: tuple[int, ...]

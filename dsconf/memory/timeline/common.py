@@ -1,8 +1,9 @@
-"""What moments are made of, and those that every wrapper has: forward, the layers' backward, loss and embedding."""
+"""What moments are made of, and the activations of each: forward, loss, layers, hooks of gradients, embedding."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -12,28 +13,13 @@ from dsconf.job import Job
 from dsconf.memory.autograd.figures import Activations, Shape
 from dsconf.memory.layers.activations import activations
 from dsconf.memory.layers.tiled_loss import automatic_shards
+from dsconf.memory.terms import Counting, Explaining
 from dsconf.memory.zero.gradient_order import Hooks, hooks
 from dsconf.memory.zero.wrapper import Widths, widths, wrapper
 from dsconf.model.spec import Model
 from dsconf.workload import Workload
 
-Tops = tuple[tuple[int, int], ...]
-
-
-class Kind(NamedTuple):
-    """A moment without its sizes: the names of what can be alive then, beside what stays."""
-
-    phase: str
-    """``forward``, ``backward`` or ``step``."""
-    name: str
-    terms: tuple[str, ...]
-    """In the order of the sizes; a name that comes twice is one term."""
-
-
-Bytes = tuple[int, ...]
-Alive = tuple[Kind, Bytes]
-"""A moment, and bytes for each of its terms. 0 is what a term has that is not there; sizes are added up far more often
-than they are named, so names wait until a moment has won."""
+COUNTING, EXPLAINING = Counting(), Explaining()
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,51 +34,74 @@ class Frame:
     model: Model
     settings: Settings
     wrapper: str
-    """Optimizer wrapper (memory/timeline/resident.py)."""
+    """Optimizer wrapper (memory/zero/wrapper.py)."""
     width: Widths
-    known: Hooks
+    hooks: Hooks
     world_size: int
     """Ranks of the ZeRO group."""
+    bytes: Counting = COUNTING
+    """How the functions of terms add up: for a number, or for one that is explained."""
 
 
 class Step(NamedTuple):
-    """What the moments are computed from, whatever the rank; the middle fields are those of the frame."""
+    """What the moments are computed from, whatever the rank."""
 
     frame: Frame
-    model: Model
-    settings: Settings
-    wrapper: str
-    width: Widths
-    known: Hooks
-    world_size: int
     shape: Shape
     act: Activations
     accumulating: bool
     """The last of several micro-batches: earlier ones have left gradients."""
-    replay: str
-    """Kind of activation checkpointing."""
+    checkpointing_kind: str
+    """Empty, ``reentrant`` or ``nonreentrant``."""
 
 
-def replay(job: Job) -> str:
-    """Kind of activation checkpointing: empty, ``reentrant`` or ``nonreentrant``."""
-    if not job.workload.checkpointing:
-        return ""
-    return "reentrant" if job.workload.reentrant else "nonreentrant"
+class Label(NamedTuple):
+    """Which moment it is."""
+
+    phase: str
+    """``forward``, ``backward`` or ``step``."""
+    name: str
 
 
-def shape(job: Job) -> Shape:
-    """Sizes of one micro-batch."""
-    return _shape(job, widths(job.settings).model)
+class Place(NamedTuple):
+    """Where in the model a moment is, which says what activations are alive then: what ``level`` layers keep, and
+    ``heights(step)[part][event]``."""
+
+    part: int
+    """One of the following."""
+    level: int
+    event: int = 0
 
 
-def _shape(job: Job, width: int) -> Shape:
-    settings, workload = job.settings, job.workload
-    half, autocast = settings.precision == "fp16", settings.precision == "autocast"
-    ranks, shards = settings.sequence_parallel, 0
-    seq = workload.seq_len // ranks
-    if workload.loss_shards is not None:
-        shards = workload.loss_shards or automatic_shards(workload.micro_batch * seq, job.model.vocab)
-    return Shape(workload.micro_batch, seq, width, half, workload.attention, autocast, True, ranks, shards)
+LAYER_HOOK, HEAD_HOOK, EMBEDDING_HOOK, NOWHERE, FORWARD, LOSS, LOSS_SHARD, LOSS_GRADIENT, LAYER, EMBEDDING = range(10)
+"""The hook of a gradient in a layer, in the head (final norm, output projection) or in the embedding, where ``event``
+is its number; the optimizer step, without activations; inside a layer of forward, loss, a later shard of a tiled loss,
+the loss's gradient; inside a layer of backward; the embedding's gradient."""
+FREED, KEPT = 0, 1
+"""``event`` of ``LAYER``: each gradient of a parameter is gone once its hook has run, or all of the layer's stay."""
+
+
+class Rise(NamedTuple):
+    """A moment, but for its activations: those come with a batch."""
+
+    place: Place
+    num_bytes: int
+    """Of ``sizes`` together."""
+    label: Label
+    sizes: NamedTuple
+    """Bytes by name, each field called as its term is (memory/terms.py: term_of). Activations are 0 here."""
+
+
+def rise(label: Label, place: Place, sizes: NamedTuple) -> Rise:
+    """Return the moment ``label`` with what is alive beside activations."""
+    return Rise(place, sum(sizes), label, sizes)
+
+
+def frame_of(job: Job) -> Frame:
+    """Return the frame of ``job``."""
+    workload = job.workload
+    words = (workload.quantize, workload.zero_init, workload.load_dtype)
+    return _frame(job.model, job.cluster, job.settings.without_batch, *words)
 
 
 @lru_cache(maxsize=4096)
@@ -105,147 +114,169 @@ def _frame(
     load_dtype: str | None,
 ) -> Frame:
     job = Job(model, cluster, settings, Workload(quantize=quantize, zero_init=zero_init, load_dtype=load_dtype))
-    return Frame(job, model, settings, wrapper(settings), widths(settings), hooks(model), cluster.world_size)
+    return Frame(
+        job=job,
+        model=model,
+        settings=settings,
+        wrapper=wrapper(settings),
+        width=widths(settings),
+        hooks=hooks(model),
+        world_size=cluster.world_size,
+    )
+
+
+@lru_cache(maxsize=64)
+def explaining(frame: Frame) -> Frame:
+    """Return the same frame, whose terms know what they are made of."""
+    return replace(frame, bytes=EXPLAINING)
 
 
 def prepare(job: Job) -> Step:
-    """Everything the moments of all ranks share."""
-    model, workload = job.model, job.workload
-    words = (workload.quantize, workload.zero_init, workload.load_dtype)
-    frame = _frame(model, job.cluster, job.settings.without_batch, *words)
-    sizes, kind = _shape(job, frame.width.model), replay(job)
-    return Step(
-        frame,
-        model,
-        frame.settings,
-        frame.wrapper,
-        frame.width,
-        frame.known,
-        frame.world_size,
-        sizes,
-        activations(model, sizes, kind),
-        workload.accumulation > 1,
-        kind,
+    """Return everything that the moments of all ranks share."""
+    frame, workload = frame_of(job), job.workload
+    sizes, kind = _shape(job, frame.width.model), _checkpointing_kind(workload)
+    return Step(frame, sizes, activations(job.model, sizes, kind), workload.accumulation > 1, kind)
+
+
+def _checkpointing_kind(workload: Workload) -> str:
+    if not workload.checkpointing:
+        return ""
+    return "reentrant" if workload.reentrant else "nonreentrant"
+
+
+def shape(job: Job) -> Shape:
+    """Return the sizes of one micro-batch."""
+    return _shape(job, widths(job.settings).model)
+
+
+def _shape(job: Job, width: int) -> Shape:
+    settings, workload = job.settings, job.workload
+    seq, shards = workload.seq_len // settings.sequence_parallel, 0
+    if workload.loss_shards is not None:
+        shards = workload.loss_shards or automatic_shards(workload.micro_batch * seq, job.model.vocab)
+    return Shape(
+        batch=workload.micro_batch,
+        seq=seq,
+        width=width,
+        half=settings.precision == "fp16",
+        attention=workload.attention,
+        autocast=settings.precision == "autocast",
+        ranks=settings.sequence_parallel,
+        loss_shards=shards,
     )
 
 
-class Common(NamedTuple):
-    """The moments that every wrapper has, with the names of what it holds meanwhile in front."""
-
-    held: tuple[str, ...]
-    inside: Kind
-    loss: Kind
-    shard: Kind
-    loss_gradient: Kind
-    embedding: Kind
+def place_of_hook(layer: int, event: int, layers: int) -> Place:
+    """Return where the hook ``event`` of ``layer`` is: ``layers`` for the head, -1 for the embedding."""
+    if layer < 0:
+        return Place(EMBEDDING_HOOK, 0, event)
+    return Place(HEAD_HOOK if layer == layers else LAYER_HOOK, layer, event)
 
 
-def common(*held: str) -> Common:
-    """The moments of a wrapper that holds ``held``."""
-    saved = (*held, "saved activations")
-    return Common(
-        held,
-        Kind("forward", "inside a layer", (*held, "gathered weights", "saved activations", "layer in progress")),
-        Kind("forward", "loss", (*held, "gathered weights", "saved activations", "logits and loss")),
-        Kind("forward", "a shard of the loss", (*saved, "logits and loss", "newest gradient")),
-        Kind("backward", "gradient of the loss", (*saved, "logits and loss", "newest gradient")),
-        Kind("backward", "gradient of the embedding", (*saved, "embedding gradient", "tied embedding gradient")),
-    )
+INSIDE_A_LAYER = Label("forward", "inside a layer")
+AT_THE_LOSS = Label("forward", "loss")
+AT_A_SHARD = Label("forward", "a shard of the loss")
+AT_THE_GRADIENT_OF_THE_LOSS = Label("backward", "gradient of the loss")
+AT_THE_EMBEDDING = Label("backward", "gradient of the embedding")
 
 
 @lru_cache(maxsize=1024)
-def _layer_kind(held: tuple[str, ...], layer: int, last: bool) -> Kind:
-    name = "in the last layer" if last else f"in layer {layer}"
-    return Kind("backward", name, (*held, "saved activations", "layer in progress", "tied embedding gradient"))
+def in_layer(layer: int, layers: int) -> Label:
+    """Return the label of the backward of ``layer``."""
+    return Label("backward", "in the last layer" if layer == layers - 1 else f"in layer {layer}")
 
 
-def forward(step: Step, kinds: Common, held: Bytes, gathered: Tops = (), at_loss: int = 0) -> list[Alive]:
-    """The highest points of forward: in the last layer, and in the loss.
+def height_of(step: Step, rises: Iterable[Rise]) -> int:
+    """Return the bytes of the highest of ``rises``, activations included."""
+    each, heights = step.act.layer, heights_of(step)
+    return max([heights[part][event] + level * each + size for (part, level, event), size, _, _ in rises])
 
-    ``held`` lives through forward; ``gathered`` are (layer, bytes of gathered weights) of the layers
-    that can be the highest, ``at_loss`` those in the loss.
+
+def heights_of(step: Step) -> tuple[tuple[int, ...], ...]:
+    """Return the bytes of activations at each place, by part and event, without what ``level`` layers below it keep.
+
+    They are the sums of ``activations_at``, which says what each number is; an estimate spends its time here.
     """
-    act = step.act
-    best, weights = act.layers - 1, 0
-    if gathered:
-        best, weights = max(gathered, key=lambda top: top[0] * act.layer + top[1])
-    kept = act.bottom + act.forward_only + best * act.layer
-    return [
-        (kinds.inside, (*held, weights, kept, act.layer_forward)),
-        (kinds.loss, (*held, at_loss, act.kept, act.head_forward)),
-    ]
+    act, (in_a_shard, in_backward) = step.act, _gradients_of_the_loss(step)
+    bottom, at_loss, hook, layer = act.bottom, act.bottom + act.head_forward, act.bottom + act.tied, act.layer_backward
+    return (
+        tuple([live + hook for live in act.layer_live]),
+        tuple([live + hook for live in act.head_live]),
+        (*[live + bottom for live in act.embedding_live], bottom),
+        (0,),
+        (bottom + act.forward_only + act.layer_forward,),
+        (at_loss,),
+        (at_loss + in_a_shard,),
+        (bottom + act.head_backward.reduced + in_backward,),
+        (hook + layer.reduced, hook + layer.hoarded),
+        (hook + _gradients_of_the_embedding(step),),
+    )
 
 
-def tiled_loss(step: Step, kinds: Common, held: Bytes) -> list[Alive]:
-    """A later shard of a tiled loss, inside forward; ``held`` is alive once the projection's first gradient came.
+def alive_at(step: Step, rise: Rise) -> dict[str, int]:
+    """Return all that is alive in a moment beside what stays, by the names of its fields."""
+    sizes = rise.sizes._asdict()
+    for name, size in activations_at(step, rise.place).items():
+        sizes[name] = sizes[name] + size if sizes[name] else size
+    return sizes
 
-    Stages 0 and 1 have that gradient among those that earlier micro-batches left.
+
+def activations_at(step: Step, place: Place) -> dict[str, int]:
+    """Return the activations at ``place`` by the names of fields; together they are as high as ``heights_of`` says.
+
+    What was recorded operation by operation is a plain number.
     """
-    act = step.act
-    if not act.shards_gradient:
-        return []
-    added = act.shards_gradient if step.settings.stage > 1 else _left_by_the_loss(step)
-    return [(kinds.shard, (*held, act.kept, act.head_forward, added))]
+    act, (part, level, event) = step.act, place
+    if part == NOWHERE:
+        return {}
+    saved, tied = act.bottom + level * act.layer, {"tied_embedding_gradient": act.tied}
+    in_a_shard, in_backward = _gradients_of_the_loss(step)
+    if part == LAYER_HOOK:
+        sizes = {"saved_activations": saved + act.layer_live[event], **tied}
+    elif part == HEAD_HOOK:
+        sizes = {"saved_activations": saved + act.head_live[event], **tied}
+    elif part == EMBEDDING_HOOK:
+        # The tied gradient is among them already.
+        sizes = {"saved_activations": saved + (*act.embedding_live, 0)[event]}
+    elif part == FORWARD:
+        sizes = {"saved_activations": saved + act.forward_only, "layer_in_progress": act.layer_forward}
+    elif part == LOSS:
+        sizes = {"saved_activations": saved, "logits_and_loss": act.head_forward}
+    elif part == LOSS_SHARD:
+        sizes = {"saved_activations": saved, "logits_and_loss": act.head_forward, "newest_gradient": in_a_shard}
+    elif part == LOSS_GRADIENT:
+        # Log-softmax, its gradient and that of the logits are alive together.
+        at_loss = act.head_backward.reduced
+        sizes = {"saved_activations": saved, "logits_and_loss": at_loss, "newest_gradient": in_backward}
+    elif part == LAYER:
+        sizes = {"saved_activations": saved, "layer_in_progress": act.layer_backward[event], **tied}
+    else:
+        sizes = {"saved_activations": saved, "embedding_gradient": _gradients_of_the_embedding(step), **tied}
+    of_width, width = step.frame.bytes.of_width, step.frame.width.model
+    return {name: of_width(size, width, _WHY[name]) if name in _WHY else size for name, size in sizes.items()}
 
 
-def _left_by_the_loss(step: Step) -> int:
-    """Gradient of the output projection that a tiled loss is the first to leave, at stages 0 and 1."""
-    return 0 if step.accumulating or step.settings.stage > 1 else step.act.shards_gradient
+_WHY = {
+    "newest_gradient": "elements of the output projection, whose gradient the loss's shards add up",
+    "tied_embedding_gradient": "elements of the embedding, whose gradient the output projection made",
+    "embedding_gradient": "elements of the embedding's gradient, and of its sum with the tied one in new memory",
+}
+"""Of the gradients among what is alive with activations."""
 
 
-def loss_gradient(step: Step, kinds: Common, held: Bytes) -> Alive:
-    """Gradient of the loss: log-softmax, its gradient and that of the logits are alive together."""
-    act = step.act
-    return kinds.loss_gradient, (*held, act.kept, act.head_backward.reduced, _left_by_the_loss(step))
+def _gradients_of_the_embedding(step: Step) -> int:
+    """Return the embedding's gradient, and of a tied one the sum of both, which autograd makes in new memory; of a
+    traced module the backward of all that runs before the layers, where that is more."""
+    size = step.frame.width.model * step.frame.hooks.embedding
+    return max(2 * size if step.act.tied else size, step.act.before_backward)
 
 
-def in_layer(step: Step, kinds: Common, layer: int, held: Bytes, *, hoarded: bool = False) -> Alive:
-    """The highest point of one layer's backward, the layers below it still kept."""
-    act = step.act
-    inside = act.layer_backward.hoarded if hoarded else act.layer_backward.reduced
-    kind = _layer_kind(kinds.held, layer, layer == act.layers - 1)
-    return kind, (*held, act.bottom + layer * act.layer, inside, act.tied)
+def _gradients_of_the_loss(step: Step) -> tuple[int, int]:
+    """Return the output projection's gradient that a tiled loss made: beside a later shard, and when backward begins.
 
-
-def embedding_gradient(step: Step, kinds: Common, held: Bytes) -> Alive:
-    """A tied embedding's two gradients and their sum, which autograd makes in new memory."""
-    act, size = step.act, step.width.model * step.known.embedding
-    made = max(2 * size if act.tied else size, act.before_backward)
-    return kinds.embedding, (*held, act.bottom, made, act.tied)
-
-
-Live = tuple[tuple[int, ...], ...]
-
-
-class Place(NamedTuple):
-    """The hook of one parameter: what is alive then is what ``level`` layers keep, and ``live[part][event]``."""
-
-    part: int
-    """0 for the layers, 1 for the head, 2 for the embedding and the end of backward."""
-    level: int
-    event: int
-
-
-def place(layer: int, event: int, layers: int) -> Place:
-    """Where the hook ``event`` of ``layer`` is; both as ``Flush`` and ``Reduction`` have them."""
-    if layer < 0:
-        return Place(2, 0, event)
-    return Place(int(layer == layers), layer, event)
-
-
-def live_at_hooks(act: Activations) -> Live:
-    """Bytes alive in each hook of each part, what the layers below keep left out; the end of backward comes last.
-
-    In layers and head the tied embedding's first gradient is among them; ``embedding_live`` has it already.
+    Stages 0 and 1 have it among those that earlier micro-batches left, and keep it.
     """
-    inside, head, tied = act.layer_live, act.head_live, act.tied
-    if tied:
-        inside, head = tuple([live + tied for live in inside]), tuple([live + tied for live in head])
-    return inside, head, (*act.embedding_live, 0)
-
-
-def at_hook(act: Activations, where: Place, live: Live) -> Bytes:
-    """Saved activations and tied gradient in one hook; ``live`` as ``live_at_hooks`` has it."""
-    part, level, event = where
-    tied = act.tied if part < 2 else 0
-    return act.bottom + level * act.layer + live[part][event] - tied, tied
+    made = step.act.shards_gradient
+    if step.frame.settings.stage > 1:
+        return made, 0
+    return (0, 0) if step.accumulating else (made, made)

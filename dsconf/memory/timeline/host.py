@@ -1,19 +1,18 @@
 """Host memory of one node: what offload keeps there, with the pinned allocator's rounding.
 
 Pinned blocks are rounded up to a power of two and cached (torch: ATen/core/CachingHostAllocator.h); master weights and
-moments at stage 3 are not pinned. Z12 and Z3: DeepSpeed 0.19.8, runtime/zero/stage_1_and_2.py and stage3.py.
+moments at stage 3 are not pinned. DeepSpeed 0.19.8: runtime/zero/stage_1_and_2.py and stage3.py.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 
-from dsconf.job import Job
+from dsconf.memory.allocator import pinned_block
+from dsconf.memory.timeline.common import Frame
 from dsconf.memory.timeline.resident import Terms
-from dsconf.memory.zero.gradient_order import hooks
-from dsconf.memory.zero.slices import owned
-from dsconf.memory.zero.subgroups import all_params, on_gpu, shards
-from dsconf.memory.zero.wrapper import widths, wrapper
+from dsconf.memory.zero.slices import Slice, owned
+from dsconf.memory.zero.subgroups import Shards, all_params, on_gpu, shards
 from dsconf.model.spec import Model
 
 PROCESS_BYTES = 1100 * 2**20
@@ -21,116 +20,166 @@ PROCESS_BYTES = 1100 * 2**20
 offload (H200, torch 2.11, DeepSpeed 0.19.8)."""
 
 
-def pinned(size: int) -> int:
-    """Bytes of a pinned block of ``size`` bytes."""
-    return 1 << max(0, size - 1).bit_length() if size else 0
+def host_terms(frame: Frame, rank: int, accumulating: bool) -> Terms:
+    """Return the host bytes of one process, besides the interpreter.
 
-
-def host_terms(job: Job, rank: int) -> Terms:
-    """Host bytes of one process, besides the interpreter."""
-    settings = job.settings
-    terms: list[tuple[str, int]] = [("process", PROCESS_BYTES)]
-    kind = wrapper(settings)
-    if kind == "zero12" and settings.offload_optimizer != "none":
-        terms += _zero12(job, rank)
-    if kind == "zero3":
-        terms += _zero3(job)
+    ``accumulating``: of several micro-batches earlier ones have left gradients.
+    """
+    settings = frame.settings
+    terms: list[tuple[str, int]] = [("process", frame.bytes.product(1, PROCESS_BYTES, "whatever the model"))]
+    if frame.wrapper == "zero12" and settings.offload_optimizer != "none":
+        terms += _zero12(frame, rank, accumulating)
+    if frame.wrapper == "zero3":
+        shard = shards(frame.model, frame.world_size, settings.sub_group_size)
+        terms += _OPTIMIZER_AT_STAGE_3.get(settings.offload_optimizer, _nothing)(frame, shard)
+        terms += _PARAMETERS.get(settings.offload_param, _nothing)(frame, shard)
     return tuple(terms)
 
 
-def _block(size: int, is_pinned: bool) -> int:
-    return pinned(size) if is_pinned else size
-
-
-def _zero12(job: Job, rank: int) -> list[tuple[str, int]]:
-    """Master, 16-bit bounce buffer, fp32 gradients and staging pinned, moments not (Z12:563-575, 646-661)."""
-    settings, width = job.settings, widths(job.settings)
-    slice_ = owned(job.model, job.cluster.world_size, rank)
-    pin = settings.offload_optimizer_pinned
-    largest = hooks(job.model).largest
+def _zero12(frame: Frame, rank: int, accumulating: bool) -> list[tuple[str, int]]:
+    """Master, 16-bit bounce buffer, fp32 gradients and staging pinned, moments not (stage_1_and_2.py:563, 646-661)."""
+    width, part = frame.width, owned(frame.model, frame.world_size, rank)
+    pinned, why = frame.settings.offload_optimizer_pinned, _share(frame)
     terms = [
-        ("master weights", _block(width.master * slice_.elements, pin)),
-        ("parameter bounce buffer", _block(width.model * slice_.elements, pin)),
-        ("gradients", _block(width.master * slice_.elements, pin)),
-        ("gradient staging buffer", _block(width.model * largest, pin)),
-        ("optimizer states", width.state * slice_.elements),
+        ("master weights", frame.bytes.in_pinned_memory(width.master, part.elements, why, pinned=pinned)),
+        ("parameter bounce buffer", frame.bytes.in_pinned_memory(width.model, part.elements, why, pinned=pinned)),
+        ("gradients", frame.bytes.in_pinned_memory(width.master, part.elements, why, pinned=pinned)),
+        ("gradient staging buffer", gradient_staging_buffer(frame)),
+        ("optimizer states", frame.bytes.product(width.state, part.elements, why)),
     ]
-    if settings.stage == 2 and job.workload.accumulation > 1 and width.accumulate == width.model:
-        terms.append(("accumulated gradients", _block(width.model * slice_.whole, pin)))
+    if accumulating and frame.settings.stage == 2 and width.accumulate == width.model:
+        terms.append(("accumulated gradients", accumulated_gradients(frame, part)))
     return terms
 
 
-def _zero3(job: Job) -> list[tuple[str, int]]:
-    """Master and moments pageable, gradients pinned by sub-group, parameters pinned twice (Z3:791, 888, 1157, 1337)."""
-    settings, width = job.settings, widths(job.settings)
-    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size)
-    terms: list[tuple[str, int]] = []
-    if settings.offload_optimizer == "cpu":
-        pin = settings.offload_optimizer_pinned
-        here = shard.groups[len(on_gpu(settings, shard)) :]
-        elements = sum(e for e, _ in here)
-        terms = [
-            ("master weights", width.master * elements),
-            ("optimizer states", width.state * elements),
-            ("gradients", sum(_block(width.master * e, pin) for e, _ in here)),
-            ("16-bit gradients", _block(width.accumulate * shard.trained, pin)),
-        ]
-    if settings.offload_optimizer == "nvme":
-        largest = max((e for e, _ in shard.groups), default=0)
-        terms = [
-            ("swap buffers", settings.offload_optimizer_buffers * width.master * largest),
-            ("16-bit gradients", _block(width.accumulate * shard.trained, settings.offload_optimizer_pinned)),
-        ]
-    if settings.offload_param == "cpu":
-        pieces = _pinned_pieces(job.model, job.cluster.world_size, width.model)
-        terms.append(("parameters", pinned(width.model * (shard.trained + shard.frozen)) + pieces))
-    if settings.offload_param == "nvme":
-        terms.append(
-            ("parameter swap buffers", settings.offload_param_buffers * settings.offload_param_buffer_size * 2)
-        )
-        terms.append(("parameters kept in memory", min(settings.offload_param_max_in_cpu, shard.trained) * width.model))
-    return terms
+def _share(frame: Frame) -> str:
+    return f"{frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks"
+
+
+def gradient_staging_buffer(frame: Frame) -> int:
+    """Return the largest parameter's gradient, whole in each process."""
+    pinned = frame.settings.offload_optimizer_pinned
+    return frame.bytes.in_pinned_memory(
+        frame.width.model, frame.hooks.largest, "elements of the largest parameter", pinned=pinned
+    )
+
+
+def accumulated_gradients(frame: Frame, part: Slice) -> int:
+    """Return the whole gradients of the parameters that reach into the slice."""
+    why, pinned = "elements of the parameters that reach into the slice", frame.settings.offload_optimizer_pinned
+    return frame.bytes.in_pinned_memory(frame.width.model, part.whole, why, pinned=pinned)
+
+
+def _nothing(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
+    return []
+
+
+def _optimizer_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
+    """Master and moments pageable, gradients pinned by sub-group (stage3.py:791, 888, 1157)."""
+    settings, width = frame.settings, frame.width
+    here = shard.groups[len(on_gpu(settings, shard)) :]
+    elements, why = sum([elements for elements, _ in here]), f"elements of {len(here)} sub-groups"
+    pinned = settings.offload_optimizer_pinned
+    gradients = [frame.bytes.in_pinned_memory(width.master, elements, why, pinned=pinned) for elements, _ in here]
+    return [
+        ("master weights", frame.bytes.product(width.master, elements, why)),
+        ("optimizer states", frame.bytes.product(width.state, elements, why)),
+        ("gradients", frame.bytes.together(*gradients)),
+        ("16-bit gradients", gradients_in_one_block(frame, shard)),
+    ]
+
+
+def _optimizer_on_nvme(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
+    largest = max((elements for elements, _ in shard.groups), default=0)
+    buffers = frame.settings.offload_optimizer_buffers
+    swap = frame.bytes.product(
+        frame.width.master, buffers * largest, f"elements: buffer_count, {buffers}, × the largest sub-group"
+    )
+    return [("swap buffers", swap), ("16-bit gradients", gradients_in_one_block(frame, shard))]
+
+
+def gradients_in_one_block(frame: Frame, shard: Shards) -> int:
+    """Return the gradients of all slices, in the type that they accumulate in."""
+    pinned = frame.settings.offload_optimizer_pinned
+    return frame.bytes.in_pinned_memory(
+        frame.width.accumulate, shard.trained, "elements of this rank's slices", pinned=pinned
+    )
+
+
+def _parameters_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
+    """Every parameter's slice is pinned one by one, then all in one block; torch keeps the blocks
+    (partition_parameters.py:1842, stage3.py:1337)."""
+    width, elements = frame.width.model, shard.trained + shard.frozen
+    block = frame.bytes.in_pinned_memory(width, elements, "elements of this rank's slices, in one block")
+    pieces, elements = _pinned_pieces(frame.model, frame.world_size, width)
+    one_by_one = frame.bytes.total(
+        (width, elements, "elements of this rank's slices, one by one"),
+        (1, pieces - width * elements, "rounding of each slice up to a power of two"),
+    )
+    return [("parameters", frame.bytes.together(block, one_by_one))]
 
 
 @lru_cache(maxsize=1024)
-def _pinned_pieces(model: Model, world_size: int, width: int) -> int:
-    """Every parameter's slice, pinned one by one before they are put together; torch keeps the blocks (PP:1842)."""
-    return sum(pinned(-(-p.numel // world_size) * width) for p in all_params(model))
+def _pinned_pieces(model: Model, world_size: int, width: int) -> tuple[int, int]:
+    """Return bytes and elements of the pinned blocks of one slice each."""
+    sizes = [-(-p.numel // world_size) for p in all_params(model)]
+    return sum([pinned_block(width * size) for size in sizes]), sum(sizes)
 
 
-def nvme_bytes(job: Job) -> int:
-    """Bytes one process writes to its NVMe: states, master and gradients, and the parameters if they go there too."""
-    settings, width = job.settings, widths(job.settings)
+def _parameters_on_nvme(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
+    settings = frame.settings
+    buffers, each = settings.offload_param_buffers, settings.offload_param_buffer_size
+    kept = min(settings.offload_param_max_in_cpu, shard.trained)
+    return [
+        (
+            "parameter swap buffers",
+            frame.bytes.product(2, buffers * each, f"elements: buffer_count, {buffers}, × buffer_size"),
+        ),
+        (
+            "parameters kept in memory",
+            frame.bytes.product(frame.width.model, kept, "elements of this rank's slices, max_in_cpu"),
+        ),
+    ]
+
+
+_OPTIMIZER_AT_STAGE_3 = {"cpu": _optimizer_on_cpu, "nvme": _optimizer_on_nvme}
+_PARAMETERS = {"cpu": _parameters_on_cpu, "nvme": _parameters_on_nvme}
+
+
+def nvme_bytes(frame: Frame) -> int:
+    """Return the bytes that one process writes to its NVMe: states, master and gradients, and offloaded parameters."""
+    settings, width = frame.settings, frame.width
     if settings.stage != 3:
         return 0
-    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size)
-    total = 0
+    shard = shards(frame.model, frame.world_size, settings.sub_group_size)
+    written = 0
     if settings.offload_optimizer == "nvme":
-        total += (width.state + 2 * width.master) * shard.trained
+        written += (width.state + 2 * width.master) * shard.trained
     if settings.offload_param == "nvme":
-        total += width.model * (shard.trained + shard.frozen)
-    return total
+        written += width.model * (shard.trained + shard.frozen)
+    return written
 
 
 LOAD_BYTES = {"bf16": 2, "fp16": 2, "fp32": 4}
 
 
-def loaded_by_each(job: Job) -> int:
-    """Bytes of the model in the memory of one process: the whole model in the type it is loaded in, or nothing.
+def loaded_by_each(frame: Frame) -> int:
+    """Return the bytes of the model in the memory of one process: the whole model as it is loaded, or nothing.
 
     Under ``zero.Init`` each parameter is cut as it is made, and bitsandbytes quantizes weight by weight on the GPU
     (transformers/modeling_utils.py:3741, quantizers/quantizer_bnb_4bit.py:102).
     """
-    built_in_slices = job.settings.stage == 3 and job.workload.zero_init is not False
-    if built_in_slices or job.workload.quantize is not None:
+    workload = frame.job.workload
+    built_in_slices = frame.settings.stage == 3 and workload.zero_init is not False
+    if built_in_slices or workload.quantize is not None:
         return 0
-    return LOAD_BYTES.get(job.workload.load_dtype or "", widths(job.settings).model) * job.model.num_params
+    return LOAD_BYTES.get(workload.load_dtype or "", frame.width.model) * frame.model.num_params
 
 
-def loading_bytes_per_node(job: Job) -> int:
-    """Bytes of a node while each of its processes holds the model it loaded.
+def loading_bytes_per_node(frame: Frame) -> int:
+    """Return the bytes of a node while each of its processes holds the model it loaded.
 
     An upper bound: tensors of a safetensors file that need no conversion are mapped, and shared by the processes.
     """
-    processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
-    return processes * (PROCESS_BYTES + loaded_by_each(job))
+    processes = min(frame.job.cluster.gpus_per_node, frame.world_size)
+    return processes * (PROCESS_BYTES + loaded_by_each(frame))

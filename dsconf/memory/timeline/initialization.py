@@ -1,73 +1,70 @@
-"""The highest point of initialisation, before the first step (DeepSpeed 0.19.8: Z12:441-560, Z3:1170, FO:89-135)."""
+"""The highest point of initialisation, before the first step (DeepSpeed 0.19.8: runtime/zero, runtime/fp16)."""
 
 from __future__ import annotations
 
-from dsconf.job import Job
 from dsconf.memory.allocator import CONTEXT_BYTES, block
-from dsconf.memory.timeline.resident import Resident, resident
-from dsconf.memory.zero.gradient_order import hooks
-from dsconf.memory.zero.optimizer_states import temporaries
+from dsconf.memory.timeline.common import Frame
+from dsconf.memory.timeline.resident import Resident
+from dsconf.memory.zero.optimizer_states import optimizer_temporaries
 from dsconf.memory.zero.quantized import frozen
 from dsconf.memory.zero.subgroups import largest_param, shards
-from dsconf.memory.zero.wrapper import widths, wrapper
 
 
-def init_peak(job: Job, rank: int, stays: Resident | None = None) -> int:
-    """Bytes; the model is moved to the card whole, as it is stored, unless ``zero.Init`` cuts it as it is built.
+def init_peak(frame: Frame, stays: Resident) -> int:
+    """Return the bytes; ``stays`` is what ``resident`` finds of the rank.
 
-    ``stays`` is what ``resident`` finds, where that is known already.
+    The model is moved to the card whole, as it is stored, unless ``zero.Init`` cuts it as it is built.
     """
-    stays = resident(job, rank) if stays is None else stays
     bare = sum([size for _, size in stays.terms]) - stays.optimizer
-    width, total = widths(job.settings), hooks(job.model).total
-    held = frozen(job.model, job.workload.quantize, width.model)
-    whole = width.model * total + held.weights + held.constants + held.largest
-    kind = wrapper(job.settings)
-    if kind == "zero12":
-        # The flat buffer is made beside the parameters; later a zero gradient beside the master (Z12:534, 934-951).
+    width, elements = frame.width, frame.hooks.total
+    stored = frozen(frame.model, frame.job.workload.quantize, width.model)
+    whole = width.model * elements + stored.weights + stored.scales + stored.largest
+    if frame.wrapper == "zero12":
+        # The flat buffer is made beside the parameters; later a zero gradient beside the master
+        # (stage_1_and_2.py:534, 934-951).
         part = next((size for name, size in stays.terms if name == "master weights"), 0)
-        flat = block(width.model * total)
-        free = job.cluster.gpu.memory_bytes - CONTEXT_BYTES - whole
-        # Where it does not fit beside them, the parameters go through host memory instead (Z12:449-463).
+        flat = block(width.model * elements)
+        free = frame.job.cluster.gpu.memory_bytes - CONTEXT_BYTES - whole
+        # Where it does not fit beside them, the parameters go through host memory instead (stage_1_and_2.py:449-463).
         return max(whole + (flat if flat <= free else 0), bare + part)
-    if kind == "zero3":
-        return _zero3(job, dict(stays.terms), bare, whole)
-    if kind == "fp16":
-        return bare + 4 * total  # a zero fp32 gradient while the moments are made (FO:125-135)
-    if kind == "unfused":
-        # Zero gradients in both types, and a first step of the optimizer (UO:412-430).
-        gradients = (width.model + 4) * total
-        return bare + gradients + temporaries(job.settings, 4 * total, 4 * hooks(job.model).largest)
+    if frame.wrapper == "zero3":
+        return _zero3(frame, dict(stays.terms), bare, whole)
+    if frame.wrapper == "fp16":
+        return bare + 4 * elements  # a zero fp32 gradient while the moments are made (fused_optimizer.py:125-135)
+    if frame.wrapper == "unfused":
+        # Zero gradients in both types, and a first step of the optimizer (unfused_optimizer.py:412-430).
+        step = optimizer_temporaries(frame.bytes, frame.settings, 4, elements, frame.hooks.largest)
+        return bare + (width.model + 4) * elements + step
     return max(bare, whole)
 
 
-def _zero3(job: Job, stays: dict[str, int], bare: int, whole: int) -> int:
-    """Partitions grow while the whole model shrinks; masters are cast and cloned by sub-group (Z3:1170-1173, 1304)."""
-    settings, width = job.settings, widths(job.settings)
-    shard = shards(job.model, job.cluster.world_size, settings.sub_group_size, settings.optimizer)
+def _zero3(frame: Frame, stays: dict[str, int], bare: int, whole: int) -> int:
+    """Partitions grow while the whole model shrinks; masters are cloned by sub-group (stage3.py:1170-1173, 1304)."""
+    settings, width, workload = frame.settings, frame.width, frame.job.workload
+    shard = shards(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
     group = max((elements for elements, _ in shard.groups), default=0)
-    loading = largest_param(job.model) * width.model
-    if job.workload.zero_init is False or job.workload.quantize is not None:
+    loading = largest_param(frame.model) * width.model
+    if workload.zero_init is False or workload.quantize is not None:
         # transformers does not build quantized weights under zero.Init (modeling_utils.py:3741-3751).
         loading = whole
     elif settings.offload_param == "none":
         # Under offload_param zero.Init cuts it onto the host (partition_parameters.py:1160-1168).
         loading += width.model * (shard.trained + shard.frozen)
-    # The zero gradient goes before the gradient buffer and the bucket are made (Z3:760-801, 1304).
+    # The zero gradient goes before the gradient buffer and the bucket are made (stage3.py:760-801, 1304).
     later = sum(stays.get(name, 0) for name in ("gradients", "reduce bucket"))
     extra = width.master * group if settings.offload_optimizer == "none" else 0
-    return max(loading, bare + _hooked(job, width.model), bare - later + extra)
+    return max(loading, bare + _hooked(frame), bare - later + extra)
 
 
-def _hooked(job: Job, width: int) -> int:
-    """At the end each trained parameter is gathered for its hook, the largest alone counts (Z3:1501-1504).
+def _hooked(frame: Frame) -> int:
+    """At the end each trained parameter is gathered for its hook, the largest alone counts (stage3.py:1501-1504).
 
-    Its own slice comes from the host first where it is there, and hpZ already has its second copy (PP:1900-1950).
+    Its own slice comes from the host first where it is there, and hpZ already has its second copy
+    (partition_parameters.py:1900-1950).
     """
-    settings, ranks = job.settings, job.cluster.world_size
+    settings, width, known = frame.settings, frame.width.model, frame.hooks
     offloaded = settings.offload_param != "none"
-    if ranks == 1 and not offloaded:
+    if frame.world_size == 1 and not offloaded:
         return 0
-    known = hooks(job.model)
     secondary = width * known.total // settings.hpz_partition_size if settings.hpz_partition_size > 1 else 0
-    return secondary + width * (known.largest + (-(-known.largest // ranks) if offloaded else 0))
+    return secondary + width * (known.largest + (-(-known.largest // frame.world_size) if offloaded else 0))

@@ -1,84 +1,173 @@
 """Moments without ZeRO's shards: stage 0, BF16_Optimizer, and plain DistributedDataParallel.
 
-DeepSpeed 0.19.8: ENG runtime/engine.py, FO runtime/fp16/fused_optimizer.py, UO
-runtime/fp16/unfused_optimizer.py, BF runtime/bf16_optimizer.py.
+Files of DeepSpeed 0.19.8: runtime/engine.py, runtime/fp16/fused_optimizer.py, runtime/fp16/unfused_optimizer.py and
+runtime/bf16_optimizer.py.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import NamedTuple
+
 from dsconf.memory.timeline.common import (
-    Alive,
-    Kind,
-    Step,
-    common,
-    embedding_gradient,
-    forward,
+    AT_A_SHARD,
+    AT_THE_EMBEDDING,
+    AT_THE_GRADIENT_OF_THE_LOSS,
+    AT_THE_LOSS,
+    EMBEDDING,
+    FORWARD,
+    FREED,
+    INSIDE_A_LAYER,
+    KEPT,
+    LAYER,
+    LOSS,
+    LOSS_GRADIENT,
+    LOSS_SHARD,
+    NOWHERE,
+    Frame,
+    Label,
+    Place,
+    Rise,
     in_layer,
-    loss_gradient,
-    tiled_loss,
+    rise,
 )
-from dsconf.memory.timeline.resident import tensors
-from dsconf.memory.zero.muon import iteration, parts
-from dsconf.memory.zero.optimizer_states import temporaries
+from dsconf.memory.timeline.resident import each_in_a_block
+from dsconf.memory.zero.muon import newton_schulz_iteration, owned_slices
+from dsconf.memory.zero.optimizer_states import optimizer_temporaries
 
 ALLREDUCE_BUCKET = 500_000_000
-"""Elements after which stage 0 closes a bucket (ENG:151)."""
+"""Elements after which stage 0 closes a bucket (engine.py:151)."""
 
-HELD = common("gradients of this step")
-
-_ALLREDUCE = Kind("backward", "all-reduce", (*HELD.held, "reduce copy"))
-_COPIES = Kind("step", "fp32 gradients", (*HELD.held, "fp32 gradient", "flat gradient"))
-_NORM = Kind("step", "gradient norm", (*HELD.held, "flat gradient", "fp32 gradient"))
-_STEP = Kind("step", "optimizer", (*HELD.held, "fp32 gradient", "Newton-Schulz iteration", "optimizer temporaries"))
-
-
-def moments(step: Step) -> list[Alive]:
-    """Forward, backward and optimizer step of any rank."""
-    known, width, layers = step.known, step.width.model, step.act.layers
-    full = tensors(step.model, width)
-    early = full if step.accumulating else 0
-    found = [*forward(step, HELD, (early,)), *tiled_loss(step, HELD, (early,)), loss_gradient(step, HELD, (early,))]
-    for layer in {layers - 1, 0}:
-        above = early or width * (known.head + (layers - 1 - layer) * known.layer)
-        found.append(in_layer(step, HELD, layer, (above,), hoarded=not early))
-    found.append(embedding_gradient(step, HELD, (early or full - width * known.embedding,)))
-    if step.wrapper != "ddp":
-        found.append((_ALLREDUCE, (full, _flattened(step))))
-    found.append(_optimizer(step, full))
-    return found
+_ALLREDUCE = Label("backward", "all-reduce")
+_COPIES = Label("step", "fp32 gradients")
+_NORM = Label("step", "gradient norm")
+_STEP = Label("step", "optimizer")
+_AFTER = Place(NOWHERE, 0)
 
 
-def _flattened(step: Step) -> int:
-    """A flat copy of a bucket of gradients, which closes when it exceeds its size (ENG:3795-3839).
+class Running(NamedTuple):
+    """Forward and backward of the model."""
 
-    BF16_Optimizer's fp32 gradients are one flat tensor: no copy but the cast to a narrower collective (BF:508).
+    gradients_of_this_step: int
+    saved_activations: int = 0
+    layer_in_progress: int = 0
+    logits_and_loss: int = 0
+    newest_gradient: int = 0
+    embedding_gradient: int = 0
+    tied_embedding_gradient: int = 0
+
+
+class Reducing(NamedTuple):
+    """Gradients are averaged over the ranks, backward being over."""
+
+    gradients_of_this_step: int
+    reduce_copy: int
+
+
+class Stepping(NamedTuple):
+    """The optimizer step."""
+
+    gradients_of_this_step: int
+    fp32_gradient: int = 0
+    flat_gradient: int = 0
+    newton_schulz_iteration: int = 0
+    optimizer_temporaries: int = 0
+
+
+@lru_cache(maxsize=1024)
+def rises(frame: Frame, accumulating: bool, sharded_loss: bool) -> tuple[Rise, ...]:
+    """Return the moments of any rank."""
+    layers = frame.model.layers
+    whole = gradients_of_this_step(frame)
+    early = Running(whole if accumulating else 0)
+    found = [
+        rise(INSIDE_A_LAYER, Place(FORWARD, layers - 1), early),
+        rise(AT_THE_LOSS, Place(LOSS, layers), early),
+    ]
+    if sharded_loss:
+        found.append(rise(AT_A_SHARD, Place(LOSS_SHARD, layers), early))
+    found.append(rise(AT_THE_GRADIENT_OF_THE_LOSS, Place(LOSS_GRADIENT, layers), early))
+    for layer in sorted({layers - 1, 0}, reverse=True):
+        above = early if accumulating else Running(gradients_above(frame, layer))
+        found.append(rise(in_layer(layer, layers), Place(LAYER, layer, FREED if accumulating else KEPT), above))
+    others = early if accumulating else Running(gradients_but_the_embeddings(frame))
+    found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), others))
+    if frame.wrapper != "ddp":
+        found.append(rise(_ALLREDUCE, _AFTER, Reducing(whole, reduce_copy(frame))))
+    found.append(_optimizer(frame, whole))
+    return tuple(found)
+
+
+def gradients_of_this_step(frame: Frame) -> int:
+    """Return all gradients, which stay until the step."""
+    return each_in_a_block(frame, frame.width.model, "trained parameters")
+
+
+def gradients_above(frame: Frame, layer: int) -> int:
+    """Return the gradients that backward has made when it comes to ``layer``."""
+    known, above = frame.hooks, frame.model.layers - 1 - layer
+    return frame.bytes.product(
+        frame.width.model, known.head + above * known.layer, f"elements of the head and {above} layers"
+    )
+
+
+def gradients_but_the_embeddings(frame: Frame) -> int:
+    """Return the gradients that backward has made when it comes to the embedding."""
+    why = "trained parameters, all but the embedding"
+    return each_in_a_block(frame, frame.width.model, why, without=frame.hooks.embedding)
+
+
+def reduce_copy(frame: Frame) -> int:
+    """Return a flat copy of a bucket of gradients, which closes when it exceeds its size (engine.py:3795-3839).
+
+    BF16_Optimizer's fp32 gradients are one flat tensor: no copy but the cast to a narrower collective
+    (bf16_optimizer.py:508).
     """
-    known, width = step.known, step.width
-    if step.wrapper == "bf16":
-        return 0 if width.communicate == width.accumulate else width.communicate * known.total
+    known, width = frame.hooks, frame.width
+    if frame.wrapper == "bf16":
+        cast = 0 if width.communicate == width.accumulate else width.communicate
+        return frame.bytes.product(cast, known.total, "trained parameters, cast for the collective")
     elements = min(known.total, ALLREDUCE_BUCKET + known.largest)
     cast = width.communicate if width.communicate != width.model else 0
-    return (width.model + cast) * elements
+    return frame.bytes.total(
+        (width.model, elements, "elements of a full bucket"),
+        (cast, elements, "elements of a full bucket, cast for the collective"),
+    )
 
 
-def _optimizer(step: Step, full: int) -> Alive:
-    settings, known, kind = step.settings, step.known, step.wrapper
-    total = known.total
-    if kind == "fp16":
-        # A list of fp32 copies and the flat one are alive beside the 16-bit gradients (FO:282-314).
-        return _COPIES, (full, tensors(step.model, 4), 4 * total)
-    if kind == "unfused" and settings.optimizer == "lamb":
-        # Flat for the kernel, flat again for the norm, and that in fp32 (UO:141-151; runtime/utils.py:578).
-        return _NORM, (full, 2 * step.width.model * total, 4 * total)
-    if kind == "bf16":
-        owned = sum([one.slice.elements for one in parts(step.model, settings.optimizer, step.world_size, rank=0)])
-        return _STEP, (full, 0, *_made(step, 4 * owned, 4 * owned))
-    size = tensors(step.model, 4) if kind == "unfused" else 4 * total
-    return _STEP, (full, size if kind == "unfused" else 0, *_made(step, size, 4 * known.largest))
+def _optimizer(frame: Frame, whole: int) -> Rise:
+    settings, elements = frame.settings, frame.hooks.total
+    if frame.wrapper == "fp16":
+        # A list of fp32 copies and the flat one are alive beside the 16-bit gradients (fused_optimizer.py:282-314).
+        copies = each_in_a_block(frame, 4, "trained parameters, copy by copy")
+        flat = frame.bytes.product(4, elements, "trained parameters, flat")
+        return rise(_COPIES, _AFTER, Stepping(whole, fp32_gradient=copies, flat_gradient=flat))
+    if frame.wrapper == "unfused" and settings.optimizer == "lamb":
+        # Flat for the kernel, flat again for the norm, and that in fp32 (unfused_optimizer.py:141-151;
+        # runtime/utils.py:578).
+        flat = frame.bytes.product(
+            2 * frame.width.model, elements, "trained parameters, flat for the kernel and for the norm"
+        )
+        in_fp32 = frame.bytes.product(4, elements, "trained parameters, for the norm")
+        return rise(_NORM, _AFTER, Stepping(whole, fp32_gradient=in_fp32, flat_gradient=flat))
+    copies = (
+        each_in_a_block(frame, 4, "trained parameters, copy by copy")
+        if frame.wrapper == "unfused"
+        else frame.bytes.total()
+    )
+    return rise(_STEP, _AFTER, _stepping(frame, whole, copies))
 
 
-def _made(step: Step, gradient: int, largest: int) -> tuple[int, int]:
-    """What the optimizer makes in its step over fp32 gradients: Muon's iteration, or lists of tensors."""
-    if step.settings.optimizer == "muon":
-        return iteration(step.model, 4), 0
-    return 0, temporaries(step.settings, gradient, largest)
+def _stepping(frame: Frame, whole: int, copies: int) -> Stepping:
+    """Return the step over fp32 gradients: Muon's iteration, or what other optimizers make."""
+    settings = frame.settings
+    if settings.optimizer == "muon":
+        iteration = newton_schulz_iteration(frame.bytes, frame.model, 4)
+        return Stepping(whole, fp32_gradient=copies, newton_schulz_iteration=iteration)
+    if frame.wrapper == "bf16":
+        groups = owned_slices(frame.model, settings.optimizer, frame.world_size, 0)
+        made = optimizer_temporaries(frame.bytes, settings, 4, sum([g.slice.elements for g in groups]))
+    else:
+        rounding = copies - 4 * frame.hooks.total if copies else 0
+        made = optimizer_temporaries(frame.bytes, settings, 4, frame.hooks.total, frame.hooks.largest, rounding)
+    return Stepping(whole, fp32_gradient=copies, optimizer_temporaries=made)

@@ -1,384 +1,393 @@
-"""Moments of ZeRO stages 1 and 2 (DeepSpeed 0.19.8: runtime/zero/stage_1_and_2.py, Z12)."""
+"""Moments of ZeRO stages 1 and 2; line references are to runtime/zero/stage_1_and_2.py of DeepSpeed 0.19.8."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import NamedTuple
 
-from dsconf.config.settings import Settings
-from dsconf.memory.autograd.figures import Activations
 from dsconf.memory.timeline.common import (
-    Alive,
-    Bytes,
+    AT_A_SHARD,
+    AT_THE_EMBEDDING,
+    AT_THE_GRADIENT_OF_THE_LOSS,
+    AT_THE_LOSS,
+    EMBEDDING,
+    FORWARD,
+    FREED,
+    HEAD_HOOK,
+    INSIDE_A_LAYER,
+    KEPT,
+    LAYER,
+    LOSS,
+    LOSS_GRADIENT,
+    LOSS_SHARD,
+    NOWHERE,
     Frame,
-    Kind,
-    Live,
+    Label,
     Place,
-    Step,
-    at_hook,
-    common,
-    embedding_gradient,
-    forward,
+    Rise,
     in_layer,
-    live_at_hooks,
-    loss_gradient,
-    place,
-    tiled_loss,
+    place_of_hook,
+    rise,
 )
 from dsconf.memory.timeline.resident import bucket_widths
-from dsconf.memory.zero.muon import Part, iteration, parts
-from dsconf.memory.zero.optimizer_states import temporaries
-from dsconf.memory.zero.reduce_buckets import Flush, flushes, in_order, partition
-from dsconf.memory.zero.slices import rivals
-from dsconf.memory.zero.wrapper import compact, reduces_in_hooks
-from dsconf.model.spec import Model
-
-HELD = common("gradients", "reduce bucket")
-"""Gradients of earlier micro-batches, and the bucket."""
-OWNED = common("gradients", "reduce bucket", "gradients")
-"""And the rank's own gradients, once some have been reduced."""
-
-_ACTIVATIONS = ("saved activations", "tied embedding gradient", "newest gradient")
-_HOOK = (*HELD.held, *_ACTIVATIONS)
-_HEAD = Kind(
-    "backward",
-    "in the output projection",
-    (*HELD.held, "saved activations", "newest gradient", "tied embedding gradient"),
+from dsconf.memory.zero.muon import OwnedSlice, newton_schulz_iteration, owned_slices
+from dsconf.memory.zero.optimizer_states import optimizer_temporaries
+from dsconf.memory.zero.reduce_buckets import (
+    Bucketing,
+    BucketReduction,
+    StageOneBucket,
+    partition,
+    reductions_after_backward,
+    reductions_in_hooks,
 )
-_REDUCING = Kind("backward", "reducing a bucket", (*_HOOK, "reduce copy", "fp32 gradient", "gradients"))
-_KEEPING = Kind("backward", "keeping the own gradients", (*_HOOK, "gradients", "fp64 gradient for the norm"))
-_WAITING = ("reduce bucket", "gradients still to reduce")
-_FIRST = Kind("backward", "reducing the first bucket", (*_WAITING, "reduce copy"))
-_FIRST_OWN = Kind("backward", "reducing the first bucket", (*_WAITING, "gradients"))
-_OWN = Kind("backward", "keeping the own gradients", (*_WAITING, "gradients"))
-_MUON = Kind("backward", "Muon's updates", ("reduce bucket", "gradients", "Muon updates", "Newton-Schulz iteration"))
-_NORM = Kind("step", "gradient norm", ("gradients", "Muon updates", "fp64 gradient for the norm"))
-_CAST = Kind("step", "flatten and cast", ("gradients", "Muon updates", "flat gradient", "fp32 gradient"))
-_STEP = Kind("step", "optimizer", ("gradients", "fp32 gradient", "optimizer temporaries"))
+from dsconf.memory.zero.wrapper import keeps_flat_fp32_gradients, reduces_in_hooks
+
+_HEAD = Label("backward", "in the output projection")
+_REDUCING = Label("backward", "reducing a bucket")
+_COPYING = Label("backward", "copying gradients this rank owns")
+_FIRST = Label("backward", "reducing the first bucket")
+_UPDATING = Label("backward", "Muon's updates")
+_NORM = Label("step", "gradient norm")
+_CAST = Label("step", "flatten and cast")
+_STEP = Label("step", "optimizer")
+_AFTER = Place(NOWHERE, 0)
 
 
-def moments(step: Step, rank: int) -> list[Alive]:
-    """Forward, backward and optimizer step of one rank."""
-    frame = step.frame
-    groups = parts(step.model, step.settings.optimizer, step.world_size, rank)
-    bucket, own = _bucket(frame), _own(frame, groups)
-    early = _held_before(step, bucket, own)
-    return [
-        *_until_reduced(step, early, bucket),
-        *_reduced(step, rank, (early[0], bucket), own),
-        *_optimizer(frame, groups, bucket, own),
-    ]
+class Running(NamedTuple):
+    """Forward and backward of the model."""
+
+    earlier_gradients: int
+    """Of earlier micro-batches, or made earlier in this backward."""
+    reduce_bucket: int
+    own_gradients: int = 0
+    """Once some have been reduced."""
+    saved_activations: int = 0
+    layer_in_progress: int = 0
+    logits_and_loss: int = 0
+    newest_gradient: int = 0
+    embedding_gradient: int = 0
+    tied_embedding_gradient: int = 0
 
 
-def alike(settings: Settings) -> bool:
-    """Whether ranks differ in nothing but the gradients that they own: not with Muon, nor with an fp32 slice."""
-    return settings.optimizer != "muon" and not compact(settings)
+class Reducing(NamedTuple):
+    """A bucket is reduced in the hook of the parameter that no longer fitted."""
+
+    earlier_gradients: int
+    reduce_bucket: int
+    newest_gradient: int
+    reduce_copy: int
+    fp32_slice: int
+    own_gradients: int
+    saved_activations: int = 0
+    tied_embedding_gradient: int = 0
 
 
-def full_ranks(frame: Frame) -> tuple[int, ...]:
-    """The ranks of which one is the fullest."""
-    settings = frame.settings
-    buffered = settings.offload_optimizer == "none" or compact(settings)
-    return rivals(frame.model, frame.world_size, reduces_in_hooks(settings), buffered)
+class Copying(NamedTuple):
+    """Reduced gradients that this rank owns are copied out of the bucket, to its buffer or to the host."""
+
+    earlier_gradients: int
+    reduce_bucket: int
+    newest_gradient: int
+    own_gradients: int
+    fp64_gradient_for_the_norm: int
+    saved_activations: int = 0
+    tied_embedding_gradient: int = 0
 
 
-class _Rise(NamedTuple):
-    """A moment of one rank's backward: where it is says its activations."""
+class ReducingAfterBackward(NamedTuple):
+    """Stage 1 without overlap_comm: gradients go bucket by bucket once backward is over."""
 
-    part: int
-    """As ``Place``; or the last, ``_OTHERS``, where ``event`` 0 is inside a layer and 1 the embedding's gradient."""
-    level: int
-    event: int
-    num_bytes: int
-    """Beside activations and what all ranks hold."""
-    number: int
-    """Of the rank, counted downwards from 0: of moments that are as large that of the first rank is the greatest."""
+    reduce_bucket: int
+    gradients_still_to_reduce: int
+    reduce_copy: int = 0
+    own_gradients: int = 0
+    fp64_gradient_for_the_norm: int = 0
 
 
-_OTHERS = 3
+class Stepping(NamedTuple):
+    """The optimizer step."""
+
+    own_gradients: int
+    reduce_bucket: int = 0
+    muon_updates: int = 0
+    newton_schulz_iteration: int = 0
+    fp64_gradient_for_the_norm: int = 0
+    flat_gradient: int = 0
+    fp32_gradient: int = 0
+    optimizer_temporaries: int = 0
 
 
-class _Outline(NamedTuple):
-    """What can be the highest moment of any rank, for every batch; ranks are numbered as in ``_Rise``."""
-
-    ranks: tuple[int, ...]
-    left: tuple[int, int]
-    """Most gradients of its own that a rank keeps from earlier micro-batches at stage 2, and its number."""
-    rises: tuple[_Rise, ...]
-    without: tuple[int, int]
-    """Bytes and rank of the highest moment that has no activations."""
-
-
-def fullest(step: Step) -> tuple[int, int]:
-    """The highest moment of all ranks, which are ``alike``, and the first rank that has it: bytes beside what stays."""
-    frame, act = step.frame, step.act
-    outline = _outline(frame, step.accumulating and step.settings.stage == 2)
-    bucket = _bucket(frame)
-    early = _held_before(step, bucket, own=0)
-    left, number = outline.left
-    found = [outline.without, (_most(_until_reduced(step, early, bucket)) + left, number)]
-    if outline.rises:
-        held, bottom, each = early[0] + bucket, act.bottom, act.layer
-        others = [in_layer(step, HELD, 0, (0, 0)), embedding_gradient(step, HELD, (0, 0))]
-        live = (*live_at_hooks(act), [sum(sizes) - bottom for _, sizes in others])
-        found += [
-            (held + bottom + level * each + live[part][event] + size, number)
-            for part, level, event, size, number in outline.rises
-        ]
-    highest, number = max(found)
-    return highest, outline.ranks[-number]
+@lru_cache(maxsize=4096)
+def rises(frame: Frame, accumulating: bool, sharded_loss: bool, rank: int) -> tuple[Rise, ...]:
+    """Return the moments of one rank."""
+    groups = owned_slices(frame.model, frame.settings.optimizer, frame.world_size, rank)
+    own = own_gradients(frame, groups)
+    early = earlier_gradients(frame, own) if accumulating else frame.bytes.total()
+    if not reduces_in_hooks(frame.settings):
+        reduced = _after_backward(frame, rank, own)
+    else:
+        again = accumulating and keeps_flat_fp32_gradients(frame.settings)  # the flat slice is there already
+        reduced = _in_hooks(frame, rank, early, frame.bytes.total() if again else own)
+    return (*_until_reduced(frame, accumulating, sharded_loss, early), *reduced, *_optimizer(frame, groups, own))
 
 
-@lru_cache(maxsize=1024)
-def _outline(frame: Frame, again: bool) -> _Outline:
-    """``again``: earlier micro-batches have left each rank's own gradients."""
-    settings, bucket, ranks = frame.settings, _bucket(frame), full_ranks(frame)
-    seen_by, in_hooks = _seen_by(frame), reduces_in_hooks(settings)
-    norm = 8 if settings.offload_optimizer != "none" else 0
-    rises: list[_Rise] = []
-    left, without = [], []
-    for number, rank in enumerate(ranks):
-        groups = parts(frame.model, settings.optimizer, frame.world_size, rank)
-        own = _own(frame, groups)
-        left.append((own * again, -number))
-        others = _optimizer(frame, groups, bucket, own)
-        if in_hooks:
-            rises += _rises(seen_by(rank), own, own * again, norm, -number)
-        else:
-            others += _reduced_at_the_end(frame, rank, bucket, own)
-        without.append((_most(others) if others else 0, -number))
-    return _Outline(ranks, max(left), _highest(rises), max(without))
-
-
-def _rises(seen: _Reductions, own: int, left: int, norm: int, number: int) -> Iterator[_Rise]:
-    """The moments of one rank that ``_reduced_in_hooks`` chooses from."""
-    for one in seen.every:
-        yield _Rise(*one.place, one.newest + one.beside + left + own * one.holds, number)
-    for one in seen.mine:
-        yield _Rise(*one.place, one.newest + left + own + norm * one.flush.mine, number)
-    if seen.inside >= 0:
-        yield _Rise(_OTHERS, seen.inside, 0, left + own, number)
-    yield _Rise(_OTHERS, 0, 1, left + own * seen.early, number)
-
-
-def _highest(rises: Iterable[_Rise]) -> tuple[_Rise, ...]:
-    """Those that can be the highest, or the first of the highest, whatever a layer keeps."""
-    found: dict[tuple[int, int], list[_Rise]] = {}
-    for one in sorted(rises, key=lambda one: (one.level, one.num_bytes, one.number), reverse=True):
-        before = found.setdefault((one.part, one.event), [])
-        if not any((other.num_bytes, other.number) >= (one.num_bytes, one.number) for other in before):
-            before.append(one)
-    return tuple([one for some in found.values() for one in some])
-
-
-def _most(moments: Sequence[Alive]) -> int:
-    return max([sum(sizes) for _, sizes in moments])
-
-
-def _bucket(frame: Frame) -> int:
-    """The reduce bucket, twice with ``overlap_comm``; made in the first hook of a backward (Z12:3256-3278)."""
+def reduce_bucket(frame: Frame) -> int:
+    """Return the reduce bucket, twice with ``overlap_comm``; made in the first hook of a backward (3256-3278)."""
     settings = frame.settings
     if not settings.contiguous_gradients and settings.offload_optimizer == "none":
-        return 0
-    size = sum(bucket_widths(settings, frame.width, frame.model)) * settings.reduce_bucket_size
-    return 2 * size if settings.overlap_comm else size
+        return frame.bytes.total()
+    size, why = settings.reduce_bucket_size, "elements of reduce_bucket_size"
+    if settings.overlap_comm:
+        size, why = 2 * size, f"elements of two buckets of reduce_bucket_size, {size:,}, with overlap_comm"
+    return frame.bytes.together(*[frame.bytes.product(width, size, why) for width in bucket_widths(frame)])
 
 
-def _own(frame: Frame, groups: tuple[Part, ...]) -> int:
-    """Gradients of every parameter that reaches into the rank's slice, whole (Z12:2184-2194); or its fp32 slice."""
-    apart = compact(frame.settings)
-    if frame.settings.offload_optimizer != "none" and not apart:
-        return 0
-    width = frame.width.model
-    return sum([4 * one.slice.elements if apart and not one.muon else width * one.slice.whole for one in groups])
+def own_gradients(frame: Frame, groups: tuple[OwnedSlice, ...]) -> int:
+    """Return the gradients of every parameter that reaches into the rank's slice, whole (2184-2194); or its fp32 slice.
 
-
-def _held_before(step: Step, bucket: int, own: int) -> tuple[int, int]:
-    """Gradients that earlier micro-batches left and the bucket, if they are alive through the next forward."""
-    if not step.accumulating:
-        return 0, 0
-    if step.settings.stage == 2:
-        return own, 0
-    return step.width.model * step.known.total, bucket
-
-
-def _until_reduced(step: Step, early: tuple[int, int], bucket: int) -> list[Alive]:
-    """Up to the first gradients that are reduced: of ranks that held as much ``early``, one has what the other has."""
-    layers, held = step.act.layers, (early[0], bucket)
-    at_loss = held if step.act.shards_gradient else early
-    moments = [*forward(step, HELD, early), *tiled_loss(step, HELD, held), loss_gradient(step, HELD, at_loss)]
-    if reduces_in_hooks(step.settings):
-        return [*moments, *_in_the_head(step, held), in_layer(step, HELD, layers - 1, held)]
-    if step.accumulating:
-        return [*moments, in_layer(step, HELD, layers - 1, held), embedding_gradient(step, HELD, held)]
-    # Stage 1: whole gradients stay until backward is over, then go bucket by bucket (Z12:958-980, 2284-2295).
-    known, width = step.known, step.width.model
-    for layer in (layers - 1, 0):
-        above = width * (known.head + (layers - 1 - layer) * known.layer)
-        moments.append(in_layer(step, HELD, layer, (above, bucket), hoarded=True))
-    others = width * (known.total - known.embedding)
-    return [*moments, embedding_gradient(step, HELD, (others, bucket))]
-
-
-def _reduced(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
-    if reduces_in_hooks(step.settings):
-        return _reduced_in_hooks(step, rank, held, own)
-    return _reduced_at_the_end(step.frame, rank, held[1], own)
-
-
-def _reduced_in_hooks(step: Step, rank: int, held: tuple[int, int], own: int) -> list[Alive]:
-    """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
-    settings, act, found = step.settings, step.act, _seen_by(step.frame)(rank)
-    own = 0 if compact(settings) and held[0] else own
-    live, bottom, each = live_at_hooks(act), act.bottom, act.layer
-    heights = [
-        bottom + level * each + live[part][event] + newest + beside + (own if holds else 0)
-        for (part, level, event), newest, beside, holds, _ in found.every
-    ]
-    top = found.every[heights.index(max(heights))]
-    copies = step.width.model * top.flush.copied + _cast(step.frame) * top.flush.filled
-    sizes = (copies, top.beside - copies, own if top.holds else 0)
-    moments: list[Alive] = [(_REDUCING, (*held, *at_hook(act, top.place, live), top.newest, *sizes))]
-    if found.mine:
-        norm = 8 if settings.offload_optimizer != "none" else 0
-        standing = _standing(act, found.mine, live)
-        heights = [size + norm * one.flush.mine for size, one in zip(standing, found.mine, strict=True)]
-        top = found.mine[heights.index(max(heights))]
-        moments.append((_KEEPING, (*held, *at_hook(act, top.place, live), top.newest, own, norm * top.flush.mine)))
-    if found.inside >= 0:
-        moments.append(in_layer(step, OWNED, found.inside, (*held, own)))
-    moments.append(embedding_gradient(step, OWNED, (*held, own if found.early else 0)))
-    return moments
-
-
-def _standing(act: Activations, found: Sequence[_Reduction], live: Live) -> list[int]:
-    """Activations and the newest gradient at each of ``found``; ``live`` as ``live_at_hooks`` has it."""
-    bottom, each = act.bottom, act.layer
-    return [bottom + level * each + live[part][event] + newest for (part, level, event), newest, _, _, _ in found]
-
-
-def _seen_by(frame: Frame) -> Callable[[int], _Reductions]:
-    """The reductions of a backward as a rank sees them."""
-    settings = frame.settings
-    straddles = settings.reduce_scatter and settings.multi_rank_bucket_allreduce
-    sizes = (settings.reduce_bucket_size, frame.world_size, straddles, compact(settings), frame.width.model)
-    return partial(_reductions, frame.model, *sizes, _cast(frame))
-
-
-class _Reduction(NamedTuple):
-    """One bucket being reduced, in bytes."""
-
-    place: Place
-    newest: int
-    """A parameter larger than the bucket stays outside it, as its own gradient (Z12:1443-1449)."""
-    beside: int
-    """Copies of the bucket, and the slice in fp32."""
-    holds: bool
-    """Whether the rank's own gradients are there."""
-    flush: Flush
-
-
-class _Reductions(NamedTuple):
-    """The reductions of one backward, as one rank sees them."""
-
-    every: tuple[_Reduction, ...]
-    mine: tuple[_Reduction, ...]
-    """Those with gradients of this rank."""
-    inside: int
-    """Highest layer in whose backward such a one runs, -1 if in none."""
-    early: bool
-    """Whether such a one runs before backward reaches the embedding."""
-
-
-@lru_cache(maxsize=1024)
-def _reductions(
-    model: Model, bucket: int, world_size: int, straddles: bool, apart: bool, width: int, cast: int, rank: int
-) -> _Reductions:
-    every, layers = [], model.layers
-    slice_width = 4 if apart and not cast else 0
-    for one in flushes(model, bucket, world_size, rank, straddles, apart=apart, cast=cast > 0):
-        # The fp32 slice is there before its first gradients are reduced, and each is cast for it (Z12:1290-1326).
-        beside = width * one.copied + cast * one.filled + slice_width * one.mine
-        holds = one.held or (apart and one.mine > 0)
-        newest = width * (one.waiting + one.outside)
-        every.append(_Reduction(place(one.layer, one.event, layers), newest, beside, holds, one))
-    mine = tuple(one for one in every if one.flush.mine)
-    return _Reductions(
-        every=tuple(every),
-        mine=mine,
-        inside=max((one.flush.layer for one in mine if one.flush.layer < layers), default=-1),
-        early=any(one.flush.layer >= 0 for one in mine),
+    Muon's group keeps whole gradients even where the others have a flat fp32 slice (1259-1266).
+    """
+    flat = keeps_flat_fp32_gradients(frame.settings)
+    if frame.settings.offload_optimizer != "none" and not flat:
+        return frame.bytes.total()
+    whole = sum([g.slice.whole for g in groups if g.muon or not flat])
+    sliced = sum([g.slice.elements for g in groups if not g.muon]) if flat else 0
+    return frame.bytes.total(
+        (frame.width.model, whole, "elements of the parameters that reach into this rank's slice, whole"),
+        (4, sliced, "elements of this rank's slice"),
     )
 
 
-def _in_the_head(step: Step, held: Bytes) -> list[Alive]:
-    """Hooks of the output projection and final norm, the first of which makes the bucket beside all activations.
+def earlier_gradients(frame: Frame, own: int) -> int:
+    """Return the gradients that earlier micro-batches left: at stage 2 those that the rank owns, at stage 1 all."""
+    if frame.settings.stage == 2:
+        return own
+    return frame.bytes.product(frame.width.model, frame.hooks.total, "trained parameters, of earlier micro-batches")
 
-    The hook of a bias comes while the weight's gradient of the same operation still waits for its own.
+
+@lru_cache(maxsize=2048)
+def _until_reduced(frame: Frame, accumulating: bool, sharded_loss: bool, early: int) -> tuple[Rise, ...]:
+    """Up to the first gradients that are reduced."""
+    layers, bucket, stays = frame.model.layers, reduce_bucket(frame), frame.settings.stage == 1 and accumulating
+    # Stage 1 reduces in the last micro-batch alone, and has its bucket from then on.
+    before = Running(early, bucket if stays else 0)
+    after = Running(early, bucket)
+    found = [
+        rise(INSIDE_A_LAYER, Place(FORWARD, layers - 1), before),
+        rise(AT_THE_LOSS, Place(LOSS, layers), before),
+    ]
+    if sharded_loss:
+        found.append(rise(AT_A_SHARD, Place(LOSS_SHARD, layers), after))
+    at_loss = after if sharded_loss else before
+    found.append(rise(AT_THE_GRADIENT_OF_THE_LOSS, Place(LOSS_GRADIENT, layers), at_loss))
+    if reduces_in_hooks(frame.settings):
+        found += [_in_the_head(frame, after, number) for number in range(len(frame.hooks.head_hooks))]
+        found.append(rise(in_layer(layers - 1, layers), Place(LAYER, layers - 1, FREED), after))
+    elif accumulating:
+        found.append(rise(in_layer(layers - 1, layers), Place(LAYER, layers - 1, FREED), after))
+        found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), after))
+    else:
+        found += _without_reductions(frame, bucket)
+    return tuple(found)
+
+
+def _in_the_head(frame: Frame, held: Running, number: int) -> Rise:
+    """The hook of the output projection or final norm, the first of which makes the bucket beside all activations.
+
+    The hook of a bias comes while the weight's gradient of the same operation still waits for its own, which what is
+    alive there has among the activations.
     """
-    found = step.known.above
-    if not found:
-        return []
-    act, width = step.act, step.width.model
-    most = max([act.head_live[hook.event] + width * hook.numel for hook in found])
-    return [(_HEAD, (*held, act.kept, most, act.tied))]
+    width, (hook, *later) = frame.width.model, frame.hooks.head_hooks[number:]
+    module = hook.name.rpartition(".")[0]
+    waiting = sum([other.numel for other in later if other.name.rpartition(".")[0] == module])
+    newest = frame.bytes.total(
+        (width, hook.numel, f"elements of {hook.name}, whose hook runs"),
+        (width, waiting, f"elements of {module}, whose hook comes next"),
+    )
+    sizes = held._replace(newest_gradient=newest, saved_activations=-width * waiting)
+    return rise(_HEAD, Place(HEAD_HOOK, frame.model.layers, hook.event), sizes)
+
+
+def _without_reductions(frame: Frame, bucket: int) -> list[Rise]:
+    """Stage 1: whole gradients stay until backward is over, then go bucket by bucket (958-980, 2284-2295)."""
+    layers, known, width = frame.model.layers, frame.hooks, frame.width.model
+    found = []
+    for layer in (layers - 1, 0):
+        above = frame.bytes.product(
+            width, known.head + (layers - 1 - layer) * known.layer, "elements of layers above and the head"
+        )
+        found.append(rise(in_layer(layer, layers), Place(LAYER, layer, KEPT), Running(above, bucket)))
+    others = frame.bytes.product(width, known.total - known.embedding, "trained parameters, all but the embedding")
+    return [*found, rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), Running(others, bucket))]
+
+
+def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
+    """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
+    layers, bucket, nothing = frame.model.layers, reduce_bucket(frame), frame.bytes.total()
+    reducing, copying = [], []
+    inside, before_the_embedding = -1, False
+    flat = keeps_flat_fp32_gradients(frame.settings)
+    for reduction, copied, exists, piece in reductions_in_hooks(bucketing(frame), rank):
+        place = place_of_hook(reduction.layer, reduction.event, layers)
+        newest = newest_gradient(frame, reduction)
+        sizes = Reducing(
+            earlier_gradients=early,
+            reduce_bucket=bucket,
+            newest_gradient=newest,
+            reduce_copy=reduce_copy(frame, copied, reduction.filled),
+            fp32_slice=fp32_slice(frame, piece),
+            # The flat slice is there before the first gradients are reduced, and each is cast for it (1290-1326).
+            own_gradients=own if exists or (flat and piece) else nothing,
+        )
+        reducing.append(rise(_REDUCING, place, sizes))
+        if not piece:
+            continue
+        norm = fp64_gradient_for_the_norm(frame, piece)
+        copying.append(rise(_COPYING, place, Copying(early, bucket, newest, own, norm)))
+        before_the_embedding = before_the_embedding or reduction.layer >= 0
+        if reduction.layer < layers:
+            inside = max(inside, reduction.layer)
+    found = [*reducing, *copying]
+    if inside >= 0:
+        found.append(rise(in_layer(inside, layers), Place(LAYER, inside, FREED), Running(early, bucket, own)))
+    at_embedding = Running(early, bucket, own if before_the_embedding else nothing)
+    return [*found, rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), at_embedding)]
+
+
+def bucketing(frame: Frame) -> Bucketing:
+    """Return how gradients are put into buckets."""
+    settings = frame.settings
+    return Bucketing(
+        model=frame.model,
+        size=settings.reduce_bucket_size,
+        world_size=frame.world_size,
+        spans_owners=settings.reduce_scatter and settings.multi_rank_bucket_allreduce,
+        flat_fp32_slice=keeps_flat_fp32_gradients(settings),
+        is_cast=_cast(frame) > 0,
+    )
+
+
+def newest_gradient(frame: Frame, reduction: BucketReduction) -> int:
+    """Return what is outside the bucket: the gradient whose hook runs, and one larger than the bucket, which is reduced
+    where it is (1443-1449)."""
+    width = frame.width.model
+    return frame.bytes.total(
+        (width, reduction.outside, "elements of a gradient larger than the bucket, reduced where it is"),
+        (width, reduction.unreduced_elements, f"elements of {reduction.hook}, which no longer fits the bucket"),
+    )
+
+
+def reduce_copy(frame: Frame, copied: int, filled: int) -> int:
+    """Return the bucket flattened anew for several owners, and its cast to the collective's type (1706-1715)."""
+    return frame.bytes.total(
+        (frame.width.model, copied, "elements of a bucket of several owners, flattened anew"),
+        (_cast(frame), filled, "elements of the bucket, cast for the collective"),
+    )
 
 
 def _cast(frame: Frame) -> int:
-    """Bytes an element of the copy in the collective's type, 0 where that is the bucket's (Z12:1706-1715)."""
+    """Bytes an element of the copy in the collective's type, 0 where that is the bucket's."""
     width = frame.width
     return 0 if width.communicate == width.model else width.communicate
 
 
-def _reduced_at_the_end(frame: Frame, rank: int, bucket: int, own: int) -> list[Alive]:
-    """The first bucket, and the first that holds gradients of this rank: what waits only gets less."""
-    settings, width, full = frame.settings, frame.width.model, frame.width.model * frame.known.total
-    first, mine = in_order(frame.model, settings.reduce_bucket_size, frame.world_size, rank)
-    moments: list[Alive] = []
-    if first is not None and first is not mine:
-        copied = first.copied if settings.reduce_scatter else 0
-        moments.append((_FIRST, (bucket, full - width * first.moved, width * copied + _cast(frame) * first.filled)))
-    if mine is not None:
-        kind = _FIRST_OWN if mine is first else _OWN
-        moments.append((kind, (bucket, full - width * mine.moved, own)))
-    return moments
+def fp32_slice(frame: Frame, piece: int) -> int:
+    """Return a piece of a gradient cast for the flat fp32 slice, where the collective has not cast it (1290-1326)."""
+    if not keeps_flat_fp32_gradients(frame.settings) or _cast(frame):
+        return frame.bytes.total()
+    return frame.bytes.product(
+        4, piece, "elements of the largest piece of a gradient that this rank owns in the bucket"
+    )
 
 
-def _temporaries(frame: Frame) -> int:
-    """What the optimizer makes for its step: the same on every rank, and in DeepSpeed's Muon nothing."""
-    if frame.settings.optimizer == "muon":
-        return 0
-    return temporaries(frame.settings, frame.width.master * partition(frame.known.total, frame.world_size))
+def fp64_gradient_for_the_norm(frame: Frame, piece: int) -> int:
+    """Return the piece whose norm is taken as it is copied to the host (1860-1886, 2152)."""
+    if frame.settings.offload_optimizer == "none":
+        return frame.bytes.total()
+    return frame.bytes.product(
+        8, piece, "elements of the largest piece of a gradient that this rank owns in the bucket"
+    )
 
 
-def _optimizer(frame: Frame, groups: tuple[Part, ...], bucket: int, own: int) -> list[Alive]:
-    """Gradient norm in fp64, then group by group flatten, cast, step (Z12:2648-2690, 3080-3140)."""
-    if frame.settings.offload_optimizer != "none":
+def _after_backward(frame: Frame, rank: int, own: int) -> list[Rise]:
+    """Every rank flattens the first bucket; those with gradients of this rank make its buffer, or go to the host."""
+    offloaded = frame.settings.offload_optimizer != "none"
+    first, own_buckets = reductions_after_backward(bucketing(frame), rank, all_pieces=offloaded)
+    bucket = reduce_bucket(frame)
+    found = []
+    if first is not None:
+        copied = first.copied if frame.settings.reduce_scatter else 0
+        copy = reduce_copy(frame, copied, first.filled)
+        waiting = gradients_still_to_reduce(frame, first)
+        found.append(rise(_FIRST, _AFTER, ReducingAfterBackward(bucket, waiting, reduce_copy=copy)))
+    for reduced in own_buckets:
+        waiting, norm = gradients_still_to_reduce(frame, reduced), reduced.largest_own_piece
+        sizes = ReducingAfterBackward(
+            reduce_bucket=bucket,
+            gradients_still_to_reduce=waiting,
+            own_gradients=own,
+            fp64_gradient_for_the_norm=fp64_gradient_for_the_norm(frame, norm),
+        )
+        found.append(rise(_COPYING, _AFTER, sizes))
+    return found
+
+
+def gradients_still_to_reduce(frame: Frame, reduced: StageOneBucket) -> int:
+    """Return the whole gradients that have not gone into a bucket yet (2284-2295)."""
+    waiting = frame.hooks.total - reduced.moved
+    return frame.bytes.product(
+        frame.width.model, waiting, f"of {frame.hooks.total:,} trained parameters, not yet in a bucket"
+    )
+
+
+def _optimizer(frame: Frame, groups: tuple[OwnedSlice, ...], own: int) -> list[Rise]:
+    """Gradient norm in fp64, then group by group flatten, cast, step (2648-2690, 3080-3140)."""
+    settings, width = frame.settings, frame.width
+    if settings.offload_optimizer != "none":
         return []
-    made = _temporaries(frame)
-    updates = 0
-    moments: list[Alive] = []
-    if frame.settings.optimizer == "muon":
-        # Whole matrices made when backward is over, the bucket not yet released (Z12:1020-1061, 2869-2890).
-        updates = sum([frame.width.model * one.slice.whole for one in groups if one.muon])
-        scratch = iteration(frame.model, frame.width.model) if groups[0].muon else 0
-        moments.append((_MUON, (bucket, own, updates, scratch)))
-    moments.append((_NORM, (own, updates, 8 * max([one.slice.largest for one in groups]))))
-    for number, one in enumerate(groups):
-        flat, cast, gradient = _one_group(frame, one)
+    made = optimizer_temporaries(frame.bytes, settings, width.master, partition(frame.hooks.total, frame.world_size))
+    updates, nothing = muon_updates(frame, groups), frame.bytes.total()
+    found: list[Rise] = []
+    if settings.optimizer == "muon":
+        # Made when backward is over, the bucket not yet released (1020-1061).
+        scratch = newton_schulz_iteration(frame.bytes, frame.model, width.model) if groups[0].muon else 0
+        sizes = Stepping(own, reduce_bucket(frame), muon_updates=updates, newton_schulz_iteration=scratch)
+        found.append(rise(_UPDATING, _AFTER, sizes))
+    largest = frame.bytes.product(
+        8, max([g.slice.largest for g in groups]), "elements of the largest piece in this rank's slice"
+    )
+    found.append(rise(_NORM, _AFTER, Stepping(own, muon_updates=updates, fp64_gradient_for_the_norm=largest)))
+    for number, group in enumerate(groups):
         # The buffer of the gradients goes with the last group that it serves, Muon's updates with Muon's group.
-        after = own if number + 1 < len(groups) else 0
-        moments += [(_CAST, (own, updates, flat, cast)), (_STEP, (after, gradient, made))]
-        updates = 0
-    return moments
+        after = own if number + 1 < len(groups) else nothing
+        flat, (gradient, is_cast) = flat_gradient(frame, group), fp32_gradient(frame, group)
+        cast = gradient if is_cast else nothing
+        sizes = Stepping(own, muon_updates=updates, flat_gradient=flat, fp32_gradient=cast)
+        found.append(rise(_CAST, _AFTER, sizes))
+        found.append(rise(_STEP, _AFTER, Stepping(after, fp32_gradient=gradient, optimizer_temporaries=made)))
+        updates = nothing
+    return found
 
 
-def _one_group(frame: Frame, one: Part) -> tuple[int, int, int]:
-    """The slice's gradient flattened, its cast to the master's type, and what the step then works on."""
-    width, elements = frame.width, one.slice.elements
-    # Muon's group keeps whole gradients even where the others have a flat fp32 slice (Z12:1259-1266).
-    straight = compact(frame.settings) and not one.muon
-    flat = 0 if straight or one.slice.tensors == 1 else width.model * elements
-    gradient = width.master * elements
-    return flat, 0 if (4 if straight else width.model) == width.master else gradient, gradient
+def muon_updates(frame: Frame, groups: tuple[OwnedSlice, ...]) -> int:
+    """Return the orthogonalized gradients of Muon's matrices, whole (2869-2890)."""
+    whole = sum([g.slice.whole for g in groups if g.muon])
+    return frame.bytes.product(frame.width.model, whole, "elements of whole matrices that reach into this rank's slice")
+
+
+def flat_gradient(frame: Frame, group: OwnedSlice) -> int:
+    """Return the slice's gradients flattened for the step; a lone one is flat, and so is an fp32 slice."""
+    if group.slice.tensors == 1 or _is_flat_fp32(frame, group):
+        return frame.bytes.total()
+    return frame.bytes.product(frame.width.model, group.slice.elements, "elements of this rank's slice")
+
+
+def fp32_gradient(frame: Frame, group: OwnedSlice) -> tuple[int, bool]:
+    """Return the slice's gradients in the master's type, and whether they have to be cast to it."""
+    is_cast = (4 if _is_flat_fp32(frame, group) else frame.width.model) != frame.width.master
+    return frame.bytes.product(frame.width.master, group.slice.elements, "elements of this rank's slice"), is_cast
+
+
+def _is_flat_fp32(frame: Frame, group: OwnedSlice) -> bool:
+    """Muon's group keeps whole gradients even where the others have a flat fp32 slice (1259-1266)."""
+    return keeps_flat_fp32_gradients(frame.settings) and not group.muon

@@ -1,4 +1,4 @@
-"""Moments of ZeRO stage 3 (DeepSpeed 0.19.8: runtime/zero/stage3.py, Z3)."""
+"""Moments of ZeRO stage 3; line references are to runtime/zero/stage3.py of DeepSpeed 0.19.8."""
 
 from __future__ import annotations
 
@@ -6,235 +6,252 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.memory.timeline.common import (
-    Alive,
-    Bytes,
+    AT_A_SHARD,
+    AT_THE_EMBEDDING,
+    AT_THE_GRADIENT_OF_THE_LOSS,
+    AT_THE_LOSS,
+    EMBEDDING,
+    EMBEDDING_HOOK,
+    FORWARD,
+    FREED,
+    HEAD_HOOK,
+    INSIDE_A_LAYER,
+    LAYER,
+    LOSS,
+    LOSS_GRADIENT,
+    LOSS_SHARD,
+    NOWHERE,
     Frame,
-    Kind,
+    Label,
     Place,
-    Step,
-    Tops,
-    at_hook,
-    common,
-    embedding_gradient,
-    forward,
+    Rise,
     in_layer,
-    live_at_hooks,
-    loss_gradient,
-    place,
-    tiled_loss,
+    place_of_hook,
+    rise,
 )
-from dsconf.memory.zero.coordinator import Crests, Gathered, Limits, crests, gathered
-from dsconf.memory.zero.muon import gathers, iteration
-from dsconf.memory.zero.optimizer_states import temporaries
-from dsconf.memory.zero.subgroups import on_gpu, reductions, shards
-from dsconf.memory.zero.wrapper import Widths
-from dsconf.model.spec import Model
+from dsconf.memory.zero.coordinator import Gathered, Limits, PeakLayers, gathered, peak_layers
+from dsconf.memory.zero.muon import gathers, newton_schulz_iteration
+from dsconf.memory.zero.optimizer_states import optimizer_temporaries
+from dsconf.memory.zero.subgroups import BucketScatter, Shards, bucket_scatters, on_gpu, shards
 
-FORWARD = common("secondary partition")
-BACKWARD = common("gathered weights", "secondary partition")
-
-_REDUCING = Kind(
-    "backward",
-    "reducing a bucket",
-    (*BACKWARD.held, "saved activations", "tied embedding gradient", "newest gradient", "reduce copy"),
-)
-_OVERFLOW = Kind("step", "overflow check", (*BACKWARD.held, "overflow masks"))
-_MUON = Kind("step", "Muon's updates", (*BACKWARD.held, "gathered gradients and momenta", "Newton-Schulz iteration"))
-_NORM = Kind("step", "gradient norm", (*BACKWARD.held, "fp64 gradient for the norm"))
-_CAST = Kind("step", "flatten and cast", (*BACKWARD.held, "flat gradient", "fp32 gradient"))
-_STEP = Kind("step", "optimizer", (*BACKWARD.held, "fp32 gradient", "optimizer temporaries"))
+_REDUCING = Label("backward", "reducing a bucket")
+_OVERFLOW = Label("step", "overflow check")
+_UPDATING = Label("step", "Muon's updates")
+_NORM = Label("step", "gradient norm")
+_CAST = Label("step", "flatten and cast")
+_STEP = Label("step", "optimizer")
+_AFTER = Place(NOWHERE, 0)
 
 
-class _Reduction(NamedTuple):
-    """One bucket being reduced, in bytes."""
+class Running(NamedTuple):
+    """Forward and backward of the model."""
 
-    place: Place
-    newest: int
-    copy: int
-
-
-class _Reducing(NamedTuple):
-    """The same with the weights gathered around it."""
-
-    place: Place
-    num_bytes: int
-    """Gathered weights, newest gradient and copy."""
-    around: tuple[int, int]
-    newest: int
-    copy: int
+    gathered_weights: int
+    secondary_partition: int
+    saved_activations: int = 0
+    layer_in_progress: int = 0
+    logits_and_loss: int = 0
+    newest_gradient: int = 0
+    embedding_gradient: int = 0
+    tied_embedding_gradient: int = 0
 
 
-class _Weights(NamedTuple):
-    """What is gathered where memory can be highest, the same for every batch.
+class Reducing(NamedTuple):
+    """A bucket is reduce-scattered in the hook of the parameter that no longer fitted."""
 
-    Pairs are bytes of gathered weights, and of hpZ's second copy beside them.
-    """
-
-    forward: Tops
-    loss: tuple[int, int]
-    backward: tuple[tuple[int, tuple[int, int]], ...]
-    """Layers and what is gathered in them."""
-    last: tuple[int, int]
-    """In the last layer's backward."""
-    end: tuple[int, int]
-    reducing: tuple[_Reducing, ...]
-    step: tuple[Alive, ...]
-    """The moments of the optimizer step, which has no activations."""
+    gathered_weights: int
+    secondary_partition: int
+    newest_gradient: int
+    reduce_copy: int
+    saved_activations: int = 0
+    tied_embedding_gradient: int = 0
 
 
-def moments(step: Step) -> list[Alive]:
-    """Forward, backward and optimizer step of any rank."""
-    weights = _weights(step.frame, step.replay, step.shape.loss_shards)
-    at_loss = weights.loss
-    return [
-        *forward(step, FORWARD, at_loss[1:], weights.forward, at_loss[0]),
-        *tiled_loss(step, BACKWARD, at_loss),
-        loss_gradient(step, BACKWARD, at_loss),
-        *_backward(step, weights),
-        *weights.step,
-    ]
+class Stepping(NamedTuple):
+    """The optimizer step."""
+
+    gathered_weights: int
+    secondary_partition: int
+    overflow_masks: int = 0
+    gathered_gradients_and_momenta: int = 0
+    newton_schulz_iteration: int = 0
+    fp64_gradient_for_the_norm: int = 0
+    flat_gradient: int = 0
+    fp32_gradient: int = 0
+    optimizer_temporaries: int = 0
 
 
 @lru_cache(maxsize=1024)
-def _weights(frame: Frame, replay: str, loss_shards: int) -> _Weights:
+def rises(frame: Frame, checkpointing_kind: str, loss_shards: int, sharded_loss: bool) -> tuple[Rise, ...]:
+    """Return the moments of any rank."""
     # Another number of shards seldom changes what is gathered.
-    return _weighed(frame, *_gathered(frame, replay, loss_shards), loss_shards > 0)
+    live, tops = _gathered(frame, checkpointing_kind, loss_shards)
+    return _rises(frame, live, tops, loss_shards > 0, sharded_loss)
 
 
 @lru_cache(maxsize=1024)
-def _weighed(frame: Frame, live: Gathered, tops: Crests, tiled: bool) -> _Weights:
-    width, at_ends = frame.width.model, (0, live.head, live.end)
-    reducing = []
-    for where, newest, copy in _reduced(frame, tiled):
-        elements = at_ends[where.part] if where.part else live.backward[where.level]
-        around = _around(frame, elements)
-        reducing.append(_Reducing(where, around[0] + newest + copy, around, newest, copy))
-    return _Weights(
-        tuple([(layer, width * elements) for layer, elements in tops.forward]),
-        _around(frame, live.loss),
-        tuple([(layer, _around(frame, elements)) for layer, elements in tops.backward]),
-        _around(frame, live.backward[-1]),
-        (width * live.end, 0),
-        tuple(reducing),
-        tuple(_optimizer(frame, live)),
-    )
+def _rises(frame: Frame, live: Gathered, tops: PeakLayers, tiled: bool, sharded_loss: bool) -> tuple[Rise, ...]:
+    layers = frame.model.layers
+    at_loss = _around(frame, live.loss)
+    second_copy = secondary_partition(frame, live.loss)
+    found = [
+        rise(INSIDE_A_LAYER, Place(FORWARD, layer), Running(gathered_weights(frame, elements), second_copy))
+        for layer, elements in tops.forward
+    ]
+    found.append(rise(AT_THE_LOSS, Place(LOSS, layers), at_loss))
+    if sharded_loss:
+        found.append(rise(AT_A_SHARD, Place(LOSS_SHARD, layers), at_loss))
+    found.append(rise(AT_THE_GRADIENT_OF_THE_LOSS, Place(LOSS_GRADIENT, layers), at_loss))
+    for layer, elements in dict([*tops.backward, (layers - 1, live.backward[-1])]).items():
+        found.append(rise(in_layer(layer, layers), Place(LAYER, layer, FREED), _around(frame, elements)))
+    for reduction in bucket_scatters(frame.model, frame.settings.reduce_bucket_size, frame.world_size):
+        place = place_of_hook(reduction.layer, reduction.event, layers)
+        at_ends = {HEAD_HOOK: live.head, EMBEDDING_HOOK: live.end}
+        elements = at_ends[place.part] if place.part in at_ends else live.backward[place.level]
+        sizes = Reducing(
+            gathered_weights=gathered_weights(frame, elements),
+            secondary_partition=secondary_partition(frame, elements),
+            newest_gradient=newest_gradient(frame, reduction),
+            reduce_copy=reduce_copy(frame, reduction, tiled),
+        )
+        found.append(rise(_REDUCING, place, sizes))
+    found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), Running(gathered_weights(frame, live.end), 0)))
+    return (*found, *_optimizer(frame, live))
 
 
-def _gathered(frame: Frame, replay: str, loss_shards: int) -> tuple[Gathered, Crests]:
+def _gathered(frame: Frame, checkpointing_kind: str, loss_shards: int) -> tuple[Gathered, PeakLayers]:
     settings, layers = frame.settings, frame.model.layers
     if frame.world_size == 1 and settings.offload_param == "none":
         # One rank's slice is the parameter: nothing is gathered (partition_parameters.py:61-119).
         none = (0,) * layers
         only = ((layers - 1, 0),)
-        return Gathered(0, none, none, 0, 0, 0), Crests(only, only)
+        return Gathered(0, none, none, 0, 0, 0), PeakLayers(only, only)
     limits = Limits(
-        settings.prefetch_bucket_size if not settings.allgather_sequential else 1,
-        settings.max_live_parameters,
-        settings.max_reuse_distance,
-        settings.param_persistence_threshold,
-        settings.model_persistence_threshold,
-        settings.allgather_sequential,
-        loss_shards,
+        prefetch=settings.prefetch_bucket_size if not settings.allgather_sequential else 1,
+        max_live=settings.max_live_parameters,
+        reuse=settings.max_reuse_distance,
+        persistence=settings.param_persistence_threshold,
+        model_persistence=settings.model_persistence_threshold,
+        sequential=settings.allgather_sequential,
+        loss_shards=loss_shards,
     )
-    return gathered(frame.model, limits, replay, False), crests(frame.model, limits, replay)
+    return gathered(frame.model, limits, checkpointing_kind, False), peak_layers(
+        frame.model, limits, checkpointing_kind
+    )
 
 
-def _around(frame: Frame, elements: int) -> tuple[int, int]:
+def _around(frame: Frame, elements: int) -> Running:
     """``elements`` of gathered weights, and hpZ's second copy beside them."""
-    return frame.width.model * elements, _secondary(frame, elements)
+    return Running(gathered_weights(frame, elements), secondary_partition(frame, elements))
 
 
-def _secondary(frame: Frame, elements: int) -> int:
-    """hpZ's second copy of every parameter that is not gathered just now (partition_parameters.py:1900-1950)."""
+def gathered_weights(frame: Frame, elements: int) -> int:
+    """Return weights that are gathered: for a module, prefetched, or kept for reuse."""
+    return frame.bytes.product(frame.width.model, elements, "elements gathered, prefetched or kept for reuse")
+
+
+def secondary_partition(frame: Frame, elements: int) -> int:
+    """Return hpZ's second copy of every parameter that is not among the ``elements`` gathered just now
+    (partition_parameters.py:1900-1950)."""
     size = frame.settings.hpz_partition_size
     if size <= 1 or frame.world_size == 1:
-        return 0
-    return frame.width.model * max(0, frame.model.num_params - elements) // size
+        return frame.bytes.total()
+    others = max(0, frame.model.num_params - elements)
+    return frame.bytes.divided(frame.width.model, others, size, f"elements ÷ zero_hpz_partition_size, {size}")
 
 
-def _backward(step: Step, weights: _Weights) -> list[Alive]:
-    """Each layer with the weights gathered around it, and every bucket that is reduce-scattered."""
-    act, each, last = step.act, step.act.layer, step.act.layers - 1
-    layer, around = max(weights.backward, key=lambda top: top[0] * each + top[1][0])
-    moments = [in_layer(step, BACKWARD, layer, around)]
-    if layer != last:
-        moments.append(in_layer(step, BACKWARD, last, weights.last))
-    live = live_at_hooks(act)
-    heights = [level * each + live[part][event] + size for (part, level, event), size, _, _, _ in weights.reducing]
-    where, _, around, newest, copy = weights.reducing[heights.index(max(heights))]
-    moments.append((_REDUCING, (*around, *at_hook(act, where, live), newest, copy)))
-    moments.append(embedding_gradient(step, BACKWARD, weights.end))
-    return moments
+def newest_gradient(frame: Frame, reduction: BucketScatter) -> int:
+    """Return the gradient whose hook runs."""
+    why = f"elements of {reduction.hook}, which no longer fits the bucket"
+    return frame.bytes.product(frame.width.model, reduction.unreduced_elements, why)
 
 
-def _reduced(frame: Frame, tiled: bool) -> tuple[_Reduction, ...]:
-    settings = frame.settings
-    return _reductions(
-        frame.model,
-        settings.reduce_bucket_size,
-        frame.world_size,
-        frame.width,
-        settings.reduce_scatter,
-        settings.contiguous_gradients,
-        tiled,
-    )
-
-
-@lru_cache(maxsize=256)
-def _reductions(
-    model: Model, bucket: int, world_size: int, width: Widths, scatters: bool, contiguous: bool, tiled: bool
-) -> tuple[_Reduction, ...]:
-    """The bucket flattened rank by rank, and what is this rank's cast for the gradient buffer (Z3:1918-1946).
+def reduce_copy(frame: Frame, reduction: BucketScatter, tiled: bool) -> int:
+    """Return the bucket flattened rank by rank, and what is this rank's cast for the gradient buffer (1918-1946).
 
     Gradients in the bucket have its type already; only without one are they cast for the collective. Without
-    reduce_scatter the bucket is reduced where it is, and scaled into a copy (Z3:1880-1884).
+    reduce_scatter the bucket is reduced where it is, and scaled into a copy (1880-1884).
 
     An output projection's gradient too large for the bucket stays beside its cast. Its weights, which are as large,
     have gone by then and are among those gathered around the head all the same; a ``tiled`` loss keeps both.
     """
+    settings, width = frame.settings, frame.width
     cast = width.accumulate if width.communicate != width.accumulate else 0
-    wide = 0 if contiguous or width.communicate == width.model else width.communicate
-    found = []
-    for one in reductions(model, bucket, world_size):
-        if scatters:
-            both = tiled and one.layer == model.layers and width.communicate != width.model
-            own = width.model * one.outside if both else 0
-            copy = own + (width.communicate + wide) * one.copied + cast * one.copied // world_size
-        else:
-            copy = (width.communicate + cast) * one.filled if world_size > 1 else 0
-        found.append(_Reduction(place(one.layer, one.event, model.layers), width.model * one.waiting, copy))
-    return tuple(found)
+    in_type = "elements of the bucket, in the collective's type"
+    if not settings.reduce_scatter:
+        both = (width.communicate + cast) if frame.world_size > 1 else 0
+        return frame.bytes.product(both, reduction.filled, f"{in_type} and in the gradient's")
+    beside = tiled and reduction.layer == frame.model.layers and width.communicate != width.model
+    wide = 0 if settings.contiguous_gradients or width.communicate == width.model else width.communicate
+    own = frame.bytes.divided(cast, reduction.copied, frame.world_size, "elements of its part of this rank, cast")
+    flat = frame.bytes.total(
+        (width.communicate, reduction.copied, f"{in_type}, flattened rank by rank"),
+        (wide, reduction.copied, f"{in_type}, which they are cast to"),
+        (width.model if beside else 0, reduction.outside, "elements of a gradient larger than the bucket"),
+    )
+    return frame.bytes.together(flat, own)
 
 
-def _optimizer(frame: Frame, live: Gathered) -> list[Alive]:
-    """Norm, then sub-group by sub-group: flatten, cast, step (Z3:2454, 2683-2699, 2873-2949)."""
+def _optimizer(frame: Frame, live: Gathered) -> list[Rise]:
+    """Norm, then sub-group by sub-group: flatten, cast, step (2454, 2683-2699, 2873-2949)."""
     settings, width = frame.settings, frame.width
     shard = shards(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
-    held = (width.model * live.persistent, _secondary(frame, 0))
+    held = Stepping(
+        frame.bytes.product(width.model, live.persistent, "elements of small parameters, which stay gathered"),
+        secondary_partition(frame, 0),
+    )
     if settings.offload_optimizer != "none":
-        # torch's AdamW, whatever the optimizer is called (Z3:313-322).
+        # torch's AdamW, whatever the optimizer is called (313-322).
         stay = max([elements for elements, _ in on_gpu(settings, shard)], default=0)
-        return [(_STEP, (*held, 0, temporaries(settings, width.master * stay)))] if stay else []
-    moments: list[Alive] = []
+        made = optimizer_temporaries(frame.bytes, settings, width.master, stay)
+        return [rise(_STEP, _AFTER, held._replace(optimizer_temporaries=made))] if stay else []
+    found: list[Rise] = []
     if settings.precision == "fp16":
-        moments.append((_OVERFLOW, (*held, (width.accumulate + 1) * shard.trained)))
+        found.append(rise(_OVERFLOW, _AFTER, held._replace(overflow_masks=overflow_masks(frame, shard))))
     if shard.muon:
-        moments.append(_orthogonalized(frame, held))
-    flat = max([e for e, tensors in shard.groups if tensors > 1], default=0)
-    most = max([e for e, _ in shard.groups], default=0)
-    cast = 0 if width.accumulate == width.master else width.master * most
-    gradient = width.master * most
-    made = 0 if settings.optimizer == "muon" else temporaries(settings, gradient)
-    return [
-        *moments,
-        (_NORM, (*held, 8 * shard.largest)),
-        (_CAST, (*held, width.accumulate * flat, cast)),
-        (_STEP, (*held, gradient, made)),
-    ]
+        updates, iteration = (
+            gathered_gradients_and_momenta(frame),
+            newton_schulz_iteration(frame.bytes, frame.model, width.communicate),
+        )
+        sizes = held._replace(gathered_gradients_and_momenta=updates, newton_schulz_iteration=iteration)
+        found.append(rise(_UPDATING, _AFTER, sizes))
+    norm = frame.bytes.product(8, shard.largest, "elements of the largest slice of one parameter")
+    found.append(rise(_NORM, _AFTER, held._replace(fp64_gradient_for_the_norm=norm)))
+    flat, gradient = flat_gradient(frame, shard), fp32_gradient(frame, shard)
+    cast = frame.bytes.total() if width.accumulate == width.master else gradient
+    found.append(rise(_CAST, _AFTER, held._replace(flat_gradient=flat, fp32_gradient=cast)))
+    made = optimizer_temporaries(frame.bytes, settings, width.master, _largest_group(shard))
+    found.append(rise(_STEP, _AFTER, held._replace(fp32_gradient=gradient, optimizer_temporaries=made)))
+    return found
 
 
-def _orthogonalized(frame: Frame, held: Bytes) -> Alive:
-    """Muon gathers gradients and momenta whole, chunk by chunk (Z3:1697-1864)."""
+def overflow_masks(frame: Frame, shard: Shards) -> int:
+    """Return a copy of the gradients and a mask of bools over them (2814)."""
+    return frame.bytes.product(
+        frame.width.accumulate + 1, shard.trained, "elements of the slices: a copy and a mask of bools"
+    )
+
+
+def gathered_gradients_and_momenta(frame: Frame) -> int:
+    """Return what Muon gathers whole, chunk by chunk (1697-1864)."""
     settings, width = frame.settings, frame.width.communicate
-    most = gathers(frame.model, frame.world_size, settings.sub_group_size, settings.reduce_bucket_size, width).most
-    return _MUON, (*held, width * most, iteration(frame.model, width))
+    found = gathers(frame.model, frame.world_size, settings.sub_group_size, settings.reduce_bucket_size, width)
+    return frame.bytes.product(width, found.most, "elements of a chunk of matrices, their gathers and momenta")
+
+
+def flat_gradient(frame: Frame, shard: Shards) -> int:
+    """Return the gradients of a sub-group flattened; a lone one is flat."""
+    elements = max([elements for elements, tensors in shard.groups if tensors > 1], default=0)
+    return frame.bytes.product(frame.width.accumulate, elements, _OF_A_SUB_GROUP)
+
+
+def fp32_gradient(frame: Frame, shard: Shards) -> int:
+    """Return the gradients of a sub-group in the type of the master weights."""
+    return frame.bytes.product(frame.width.master, _largest_group(shard), _OF_A_SUB_GROUP)
+
+
+_OF_A_SUB_GROUP = "elements of the largest sub-group (sub_group_size)"
+
+
+def _largest_group(shard: Shards) -> int:
+    return max([elements for elements, _ in shard.groups], default=0)

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dsconf.errors import InputError
-from dsconf.memory.autograd.figures import Activations, Call, Modules, Shape
+from dsconf.memory.autograd.figures import Activations, Call, ModuleOrder, Shape
 from dsconf.memory.autograd.tape import Heights
 from dsconf.memory.trace.blocks import Place, Split, find, parameters, places, whole
 from dsconf.memory.trace.example_batch import Arguments, arguments, hides, sizes, token_ids
@@ -254,7 +254,7 @@ def _live(trace: Trace, bases: list[int]) -> dict[int, tuple[int, ...]]:
     return {kind: tuple(values) for kind, values in found.items()}
 
 
-def traced_modules(model: Model, count: int) -> Modules:
+def traced_modules(model: Model, count: int) -> ModuleOrder:
     """The modules as forward called them, of ``model`` with ``count`` blocks, each like the first."""
     model = _traced(model)
     params = model.parameters
@@ -277,4 +277,4 @@ def traced_modules(model: Model, count: int) -> Modules:
 
     numels = tuple(p.numel for p in (*params.before, *(params.layer * count), *params.after))
     blocks = tuple(part(0, i) for i in range(count))
-    return Modules(numels, part(-1, -1), blocks, part(model.layers, count))
+    return ModuleOrder(numels, part(-1, -1), blocks, part(model.layers, count))

@@ -11,7 +11,7 @@ from bisect import bisect_left
 from functools import lru_cache
 from typing import NamedTuple
 
-from dsconf.memory.autograd.figures import Call, Modules
+from dsconf.memory.autograd.figures import Call, ModuleOrder
 from dsconf.memory.zero.module_order import modules
 from dsconf.model.spec import Model
 
@@ -33,7 +33,7 @@ class Gathered(NamedTuple):
     """Small parameters that stay gathered from step to step."""
 
 
-class Crests(NamedTuple):
+class PeakLayers(NamedTuple):
     """The layers that can be the highest, whatever one layer keeps: (layer, elements), none with fewer elements than a
     later one."""
 
@@ -56,7 +56,7 @@ class Limits(NamedTuple):
 
 @lru_cache(maxsize=512)
 def gathered(model: Model, limits: Limits, replay: str, first: bool) -> Gathered:
-    """What is gathered through one micro-batch of ``model``.
+    """Return what is gathered through one micro-batch of ``model``.
 
     Args:
         model: the model.
@@ -65,18 +65,18 @@ def gathered(model: Model, limits: Limits, replay: str, first: bool) -> Gathered
         first: the trace is still being recorded: no prefetch, no reuse.
     """
     count = _simulated(model, limits)
-    found = _Coordinator(modules(model, count), limits, replay, first).run()
-    return found if count == model.layers else _stretched(found, model, limits)
+    simulated = _Coordinator(modules(model, count), limits, replay, first).run()
+    return simulated if count == model.layers else _extend_to_all_layers(simulated, model, limits)
 
 
 @lru_cache(maxsize=512)
-def crests(model: Model, limits: Limits, replay: str) -> Crests:
-    """Of what is gathered in each layer in the steady state, those worth a look."""
-    found = gathered(model, limits, replay, False)
-    return Crests(_crests(found.forward), _crests(found.backward))
+def peak_layers(model: Model, limits: Limits, replay: str) -> PeakLayers:
+    """Return, of what is gathered in each layer in the steady state, those worth a look."""
+    steady = gathered(model, limits, replay, False)
+    return PeakLayers(_peak_layers(steady.forward), _peak_layers(steady.backward))
 
 
-def _crests(values: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+def _peak_layers(values: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
     found: list[tuple[int, int]] = []
     for layer in reversed(range(len(values))):
         if not found or values[layer] > found[-1][1]:
@@ -92,26 +92,26 @@ def _simulated(model: Model, limits: Limits) -> int:
     return min(model.layers, 2 * reach + 2) if unlimited else model.layers
 
 
-def _stretched(found: Gathered, model: Model, limits: Limits) -> Gathered:
-    """The figures of a shorter model for all layers: the middle repeats, and small parameters stay gathered."""
-    missing = model.layers - len(found.forward)
+def _extend_to_all_layers(fewer: Gathered, model: Model, limits: Limits) -> Gathered:
+    """The figures of a model of ``fewer`` layers for all: the middle repeats, and small parameters stay gathered."""
+    missing = model.layers - len(fewer.forward)
     small = missing * sum(p.numel for p in model.parameters.layer if p.numel <= limits.persistence)
 
-    def stretch(values: tuple[int, ...]) -> tuple[int, ...]:
+    def extended(values: tuple[int, ...]) -> tuple[int, ...]:
         half = len(values) // 2
         return tuple(small + v for v in (*values[:half], *(values[half],) * missing, *values[half:]))
 
     return Gathered(
-        small + found.loss,
-        stretch(found.forward),
-        stretch(found.backward),
-        small + found.head,
-        small + found.end,
-        small + found.persistent,
+        loss=small + fewer.loss,
+        forward=extended(fewer.forward),
+        backward=extended(fewer.backward),
+        head=small + fewer.head,
+        end=small + fewer.end,
+        persistent=small + fewer.persistent,
     )
 
 
-class _Launch:
+class _FlatGather:
     """Parameters gathered together: how many are still to be waited for, and the elements of their flat buffer."""
 
     __slots__ = ("copied", "flat", "waiting")
@@ -121,7 +121,7 @@ class _Launch:
 
 
 class _Coordinator:
-    def __init__(self, tree: Modules, limits: Limits, replay: str, first: bool) -> None:
+    def __init__(self, tree: ModuleOrder, limits: Limits, replay: str, first: bool) -> None:
         self.tree, self.limits, self.first = tree, limits, first
         self.persistent = _persistent(tree.sizes, limits)
         self.trace, self.loss, self.half = _trace(tree, replay, limits.loss_shards)
@@ -133,7 +133,7 @@ class _Coordinator:
         self._record()
         self.head = self.step = self.num_available = 0
         self.available: set[int] = set(self.persistent)
-        self.inflight: dict[int, _Launch] = {}
+        self.inflight: dict[int, _FlatGather] = {}
         self.active: dict[int, set[tuple[int, ...]]] = {}
         self.skipped: dict[int, int] = {}
         self.live = sum(tree.sizes[p] for p in self.persistent)
@@ -217,7 +217,7 @@ class _Coordinator:
         self.num_available += total
         self.live += total
         flat = total if len(params) > 1 and not self.limits.sequential else 0
-        launch = _Launch(len(params), flat)
+        launch = _FlatGather(len(params), flat)
         for p in params:
             self.inflight[p] = launch
 
@@ -267,7 +267,7 @@ def _reverse(calls: tuple[Call, ...]) -> list[Call]:
     return [Call(not enter, layer, params) for enter, layer, params in reversed(calls)]
 
 
-def _trace(tree: Modules, replay: str, loss_shards: int) -> tuple[list[Call], int, int]:
+def _trace(tree: ModuleOrder, replay: str, loss_shards: int) -> tuple[list[Call], int, int]:
     """Forward and backward of one micro-batch, where the shards of the loss begin, and where backward does.
 
     Checkpointing runs each layer's forward again: the re-entrant kind before anything of the layer's backward, the

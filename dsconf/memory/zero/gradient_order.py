@@ -1,4 +1,4 @@
-"""The order in which gradients arrive, and the buckets that ZeRO collects them in."""
+"""The order in which gradients arrive."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ class Hook(NamedTuple):
     """Layer it belongs to; the number of layers for the head, -1 for the embedding."""
     event: int
     """Position among the hooks of that part."""
+    name: str = ""
+    """Of the parameter, its layer in front: ``3 mlp.up_proj.weight``."""
 
 
 class Hooks(NamedTuple):
@@ -31,6 +33,8 @@ class Hooks(NamedTuple):
     """In the order of backward."""
     registered: tuple[tuple[int, int], ...]
     """(elements, offset) in registration order."""
+    offsets: tuple[int, ...]
+    """The offsets alone."""
     total: int
     largest: int
     """Elements of the largest trained parameter."""
@@ -40,25 +44,26 @@ class Hooks(NamedTuple):
     """Elements of one layer's trained parameters."""
     head: int
     """Elements of the final norm and an untied output projection."""
-    above: tuple[Hook, ...]
+    head_hooks: tuple[Hook, ...]
     """Hooks of those: the first ones of backward."""
 
 
 @lru_cache(maxsize=128)
 def hooks(model: Model) -> Hooks:
-    """Order of ``model``'s gradients; it does not depend on the batch."""
+    """Return the order of ``model``'s gradients; it does not depend on the batch."""
     params = model.parameters
     offsets, registered, total = _offsets(model)
     order = _traced(model, offsets) if model.family == "module" else _recorded(model, offsets)
     return Hooks(
-        tuple(order),
-        registered,
-        total,
+        order=tuple(order),
+        registered=registered,
+        offsets=tuple(offset for _, offset in registered),
+        total=total,
         largest=max((numel for numel, _ in registered), default=0),
         embedding=max((h.numel for h in order if h.layer == -1), default=0),
         layer=sum(p.numel for p in params.layer if p.trainable),
         head=sum(h.numel for h in order if h.layer == params.layers),
-        above=tuple(h for h in order if h.layer == params.layers),
+        head_hooks=tuple(h for h in order if h.layer == params.layers),
     )
 
 
@@ -66,11 +71,12 @@ def _traced(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
     from dsconf.memory.trace.module import arrivals
 
     inside = range(model.layers)
-    found: list[Hook] = []
+    order: list[Hook] = []
     for place, part, event in arrivals(model):
         name = f"{place.part} {place.name}" if place.part in inside else place.name
-        found.append(Hook(*offsets[name], part, event))
-    return found
+        numel, offset = offsets[name]
+        order.append(Hook(numel, offset, part, event, name))
+    return order
 
 
 def _recorded(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
@@ -82,7 +88,7 @@ def _recorded(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
     def add(names: list[str], layer: int, prefix: str) -> None:
         for event, name in enumerate(names):
             numel, offset = offsets[prefix + name]
-            order.append(Hook(numel, offset, layer, event))
+            order.append(Hook(numel, offset, layer, event, prefix + name))
 
     head = Recorder(model, shape, ends)
     record_head(head, x := head.tape.tensor(0))
@@ -100,18 +106,18 @@ def _recorded(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
 
 def _offsets(model: Model) -> tuple[dict[str, tuple[int, int]], tuple[tuple[int, int], ...], int]:
     params = model.parameters
-    found: dict[str, tuple[int, int]] = {}
-    at = 0
+    places: dict[str, tuple[int, int]] = {}
+    offset = 0
 
     def add(prefix: str, block: tuple[Param, ...]) -> None:
-        nonlocal at
+        nonlocal offset
         for p in block:
             if p.trainable:
-                found[prefix + p.name] = (p.numel, at)
-                at += p.numel
+                places[prefix + p.name] = (p.numel, offset)
+                offset += p.numel
 
     add("", params.before)
     for layer in range(params.layers):
         add(f"{layer} ", params.layer)
     add("", params.after)
-    return found, tuple(found.values()), at
+    return places, tuple(places.values()), offset

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from dsconf.memory.autograd.figures import Call, Modules, Shape
+from dsconf.memory.autograd.figures import Call, ModuleOrder, Shape
 from dsconf.memory.layers.embedding_and_head import FINAL_NORMS, record_embedding
 from dsconf.memory.layers.families import record_layer
 from dsconf.memory.layers.recorder import Recorder
@@ -16,7 +16,7 @@ from dsconf.model.spec import Model
 
 
 @lru_cache(maxsize=64)
-def modules(model: Model, count: int) -> Modules:
+def modules(model: Model, count: int) -> ModuleOrder:
     """The modules of ``model`` with ``count`` layers."""
     if model.family == "module":
         from dsconf.memory.trace.module import traced_modules
@@ -39,7 +39,7 @@ def modules(model: Model, count: int) -> Modules:
     template = _layer(model, shape)
     layers = tuple(_numbered(template, i, first_layer + i * per_layer) for i in range(params.layers))
     drops = model.hidden_dropout > 0 and model.pre_norm
-    return Modules(sizes, tuple(before), layers, tuple(_after(model, count, numbers)), drops)
+    return ModuleOrder(sizes, tuple(before), layers, tuple(_after(model, count, numbers)), drops)
 
 
 def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:

@@ -1,4 +1,4 @@
-"""Muon's two parameter groups and what its update makes (DeepSpeed 0.19.8: runtime/zero/muon, Z12, Z3).
+"""Muon's two parameter groups and what its update makes (DeepSpeed 0.19.8: runtime/zero, runtime/zero/muon).
 
 Matrices outside embeddings and output projection go to Muon, the rest to Adam (deepspeed/__init__.py:
 set_optimizer_flags). Each group has a flat buffer of its own; Muon's comes first (engine.py:2425-2474).
@@ -7,22 +7,29 @@ set_optimizer_flags). Each group has a flat buffer of its own; Muon's comes firs
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import accumulate
 from typing import NamedTuple
 
-from dsconf.memory.zero.slices import Slice, owned, pieces
+from dsconf.memory.terms import Counting
+from dsconf.memory.zero.slices import Slice, owned, slice_of
 from dsconf.model.spec import Model, Param
 
 CACHED_BYTES = 256 * 2**20
 """Most that stage 3 keeps of gather buffers from step to step (stage3.py:243)."""
 
 
-class Half(NamedTuple):
+class ParamGroup(NamedTuple):
     """One of the two groups."""
 
     muon: bool
-    numels: tuple[int, ...]
-    """Of each trained parameter, in the group's order."""
+    registered: tuple[tuple[int, int], ...]
+    """(elements, offset) of each trained parameter, in the group's order."""
     total: int
+
+    @property
+    def numels(self) -> tuple[int, ...]:
+        """Elements of each parameter."""
+        return tuple([numel for numel, _ in self.registered])
 
 
 def by_muon(name: str, param: Param) -> bool:
@@ -31,8 +38,8 @@ def by_muon(name: str, param: Param) -> bool:
 
 
 @lru_cache(maxsize=128)
-def halves(model: Model) -> tuple[Half, ...]:
-    """Muon's group and Adam's, without the empty ones."""
+def param_groups(model: Model) -> tuple[ParamGroup, ...]:
+    """Return Muon's group and Adam's, without the empty ones."""
     params = model.parameters
     every = (*params.before, *(params.layer * params.layers), *params.after)
     found = []
@@ -42,12 +49,13 @@ def halves(model: Model) -> tuple[Half, ...]:
             # Muon sorts its matrices by shape (original_muon.py: MuonWithAuxAdam.__init__).
             group.sort(key=lambda p: p.shape, reverse=True)
         if group:
-            numels = tuple(p.numel for p in group)
-            found.append(Half(muon, numels, sum(numels)))
+            ends = list(accumulate([p.numel for p in group], initial=0))
+            registered = tuple([(p.numel, offset) for p, offset in zip(group, ends, strict=False)])
+            found.append(ParamGroup(muon, registered, ends[-1]))
     return tuple(found)
 
 
-class Part(NamedTuple):
+class OwnedSlice(NamedTuple):
     """What one rank owns of one parameter group at stages 1 and 2."""
 
     muon: bool
@@ -57,33 +65,33 @@ class Part(NamedTuple):
 
 
 @lru_cache(maxsize=1024)
-def parts(model: Model, optimizer: str, world_size: int, rank: int) -> tuple[Part, ...]:
-    """The slice of ``rank`` of each parameter group of ``optimizer``: two for Muon, one for any other."""
+def owned_slices(model: Model, optimizer: str, world_size: int, rank: int) -> tuple[OwnedSlice, ...]:
+    """Return the slice of ``rank`` of each parameter group of ``optimizer``: two for Muon, one for any other."""
     if optimizer != "muon":
-        one = owned(model, world_size, rank)
-        return (Part(False, one.elements * world_size, one),)
-    found = []
-    for half in halves(model):
-        registered, at = [], 0
-        for numel in half.numels:
-            registered.append((numel, at))
-            at += numel
-        found.append(Part(half.muon, half.total, pieces(tuple(registered), half.total, world_size, rank)))
-    return tuple(found)
+        only = owned(model, world_size, rank)
+        return (OwnedSlice(False, only.elements * world_size, only),)
+    return tuple(
+        [
+            OwnedSlice(group.muon, group.total, slice_of(group.registered, group.total, world_size, rank))
+            for group in param_groups(model)
+        ]
+    )
 
 
 @lru_cache(maxsize=128)
 def largest_matrix(model: Model) -> int:
     """Elements of the largest parameter that Muon trains."""
-    return max((max(half.numels) for half in halves(model) if half.muon), default=0)
+    return max((max(group.numels) for group in param_groups(model) if group.muon), default=0)
 
 
-def iteration(model: Model, width: int) -> int:
-    """Bytes of the Newton-Schulz iteration over the largest matrix (original_muon.py:87-186).
+def newton_schulz_iteration(count: Counting, model: Model, width: int) -> int:
+    """Return what the iteration over the largest matrix makes (original_muon.py:87-186).
 
     The matrix in 16 bit, its product with the orthogonalizing matrix, and the update in the gradient's ``width``.
     """
-    return (2 + 2 + width) * largest_matrix(model)
+    return count.product(
+        2 + 2 + width, largest_matrix(model), "elements of the largest matrix: in 16 bit, product, update"
+    )
 
 
 class Gathers(NamedTuple):
@@ -98,15 +106,15 @@ class Gathers(NamedTuple):
 @lru_cache(maxsize=256)
 def gathers(model: Model, world_size: int, sub_group_size: int, bucket: int, width: int) -> Gathers:
     """Buffers of ``width`` bytes an element; chunks do not cross sub-groups."""
-    half = next((half for half in halves(model) if half.muon), None)
-    if half is None or world_size == 1:
-        clones = max(half.numels) if half else 0
+    group = next((group for group in param_groups(model) if group.muon), None)
+    if group is None or world_size == 1:
+        clones = max(group.numels) if group else 0
         return Gathers(0, clones)
     buffers: dict[int, int] = {}
     most = 0
     for _ in range(2):  # in the second step the buffers of the first are there
         before = 0
-        for chunk in _chunks(half.numels, world_size, sub_group_size, bucket):
+        for chunk in _chunks(group.numels, world_size, sub_group_size, bucket):
             own = sum(-(-numel // world_size) for numel in chunk)
             whole = own * world_size
             scratch = own + whole

@@ -1,4 +1,4 @@
-"""Frozen weights that bitsandbytes stores in 8 or 4 bits (``--quantize``, QLoRA).
+"""Frozen weights, and how bitsandbytes stores them in 8 or 4 bits (``--quantize``, QLoRA).
 
 transformers replaces the decoder's linear layers; embeddings, norms, the output projection and experts held in one
 tensor keep their type (transformers/integrations/bitsandbytes.py:189, quantizers/base.py:get_keys_to_not_convert).
@@ -12,7 +12,7 @@ from typing import NamedTuple
 from dsconf.memory.zero.subgroups import all_params
 from dsconf.model.spec import Model, Param
 
-_WEIGHT_BYTES = {"4bit": 0.5, "8bit": 1.0}
+_WEIGHTS_PER_BYTE = {"4bit": 2, "8bit": 1}
 _BLOCK, _NESTED_BLOCK = 64, 256
 """Weights of 4 bits that share a maximum, and maxima that share one themselves: QLoRA's ``bnb_4bit_use_double_quant``
 (bitsandbytes/functional.py: quantize_4bit). Without it each maximum is in fp32, 0.05 bytes a weight more."""
@@ -20,34 +20,44 @@ _KINDS = frozenset({"linear", "conv1d"})
 
 
 class Frozen(NamedTuple):
-    """Bytes of a model's frozen parameters, before any sharding."""
+    """A model's frozen parameters, before any sharding."""
 
-    weights: int
-    """What stage 3 shards: the stored weights and the frozen tensors that keep their type."""
-    constants: int = 0
-    """What every rank keeps whole: the scales, which are no parameters."""
-    largest: int = 0
-    """The largest weight in the training type: it is on the GPU while it is quantized."""
+    width: int
+    """Bytes of an element of those that keep their type."""
+    kept: int
+    """Elements of those."""
+    packed: int
+    """Bytes of the weights that are stored in 4 or 8 bits."""
+    scales: int
+    """Bytes that every rank keeps whole: they are no parameters."""
+    largest: int
+    """Bytes of the largest weight in the training type: it is on the GPU while it is quantized."""
+
+    @property
+    def weights(self) -> int:
+        """Bytes that stage 3 shards."""
+        return self.width * self.kept + self.packed
 
 
 @lru_cache(maxsize=256)
 def frozen(model: Model, quantize: str | None, width: int) -> Frozen:
-    """Bytes of ``model``'s frozen parameters, those of 8 or 4 bits as ``quantize`` (None: none) stores them.
+    """Return ``model``'s frozen parameters, those of 8 or 4 bits as ``quantize`` (None: none) stores them.
 
     ``width`` is the bytes of an element in the training type.
     """
-    held = [param for param in all_params(model) if not param.trainable]
-    stored = [param for param in held if quantize and param.kind in _KINDS and len(param.shape) == 2]
-    kept = width * (sum(param.numel for param in held) - sum(param.numel for param in stored))
-    each = _WEIGHT_BYTES.get(quantize or "", 0.0)
+    params = [param for param in all_params(model) if not param.trainable]
+    stored = [param for param in params if quantize and param.kind in _KINDS and len(param.shape) == 2]
+    each = _WEIGHTS_PER_BYTE.get(quantize or "", 1)
     return Frozen(
-        kept + sum(int(each * param.numel) for param in stored),
-        sum(_constants(param, quantize) for param in stored),
-        width * max((param.numel for param in stored), default=0),
+        width=width,
+        kept=sum([param.numel for param in params]) - sum([param.numel for param in stored]),
+        packed=sum([param.numel // each for param in stored]),
+        scales=sum([_scales(param, quantize) for param in stored]),
+        largest=width * max([param.numel for param in stored], default=0),
     )
 
 
-def _constants(param: Param, quantize: str | None) -> int:
+def _scales(param: Param, quantize: str | None) -> int:
     """A maximum for each block of 4-bit weights; one for each row of an 8-bit matrix (bitsandbytes: Int8Params.SCB)."""
     if quantize == "4bit":
         blocks = -(-param.numel // _BLOCK)

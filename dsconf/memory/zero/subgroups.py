@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from dsconf.config.settings import Settings
 from dsconf.memory.zero.gradient_order import hooks
-from dsconf.memory.zero.muon import halves
-from dsconf.memory.zero.reduce_buckets import arrivals, buckets
+from dsconf.memory.zero.muon import param_groups
+from dsconf.memory.zero.reduce_buckets import arrivals, runs
 from dsconf.model.spec import Model, Param
 
 
@@ -28,10 +28,10 @@ class Shards(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = "adamw") -> Shards:
-    """What a rank holds of ``model``; sub-groups do not cross the parameter groups of ``optimizer``."""
+    """Return what a rank holds of ``model``; sub-groups do not cross the parameter groups of ``optimizer``."""
     frozen = sum(-(-p.numel // world_size) for p in all_params(model) if not p.trainable)
     if optimizer == "muon":
-        kinds = [(half.muon, half.numels) for half in halves(model)]
+        kinds = [(group.muon, group.numels) for group in param_groups(model)]
     else:
         kinds = [(False, tuple(numel for numel, _ in hooks(model).registered))]
     trained = muon = largest = 0
@@ -53,35 +53,38 @@ def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = 
 
 
 def on_gpu(settings: Settings, shard: Shards) -> tuple[tuple[int, int], ...]:
-    """Sub-groups whose optimizer stays on the GPU although it is offloaded: whole ones, the first (Z3:1100-1108)."""
+    """Return the sub-groups whose optimizer stays on the GPU although it is offloaded: the first (stage3.py:1100)."""
     if settings.offload_optimizer != "cpu":
         return ()
     return shard.groups[: int((1 - settings.offload_optimizer_ratio) * len(shard.groups))]
 
 
-class Reduction(NamedTuple):
+class BucketScatter(NamedTuple):
     """A bucket being reduce-scattered in the hook of the parameter that no longer fitted."""
 
     layer: int
     event: int
-    waiting: int
+    unreduced_elements: int
+    """Elements of that parameter's gradient, still outside the bucket."""
     copied: int
     """Elements flattened for the collective, padding included; 0 for one parameter that divides evenly."""
     filled: int
     """Elements in the bucket, where they are."""
     outside: int = 0
     """Of ``copied``, those of a gradient larger than the bucket, which is cast for the collective where it is."""
+    hook: str = ""
+    """Name of the parameter that no longer fitted, empty at the end of backward."""
 
 
 @lru_cache(maxsize=1024)
-def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, ...]:
-    """Reductions of one backward at stage 3 (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
-    found: dict[tuple[int, bool, bool], list[Reduction]] = {}
+def bucket_scatters(model: Model, bucket: int, world_size: int) -> tuple[BucketScatter, ...]:
+    """Return the reductions of one backward (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
+    found: dict[tuple[int, bool, bool], list[BucketScatter]] = {}
     order, before, padded = hooks(model).order, arrivals(model).before, _padded(model, world_size)
-    for start, stop in buckets(before, bucket):
-        layer, event, waiting = -1, -1, 0
+    for start, stop in runs(before, bucket):
+        layer, event, unreduced, name = -1, -1, 0, ""
         if stop < len(order):
-            waiting, _, layer, event = order[stop]
+            unreduced, _, layer, event, name = order[stop]
         filled, copied = before[stop] - before[start], padded[stop] - padded[start]
         if stop == start + 1 and copied == filled:
             copied = 0  # it divides evenly, and is reduced as it is
@@ -89,7 +92,7 @@ def reductions(model: Model, bucket: int, world_size: int) -> tuple[Reduction, .
         copied += outside
         rivals = found.setdefault((event, layer < 0, layer == model.layers), [])
         if not any(r.layer >= layer and r.copied >= copied and r.filled >= filled for r in rivals):
-            rivals.append(Reduction(layer, event, waiting, copied, filled, outside))
+            rivals.append(BucketScatter(layer, event, unreduced, copied, filled, outside=outside, hook=name))
     return tuple(r for rivals in found.values() for r in rivals)
 
 
@@ -102,11 +105,11 @@ def _padded(model: Model, world_size: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=128)
 def largest_param(model: Model) -> int:
-    """Elements of the largest parameter."""
+    """Return the elements of the largest parameter."""
     return max(p.numel for p in (*model.parameters.before, *model.parameters.layer, *model.parameters.after))
 
 
 def all_params(model: Model) -> tuple[Param, ...]:
-    """Every parameter, layer by layer, in registration order."""
+    """Return every parameter, layer by layer, in registration order."""
     params = model.parameters
     return (*params.before, *(params.layer * params.layers), *params.after)

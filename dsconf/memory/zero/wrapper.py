@@ -6,11 +6,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.config.settings import Settings
-from dsconf.memory.zero.optimizer_states import fused_adam, kept
+from dsconf.memory.zero.optimizer_states import fused_adam, states_per_element
 
 _WIDTHS = {"bf16": 2, "fp16": 2, "fp32": 4, "autocast": 4}
-
-
 _GRADIENTS = {"fp32": 4, "fp16": 2, "bf16": 2}
 
 
@@ -28,7 +26,7 @@ class Widths(NamedTuple):
 
 @lru_cache(maxsize=256)
 def widths(settings: Settings) -> Widths:
-    """Element sizes under ``settings`` (runtime/engine.py:1717-1730, 1806-1810; runtime/base_optimizer.py:523).
+    """Return the element sizes (runtime/engine.py:1717-1730, 1806-1810; runtime/base_optimizer.py:523).
 
     Ranks that share sequences reduce gradients in a type of their own (runtime/engine.py:2173-2182), and in fp32 where
     stages 1 and 2 reduce a bucket for several owners (stage_1_and_2.py:2373).
@@ -41,12 +39,12 @@ def widths(settings: Settings) -> Widths:
         communicate = 4 if scattered else _GRADIENTS.get(settings.sequence_parallel_dtype or "", 4)
     low = settings.bf16_master if settings.precision == "bf16" else settings.fp16_master
     master = 2 if low and model == 2 else 4
-    state = kept(settings).states * (2 if settings.bf16_optimizer_states else 4)
+    state = states_per_element(settings).states * (2 if settings.bf16_optimizer_states else 4)
     return Widths(model, master, state, accumulate, communicate)
 
 
 def wrapper(settings: Settings) -> str:
-    """Optimizer wrapper: ``ddp``, ``none``, ``fp16``, ``unfused``, ``bf16``, ``zero12`` or ``zero3``.
+    """Return the optimizer wrapper: ``ddp``, ``none``, ``fp16``, ``unfused``, ``bf16``, ``zero12`` or ``zero3``.
 
     Source: engine.py:2294-2366 and, which of the 16-bit wrappers of stage 0, 2555-2609.
     """
@@ -64,11 +62,14 @@ def wrapper(settings: Settings) -> str:
     return "zero12"
 
 
-def compact(settings: Settings) -> bool:
-    """Stage 2 with fp32 accumulation of a 16-bit model keeps one flat fp32 slice (stage_1_and_2.py:1259-1345)."""
+def keeps_flat_fp32_gradients(settings: Settings) -> bool:
+    """Return whether a rank's gradients are one flat fp32 slice.
+
+    Stage 2 with fp32 accumulation of a 16-bit model does so (stage_1_and_2.py:1259-1345).
+    """
     return settings.stage == 2 and settings.grad_accum_dtype == "fp32" and _WIDTHS[settings.precision] == 2
 
 
 def reduces_in_hooks(settings: Settings) -> bool:
-    """Stages 1 and 2: whether buckets are reduced while backward runs, or after it (stage_1_and_2.py:958-980)."""
+    """Return whether stages 1 and 2 reduce while backward runs, or after it (stage_1_and_2.py:958-980)."""
     return settings.stage == 2 or settings.overlap_comm
