@@ -10,7 +10,7 @@ from dsconf.cli import main
 
 
 def script() -> None:
-    """Runs the command line and leaves at once: freeing every object takes a tenth of a short command's time."""
+    """Run the command line and leave at once: freeing every object takes a tenth of a short command's time."""
     try:
         main()
     except SystemExit as end:

@@ -97,7 +97,7 @@ def read_asked(gpus: int | None, target: str | None, **words: Unpack[ValidateWor
 
 def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], *, named: bool) -> Rule:
     def fits(case: Case) -> Iterator[Problem]:
-        """Whether each GPU, and each node where its memory was given, holds what the job needs."""
+        """Say whether each GPU, and each node where its memory was given, holds what the job needs."""
         from dsconf.memory.estimate import estimate
 
         try:
@@ -114,7 +114,7 @@ def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], *, named: bool) -> Rul
 
 
 def _copied_weights(case: Case, job: Job) -> int:
-    """Bytes of a rank's fp32 weights that an older release copies to the GPU in its step (DS413); 0 in others."""
+    """Return the bytes of a rank's fp32 weights that an older release copies to the GPU in its step (DS413); 0 in others."""
     from dsconf.config.rules.offload import copies_weights
 
     return 4 * -(-job.model.parameters.trainable() // job.cluster.world_size) if copies_weights(case) else 0
@@ -172,7 +172,7 @@ def _on_host(job: Job, found: Estimate) -> Iterator[Problem]:
 
 
 def _least_to_load(job: Job, found: Estimate) -> int:
-    """Bytes of a node without zero.Init: weights that are converted while they are loaded belong to each process
+    """Return the bytes a node needs at least without zero.Init: weights that are converted while they are loaded belong to each process
     alone; else a mapped safetensors file may be one copy for all of them."""
     from dsconf.memory.timeline.common import frame_of
     from dsconf.memory.timeline.host import loaded_by_each

@@ -28,7 +28,7 @@ class UnavailableError(DsconfError):
 
 
 def closest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
-    """Which of ``known`` an unknown ``word`` may have been meant as, or None when nothing is close."""
+    """Return which of ``known`` an unknown ``word`` may stand for, or None when nothing is close."""
     from difflib import get_close_matches
 
     lowered = {name.lower(): name for name in known}
@@ -50,6 +50,6 @@ def one_of(option: str, word: str, words: Sequence[str]) -> str:
 
 
 def nearest(word: str, known: list[str] | tuple[str, ...]) -> str:
-    """A ``did you mean`` suffix for an unknown ``word``, or an empty string when nothing is close."""
+    """Return a ``did you mean`` suffix for an unknown ``word``, or an empty string when nothing is close."""
     meant = closest(word, known)
     return f"; did you mean {meant!r}?" if meant is not None else ""

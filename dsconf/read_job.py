@@ -154,7 +154,7 @@ def _sizes(model: Model, word: JobWords, settings: Settings) -> tuple[int, int]:
 
 
 def _settings(word: JobWords, world_size: int, hidden_size: int | None) -> Settings:
-    """What the config says, or else the words; ranks that share sequences may be left to the script."""
+    """Return what the config says, or else the words; ranks that share sequences may be left to the script."""
     if word["config"] is None:
         return plain_settings(DEFAULT_STAGE if word["stage"] is None else word["stage"], word, word["nvme"])
     from dsconf.config.load import load_config

@@ -36,7 +36,7 @@ def _number(help: str, **more: Any) -> Word:  # noqa: A002
 
 
 def _whole_or_several(option: str, value: Any) -> int | str:
-    """One number, or the text of several, for whoever compares them to split."""
+    """Read one number, or leave the text of several, for whoever compares them to split."""
     return value if isinstance(value, str) and "," in value else whole(option, value)
 
 
@@ -51,14 +51,14 @@ def _offload(option: str, value: Any) -> str:
 
 
 def _optimizer(option: str, value: Any) -> str:
-    """In lower case, as the settings of a ds_config have it; a search takes those that its templates can write."""
+    """Read it in lower case, as the settings of a ds_config have it; a search takes those that its templates can write."""
     if not isinstance(value, str):
         raise InputError(f"{option}: {value!r} is not the name of an optimizer")
     return value.lower()
 
 
 def _rank(option: str, value: Any) -> int | None:
-    """A rank's number, or None for the fullest."""
+    """Read a rank's number, or None for the fullest."""
     if value == FULLEST:
         return None
     try:
@@ -68,7 +68,7 @@ def _rank(option: str, value: Any) -> int | None:
 
 
 def _shards(option: str, value: Any) -> int | None:
-    """None, 0 (``auto``, and what has been read already) or a number of shards."""
+    """Read None, 0 (``auto``, and what has been read already) or a number of shards."""
     if value is False:
         return None
     if value is True or value in ("auto", 0):

@@ -11,7 +11,7 @@ _CHECKOUT = {"rules": "docs/rules"}
 
 
 def text(folder: str, name: str) -> str:
-    """The text of ``schemas/<name>``, ``templates/<name>`` or ``docs/rules/<name>``.
+    """Return the text of ``schemas/<name>``, ``templates/<name>`` or ``docs/rules/<name>``.
 
     A bare checkout that is first on ``sys.path`` has no ``dsconf.schemas`` package, so the folder beside
     ``dsconf/`` is the second place to look.

@@ -47,7 +47,7 @@ def _parse(value: str, units: dict[str, int], what: str, example: str) -> int:
 
 
 def parse_count(value: str) -> int:
-    """A positive count such as ``70B``, ``1.5e9`` or ``125M`` (decimal units).
+    """Read a positive count such as ``70B``, ``1.5e9`` or ``125M`` (decimal units).
 
     Raises:
         InputError: not a number, an unknown unit, or not positive.
@@ -56,7 +56,7 @@ def parse_count(value: str) -> int:
 
 
 def parse_bytes(value: str) -> int:
-    """A positive number of bytes such as ``80GiB`` (binary) or ``80GB`` (decimal).
+    """Read a positive number of bytes such as ``80GiB`` (binary) or ``80GB`` (decimal).
 
     Raises:
         InputError: not a number, an unknown unit, or not positive.
@@ -65,7 +65,7 @@ def parse_bytes(value: str) -> int:
 
 
 def parse_rate(value: str) -> float:
-    """Bytes a second of a rate such as ``400Gbit/s``, ``400Gb/s`` or ``100Gbps`` (bits) and ``50GB/s`` or ``25GiB/s``.
+    """Read the bytes a second of ``400Gbit/s``, ``400Gb/s`` or ``100Gbps`` (bits) and ``50GB/s`` or ``25GiB/s``.
 
     A lower-case b stands for bits and an upper-case B for bytes, of which ``Gi`` has 2**30 and ``G`` 10**9.
 
@@ -117,7 +117,7 @@ def positive(option: str, value: object) -> float:
 
 
 def _shown(value: object) -> str:
-    """A number as it was written, anything else in quotes."""
+    """Return a number as it was written, anything else in quotes."""
     return str(value) if _NUMBER.fullmatch(str(value)) else repr(value)
 
 
@@ -163,7 +163,7 @@ def _named(option: str, parse: Callable[[str], Number], value: str) -> Number:
 
 
 def format_rate(bytes_per_second: float, unit: str = "B") -> str:
-    """A rate as a person would write it, ``300 GB/s``, or with ``unit`` ``bit`` ``400 Gbit/s``; decimal units."""
+    """Write a rate as a person would write it, ``300 GB/s``, or with ``unit`` ``bit`` ``400 Gbit/s``; decimal units."""
     rate = bytes_per_second * (1 if unit == "B" else _BITS_OF_BYTE)
     scales = ((10**12, "T"), (10**9, "G"), (10**6, "M"), (10**3, "k"))
     scale, prefix = next(((scale, prefix) for scale, prefix in scales if rate >= scale), (1, ""))
@@ -172,7 +172,7 @@ def format_rate(bytes_per_second: float, unit: str = "B") -> str:
 
 
 def gib(num_bytes: int) -> float:
-    """Bytes as GiB (2**30), for printing."""
+    """Return bytes as GiB (2**30), for printing."""
     return num_bytes / GIB
 
 

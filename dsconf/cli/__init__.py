@@ -33,7 +33,7 @@ class LazyGroup(click.Group):
     """Imports ``dsconf.cli.<command>`` when it is run, and lists summaries without importing."""
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
-        """A person's mistake is one line on stderr and the right exit code, never a traceback."""
+        """Run a command; a person's mistake is one line on stderr and the right exit code, never a traceback."""
         kwargs["standalone_mode"] = False
         try:
             code = super().main(*args, **kwargs)

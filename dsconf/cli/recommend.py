@@ -67,7 +67,7 @@ def command(
 
 
 def _check(found: Recommendation, words: dict[str, Any]) -> CheckResult:
-    """A real step with the winner, as DeepSpeed itself would load it; progress goes to stderr."""
+    """Run a real step with the winner, as DeepSpeed itself would load it; progress goes to stderr."""
     import json
 
     from dsconf.config.render import render

@@ -70,7 +70,7 @@ class Writing(NamedTuple):
             raise InputError(f"-o: {str(self.output)!r} has characters that cannot stand in a script")
 
     def config(self, folder: Path) -> Path:
-        """Where the config of ``folder`` is."""
+        """Return where the config of ``folder`` is."""
         from dsconf.search.folder import config_name
 
         return folder / config_name(self.comments)
@@ -90,7 +90,7 @@ class Writing(NamedTuple):
                 refuse_folder(folder / name)
 
     def write(self, wanted: Mapping[Path, Recommendation]) -> dict[Path, list[str]]:
-        """Every file of every folder, or none; a file that holds the same already may stay. The paths, by folder.
+        """Write every file of every folder, or none, and return the paths by folder; a file that holds the same may stay.
 
         A line on stderr names what an earlier writing for something else has left in the folders.
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def run_sweep(writing: Writing, check: bool, output_format: str, words: dict[str, Any]) -> int:
-    """Prints the sweep; with -o what is recommended for each goes into a folder of its own, since no two need be alike.
+    """Print the sweep; with -o each recommendation goes into a folder of its own, since no two need be alike.
 
     Raises:
         InputError: a word that cannot be used as given, or a file that is there already.

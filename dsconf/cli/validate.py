@@ -69,12 +69,12 @@ def _shown(report: Report, output_format: str) -> str:
 
 
 def _print(text: str, err: bool = False, nl: bool = True) -> None:
-    """A name or a key may hold what no terminal can show."""
+    """Print ``text``, whose names and keys may hold what no terminal can show."""
     click.echo(text.encode("utf-8", "backslashreplace").decode("utf-8"), err=err, nl=nl)
 
 
 def _repair(files: list[str], asked: ValidationOptions, output_format: str, writes: bool) -> Report:
-    """Shows every change and, if it ``writes``, makes it; the report is of the files as they are then."""
+    """Show every change and, if it ``writes``, make it; the report is of the files as they are then."""
     from dsconf.config.finding import Report
     from dsconf.report.repair import after, repairs, write
 

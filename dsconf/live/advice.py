@@ -48,7 +48,7 @@ def _out_of_memory(failure: Failure, predicted: Prediction | None, plan: RunPlan
 
 
 def _changes(plan: RunPlan) -> Iterator[str]:
-    """What would lower the peak, the cheapest first."""
+    """Yield what would lower the peak, the cheapest first."""
     order = plan.order
     zero = order.ds_config.get("zero_optimization", {})
     if order.workload.micro_batch > 1:

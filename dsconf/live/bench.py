@@ -78,7 +78,7 @@ class BenchResult:
         return 1 if failed or any(row.resumed is False for row in self.rows) else 0
 
     def to_json(self) -> dict[str, Any]:
-        """The document ``--format json`` prints."""
+        """Return the document that ``--format json`` prints."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__}
         rows = [row._asdict() for row in self.rows]
         for row in rows:
@@ -149,7 +149,7 @@ class _Run(NamedTuple):
 def _run_all(
     requests: Mapping[str, CheckRequest], timeout: float, tell: Callable[[str], None], runner: Runner
 ) -> dict[str, _Run]:
-    """Each strategy in its turn. A checkpoint is deleted before the next strategy writes one."""
+    """Run each strategy in its turn. A checkpoint is deleted before the next strategy writes one."""
     runs: dict[str, _Run] = {}
     with StopSignals() as signals:
         for name, request in requests.items():
@@ -178,7 +178,7 @@ def _names(strategies: str | Sequence[str]) -> list[str]:
 
 
 def _ranks(gpus: int | None) -> int:
-    """How many ranks train: as asked, else one for each GPU, else two on the CPU."""
+    """Return how many ranks train: as asked, else one for each GPU, else two on the CPU."""
     if gpus is not None:
         return whole("--gpus", gpus)
     asked = [sys.executable, "-c", "import torch; print(torch.cuda.device_count())"]
@@ -213,7 +213,7 @@ def _request(request: CheckRequest, name: str, word: BenchWords) -> CheckRequest
 
 
 def _goes_on(first: CheckResult, again: CheckResult, saved_after: int) -> bool:
-    """Whether the processes that loaded the checkpoint saw the losses that the saving run saw."""
+    """Tell whether the processes that loaded the checkpoint saw the losses that the saving run saw."""
     expected = [step["loss"] for step in first.iterations if step["iteration"] >= saved_after]
     found = [step["loss"] for step in again.iterations]
     return again.ran and len(found) == len(expected) and all(_near(a, b) for a, b in zip(found, expected, strict=True))

@@ -110,7 +110,7 @@ def _launchable(request: CheckRequest) -> dict[str, Any]:
 
 
 def _kernel(request: CheckRequest, probe: Probe) -> tuple[str, tuple[str, ...]]:
-    """The kernel that is asked of transformers, which refuses SDPA for families that have none; what to say of it."""
+    """Choose the kernel to ask of transformers, which refuses SDPA for some families, and what to say of it."""
     family, release = request.model.family if request.model is not None else "", _release(probe)
     asked = request.workload.attention
     if asked == "sdpa" and sdpa_is_gone(family, release):
@@ -248,7 +248,7 @@ def _order(request: CheckRequest, config: dict[str, Any], probe: Probe, world_si
 
 
 def cluster_of(probe: Probe, world_size: int, gpus_per_node: int, host_memory: str | int | None = None) -> Cluster:
-    """The cluster of ``world_size`` devices like the one probed, with its real memory."""
+    """Return the cluster of ``world_size`` devices like the one probed, with its real memory."""
     from dsconf.cluster.read import read_cluster
 
     if not probe.device_bytes:

@@ -27,7 +27,7 @@ class Precheck(NamedTuple):
 def precheck(
     source: str | Path | Mapping[str, Any], config: Mapping[str, Any], gpus: int, batch_given: bool
 ) -> Precheck:
-    """What ``dsconf validate`` says of ``source``, read as ``config``, on ``gpus`` GPUs.
+    """Return what ``dsconf validate`` says of ``source``, read as ``config``, on ``gpus`` GPUs.
 
     With ``batch_given`` options replace the batch sizes, so the config's own are not judged. A warning does not
     keep a config from being launched.

@@ -48,7 +48,7 @@ def of_estimate(found: Estimate, device: str) -> Prediction:
 
 
 def predict(plan: RunPlan, journalled: Mapping[str, Any] | None) -> Prediction:
-    """The figures for the rank that is rehearsed, else for the fullest.
+    """Return the figures for the rank that is rehearsed, else for the fullest.
 
     ``journalled`` is what a training process found out about a person's own model, which only it can trace.
     """

@@ -40,7 +40,7 @@ ELEMENT_COUNTS = {
 
 
 def launchable(config: Mapping[str, Any], hidden: int) -> dict[str, Any]:
-    """A copy of ``config`` without "auto", monitors and counters that disturb the measurement.
+    """Return a copy of ``config`` without "auto", monitors and counters that disturb the measurement.
 
     ``hidden`` is the model's width, from which the Trainer derives stage-3 bucket sizes.
     """
@@ -69,7 +69,7 @@ def _section(config: Mapping[str, Any], name: str) -> Mapping[str, Any]:
 
 
 def _fill_stage3(zero: Any, hidden: int) -> None:
-    """The Trainer's own figures (transformers 5.17, integrations/deepspeed.py: trainer_config_finalize)."""
+    """Fill in the Trainer's own figures (transformers 5.17, integrations/deepspeed.py: trainer_config_finalize)."""
     if not isinstance(zero, dict):
         return
     for key, value in (

@@ -39,12 +39,12 @@ def append(place: Path, result: CheckResult, progress: Callable[[str], None]) ->
 
 
 def record(result: CheckResult) -> dict[str, Any]:
-    """One line: the case, and what was measured of the rank that holds most, in MiB and seconds."""
+    """Return one line: the case, and what was measured of the rank that holds most, in MiB and seconds."""
     return record_of(result, RankFigures(result.rank, result.measured, result.iterations))
 
 
 def record_of(result: CheckResult, one: RankFigures) -> dict[str, Any]:
-    """The line of ``one`` of the ranks of ``result``."""
+    """Return the line of ``one`` of the ranks of ``result``."""
     order = result.order
     assert order is not None
     half = any(order.ds_config.get(name, {}).get("enabled") for name in ("bf16", "fp16"))

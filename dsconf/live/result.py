@@ -132,7 +132,7 @@ class CheckResult:
         return FAILURE_EXITS.get(self.failure.kind, 1)
 
     def to_json(self) -> dict[str, Any]:
-        """The document ``--format json`` prints."""
+        """Return the document that ``--format json`` prints."""
         document = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in NOT_SHOWN}
         document["measurement_version"] = MEASUREMENT_VERSION
         for name in ("predicted", "measured"):
@@ -145,7 +145,7 @@ class CheckResult:
 
 
 def every_rank(events: list[list[dict[str, Any]]], first: int = 0) -> tuple[RankFigures, ...]:
-    """The figures of each process; the ranks count from ``first``."""
+    """Return the figures of each process; the ranks count from ``first``."""
     return tuple(_rank(rank, found) for rank, found in enumerate(events, first))
 
 
@@ -163,7 +163,7 @@ def _rank(rank: int, events: list[dict[str, Any]]) -> RankFigures:
 
 
 def fullest(events: list[list[dict[str, Any]]]) -> tuple[int, list[dict[str, Any]]]:
-    """The process with the highest peak and its iterations; none where no iteration was finished."""
+    """Return the process with the highest peak and its iterations; none where no iteration was finished."""
     ranks = [[_bare(event) for event in rank if event["event"] == "iteration"] for rank in events]
     return max(enumerate(ranks), key=lambda found: _peak(found[1]) or 0, default=(0, []))
 
@@ -187,7 +187,7 @@ def figures(iterations: list[dict[str, Any]], init_bytes: int | None = None) -> 
 
 
 def error_percent(predicted: float | None, measured: float | None) -> float | None:
-    """By how much ``predicted`` is too high (or, negative, too low), in percent of ``measured``."""
+    """Return by how much ``predicted`` is too high (or, negative, too low), in percent of ``measured``."""
     if predicted is None or not measured:
         return None
     return round(100 * (predicted - measured) / measured, 2)
@@ -196,7 +196,7 @@ def error_percent(predicted: float | None, measured: float | None) -> float | No
 def furthest_off(
     iterations: list[dict[str, Any]], predicted: Mapping[str, Mapping[str, int]], stays: Mapping[str, int]
 ) -> PredictedPart | None:
-    """The part of the prediction with the largest error in bytes; None where something is missing.
+    """Return the part of the prediction with the largest error in bytes; None where something is missing.
 
     What stays between steps is measured at the end of the last step.
     """
@@ -216,7 +216,7 @@ def _largest_first(terms: Mapping[str, int]) -> tuple[str, ...]:
 
 
 def compare_phases(iterations: list[dict[str, Any]], predicted: Mapping[str, int]) -> dict[str, Phase]:
-    """Each phase's measured peak beside what was predicted of that phase."""
+    """Put each phase's measured peak beside what was predicted of that phase."""
     phases = {}
     for name in PHASES:
         measured = max((event[f"{name}_bytes"] for event in iterations), default=None)

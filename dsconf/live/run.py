@@ -97,7 +97,7 @@ def _report(request: CheckRequest, plan: RunPlan, probe: Probe, outcome: Outcome
 
 
 def _last(outcome: Outcome, name: str) -> dict[str, Any]:
-    """The event ``name`` with the largest host peak over the ranks; empty where there is none."""
+    """Return the event ``name`` with the largest host peak over the ranks; empty where there is none."""
     found = [event for events in outcome.events for event in events if event["event"] == name]
     return max(found, key=lambda event: int(event.get("host_peak_bytes", 0)), default={})
 
@@ -107,7 +107,7 @@ BYTES_PER_PARAMETER = 16
 
 
 def room_note(plan: RunPlan) -> str | None:
-    """What the checkpoint of ``plan`` takes at most, and where; None where none is saved.
+    """Say what the checkpoint of ``plan`` takes at most, and where; None where none is saved.
 
     Raises:
         UnavailableError: there is less room than that.

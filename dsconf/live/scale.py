@@ -80,7 +80,7 @@ def _widths(model: Model, config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _has_own_width(model: Model) -> bool:
-    """Whether the family has a fixed default width rather than four times the hidden size."""
+    """Tell whether the family has a fixed default width rather than four times the hidden size."""
     from dsconf.model.families import FAMILIES
 
     return "intermediate_size" in FAMILIES[model.family].defaults
@@ -95,7 +95,7 @@ def _experts(model: Model, config: Mapping[str, Any]) -> dict[str, int]:
 
 
 def _spelling(config: Mapping[str, Any]) -> dict[str, str]:
-    """How this config spells the common names: ``n_embd`` for ``hidden_size``."""
+    """Return how this config spells the common names: ``n_embd`` for ``hidden_size``."""
     from dsconf.model.families import FAMILIES
 
     aliases = FAMILIES[config["model_type"]].aliases
@@ -120,7 +120,7 @@ def _plain_rope(rope: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def scale_note(model: Model, small: Model) -> str:
-    """What was made smaller, in one line."""
+    """Say what was made smaller, in one line."""
     changes = [
         f"{name} {getattr(model, field)} → {getattr(small, field)}"
         for name, field in (

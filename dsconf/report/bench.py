@@ -14,7 +14,7 @@ HEADERS = ("strategy", "ranks", "s a step", "tokens/s", "against single", "peak 
 
 
 def bench_text(result: BenchResult) -> str:
-    """The table, and what all rows have in common."""
+    """Return the table, and what all rows have in common."""
     from tabulate import tabulate
 
     tried = any(row.resumed is not None for row in result.rows)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_text(result: CheckResult) -> str:
-    """The comparison of predicted and measured."""
+    """Return the comparison of predicted and measured."""
     from tabulate import tabulate
 
     rows = [[name, *_cells(phase)] for name, phase in result.phases.items()]

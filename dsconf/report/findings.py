@@ -26,7 +26,7 @@ def _summary(report: Report) -> str:
 
 
 def findings_text(report: Report) -> str:
-    """One line a finding, ``file:line:column: severity code path: message; suggestion``, and a summary line."""
+    """Return one line a finding, ``file:line:column: severity code path: message; suggestion``, and a summary line."""
     lines = [_line(file.file, finding) for file in report.files for finding in file.findings]
     return "\n".join([*lines, _summary(report)])
 
@@ -36,5 +36,5 @@ def _file(file: FileReport) -> dict[str, Any]:
 
 
 def findings_json(report: Report) -> dict[str, Any]:
-    """The JSON of schemas/validate.schema.json."""
+    """Return the JSON of schemas/validate.schema.json."""
     return {"files": [_file(file) for file in report.files]}

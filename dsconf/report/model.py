@@ -8,7 +8,7 @@ from dsconf.units import format_count
 
 
 def model_sentence(model: Model, *, sized: bool = False) -> str:
-    """The shape of a model that was named or read from a file; ``sized``: one that was chosen for a size."""
+    """Say the shape of a model that was named or read from a file; ``sized``: one that was chosen for a size."""
     if sized:
         return shape_sentence(model)
     experts = f", {model.experts} experts ({model.experts_per_token} a token)" if model.experts else ""

@@ -17,7 +17,7 @@ KINDS = (".png", ".svg")
 
 
 def drawable(path: Path, *, force: bool) -> None:
-    """Whether the plot can be written, asked before minutes are spent on what it shows.
+    """Make sure that the plot can be written, asked before minutes are spent on what it shows.
 
     Raises:
         InputError: neither PNG nor SVG, there already, or in a folder that does not exist.
@@ -36,7 +36,7 @@ def drawable(path: Path, *, force: bool) -> None:
 
 
 def draw(result: BenchResult, path: Path) -> None:
-    """Two bar charts beside each other, tokens a second and peak memory, written whole or not at all."""
+    """Draw two bar charts beside each other, tokens a second and peak memory, written whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 

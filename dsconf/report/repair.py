@@ -28,7 +28,7 @@ class Repaired(NamedTuple):
 
 
 def repairs(sources: Sequence[str], asked: ValidationOptions) -> Iterator[Repaired]:
-    """What repairing each of ``sources`` would change; nothing is written."""
+    """Yield what repairing each of ``sources`` would change; nothing is written."""
     for source in sources:
         name = name_of(source)
         try:
@@ -41,7 +41,7 @@ def repairs(sources: Sequence[str], asked: ValidationOptions) -> Iterator[Repair
 
 
 def after(one: Repaired, asked: ValidationOptions) -> FileReport:
-    """What is left to be found when ``one`` has been repaired, for the same loader."""
+    """Return what is left to be found when ``one`` has been repaired, for the same loader."""
     if one.repair is None or not one.repair.repaired:
         return one.report
     return check_text(name_of(one.source), one.repair.after, asked._replace(target=one.report.target))

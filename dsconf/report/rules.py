@@ -1,4 +1,4 @@
-"""The page of a rule, docs/rules/CODE.md, as data."""
+"""Return the page of a rule, docs/rules/CODE.md, as data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class RulePage(NamedTuple):
 
 
 def rule_page(code: str) -> RulePage:
-    """The page of ``code``; a code without one has itself as the title."""
+    """Return the page of ``code``; a code without one has itself as the title."""
     from dsconf.resources import text
 
     try:

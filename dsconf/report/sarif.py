@@ -18,7 +18,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(report: Report, version: str) -> dict[str, Any]:
-    """One run with a rule for each code that was found and a result for each finding; ``version`` is dsconf's."""
+    """Return one run with a rule for each code that was found and a result for each finding; ``version`` is dsconf's."""
     codes = sorted({finding.code for file in report.files for finding in file.findings})
     driver = {"name": "dsconf", "version": version, "rules": [_rule(rule_page(code)) for code in codes]}
     run = {
@@ -41,7 +41,7 @@ def _rule(page: RulePage) -> dict[str, Any]:
 
 
 def _uri(name: str) -> str:
-    """A file's name as a URI: relative to where the command ran unless it is absolute."""
+    """Return a file's name as a URI: relative to where the command ran unless it is absolute."""
     path = Path(name)
     return path.as_uri() if path.is_absolute() else quote(PurePath(name).as_posix())
 

@@ -102,7 +102,7 @@ class Planner:
         return self._smallest(accepted(Job(shape, cluster, self._settings(self._stages[-1]), workload)), batch)
 
     def _smallest(self, last: Job, batch: tuple[int, int]) -> PlannedJob:
-        """At the first stage with headroom, else the first that is tight, else the ``last``."""
+        """Plan it at the first stage with headroom, else the first that is tight, else the ``last``."""
         tight, seq_len = None, last.workload.seq_len
         for stage in self._stages[:-1]:
             # Memory never falls as samples grow, so what is too long once is so for good.
@@ -152,7 +152,7 @@ def plan(
     stage: int | None = None,
     **words: Unpack[PlanWords],
 ) -> Iterator[PlannedJob]:
-    """Every combination of models, GPUs, sequence lengths and micro-batches, each a value or several of them.
+    """Yield every combination of models, GPUs, sequence lengths and micro-batches, each a value or several of them.
 
     ``words`` are those of :class:`Planner`. Jobs come one by one, models slowest and micro-batches fastest.
 
@@ -178,7 +178,7 @@ def plan(
 
 
 def _several(option: str, value: Any) -> tuple[Any, ...]:
-    """One value, or what an iterable holds; text, a path and a config are one.
+    """Return one value, or what an iterable holds; text, a path and a config are one.
 
     Raises:
         InputError: it holds nothing, which would be a plan without jobs.

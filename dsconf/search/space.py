@@ -172,7 +172,7 @@ def batches(world_size: int, seq_len: int, wish: Wish) -> list[tuple[int, int]]:
 
 
 def check_split(global_batch: int, sizes: Sequence[int]) -> None:
-    """Nothing, where ``global_batch`` can be split evenly over each number of GPUs in ``sizes``.
+    """Refuse a ``global_batch`` that cannot be split evenly over each number of GPUs in ``sizes``.
 
     Raises:
         InputError: it cannot; the message names the nearest that can.

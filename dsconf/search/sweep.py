@@ -98,7 +98,7 @@ def sweep(
 
 
 def read_sizes(gpus: str | int | Iterable[int]) -> tuple[int, ...]:
-    """Numbers of GPUs, each once, fewest first.
+    """Return the numbers of GPUs, each once, fewest first.
 
     Raises:
         InputError: none, or one that is not a positive whole number.

@@ -13,7 +13,7 @@ from dsconf.speed.optimizer import element_bytes
 
 
 def sent_bytes(job: Job) -> int:
-    """Bytes sent by one rank in one optimizer step of ``job``; 0 on one GPU."""
+    """Return the bytes sent by one rank in one optimizer step of ``job``; 0 on one GPU."""
     rings = (_stage_0, _stage_1, _stage_2, _stage_3)[job.settings.stage](job)
     return int(rings * (job.cluster.world_size - 1) / job.cluster.world_size)
 
