@@ -114,7 +114,7 @@ def _fit_rule(job_of: Callable[[Mapping[str, Any]], Job], *, named: bool) -> Rul
 
 
 def _copied_weights(case: Case, job: Job) -> int:
-    """Return the bytes of a rank's fp32 weights that an older release copies to the GPU in its step (DS413); 0 in others."""
+    """Return the bytes of fp32 weights that an older release copies to the GPU in its step (DS413), else 0."""
     from dsconf.config.rules.offload import copies_weights
 
     return 4 * -(-job.model.parameters.trainable() // job.cluster.world_size) if copies_weights(case) else 0
@@ -172,8 +172,8 @@ def _on_host(job: Job, found: Estimate) -> Iterator[Problem]:
 
 
 def _least_to_load(job: Job, found: Estimate) -> int:
-    """Return the bytes a node needs at least without zero.Init: weights that are converted while they are loaded belong to each process
-    alone; else a mapped safetensors file may be one copy for all of them."""
+    """Return the bytes a node needs at least without zero.Init: weights converted while loaded are each process's own;
+    else a mapped safetensors file may be one copy for all of them."""
     from dsconf.memory.timeline.common import frame_of
     from dsconf.memory.timeline.host import loaded_by_each
 

@@ -51,7 +51,7 @@ def _offload(option: str, value: Any) -> str:
 
 
 def _optimizer(option: str, value: Any) -> str:
-    """Read it in lower case, as the settings of a ds_config have it; a search takes those that its templates can write."""
+    """Read it in lower case, as settings have it; a search takes those that its templates can write."""
     if not isinstance(value, str):
         raise InputError(f"{option}: {value!r} is not the name of an optimizer")
     return value.lower()

@@ -90,7 +90,7 @@ class Writing(NamedTuple):
                 refuse_folder(folder / name)
 
     def write(self, wanted: Mapping[Path, Recommendation]) -> dict[Path, list[str]]:
-        """Write every file of every folder, or none, and return the paths by folder; a file that holds the same may stay.
+        """Write every file of every folder, or none; a file that holds the same may stay. Returns the paths by folder.
 
         A line on stderr names what an earlier writing for something else has left in the folders.
 

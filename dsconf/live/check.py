@@ -155,7 +155,7 @@ def find_boundary(
     run: Callable[[CheckRequest], CheckResult],
     progress: Callable[[str], None] = lambda line: None,
 ) -> CheckResult:
-    """Return the result of the largest micro-batch that ran, with the boundary in its ``fit``; else of a single sequence.
+    """Return the result of the largest micro-batch that ran, the boundary in its ``fit``; else of a single sequence.
 
     Doubles from the micro-batch of ``request`` while it runs, then halves the gap between the largest that ran and the
     smallest that did not. Memory grows with the micro-batch, so whatever lies between is decided.

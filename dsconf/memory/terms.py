@@ -29,7 +29,7 @@ class Amount(NamedTuple):
     bytes_per_element: int
     elements: int
     why: str
-    """What the elements are."""
+    """What the elements are, as it follows their number; of single bytes it begins with "of"."""
 
     @property
     def num_bytes(self) -> int:
@@ -38,8 +38,8 @@ class Amount(NamedTuple):
 
     def __str__(self) -> str:
         if self.bytes_per_element == 1:
-            return f"{self.elements:,} bytes: {self.why}"
-        return f"{self.bytes_per_element:,} bytes × {self.elements:,}: {self.why}"
+            return f"{self.elements:,} bytes {self.why}"
+        return f"{self.bytes_per_element:,} bytes × {self.elements:,} {self.why}"
 
 
 class Bytes(int):
@@ -50,9 +50,9 @@ class Bytes(int):
 
 Product = tuple[int, int, str]
 """As ``Amount``."""
-ROUNDED = "rounding to the allocator's blocks, of 512 bytes or, above 10 MiB, 2 MiB"
-PINNED = "rounding of pinned memory up to a power of two"
-NO_WHOLE_ELEMENT = "what is no whole element"
+ROUNDED = "of rounding to the allocator's blocks, of 512 bytes or, above 10 MiB, 2 MiB"
+PINNED = "of rounding pinned memory up to a power of two"
+NO_WHOLE_ELEMENT = "of an element"
 
 
 class Counting:

@@ -18,7 +18,7 @@ SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
 def sarif(report: Report, version: str) -> dict[str, Any]:
-    """Return one run with a rule for each code that was found and a result for each finding; ``version`` is dsconf's."""
+    """Return one run with a rule for each code found and a result for each finding; ``version`` is dsconf's."""
     codes = sorted({finding.code for file in report.files for finding in file.findings})
     driver = {"name": "dsconf", "version": version, "rules": [_rule(rule_page(code)) for code in codes]}
     run = {

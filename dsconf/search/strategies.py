@@ -91,7 +91,7 @@ def _states(plain: Strategy, precision: str, wish: Wish) -> tuple[bool, ...]:
 
 
 def _ratios(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> tuple[float, ...]:
-    """Return the parts to offload: a part of the optimizer stays on the GPU in whole sub-groups, at stage 3 alone and with Adam
+    """Return the parts to offload: the rest of the optimizer stays on the GPU in whole sub-groups, at stage 3 with Adam
     (stage3.py:313-315, 1100-1108)."""
     if plain.stage != 3 or (plain.optimizer_device, plain.param_device) != ("cpu", "none"):
         return (1.0,)

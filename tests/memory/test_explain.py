@@ -194,8 +194,8 @@ def test_master_weights_are_four_bytes_for_each_parameter_of_the_slice() -> None
     assert 118 * 2**21 == 247_463_936 == 4 * 61_754_096 + 447_552
     one = _job(stage=2, gpus=8)
     assert explain(one, _term(one, "master weights")) == (
-        "4 bytes × 61,754,096: 494,032,768 trained parameters ÷ 8 ranks",
-        "+ 447,552 bytes: rounding to the allocator's blocks, of 512 bytes or, above 10 MiB, 2 MiB",
+        "4 bytes × 61,754,096 elements: 494,032,768 trained parameters ÷ 8 ranks",
+        "+ 447,552 bytes of rounding to the allocator's blocks, of 512 bytes or, above 10 MiB, 2 MiB",
     )
 
 
@@ -204,15 +204,15 @@ def test_the_bucket_is_half_a_billion_elements_of_the_collective_s_type() -> Non
     config = {"bf16": {"enabled": True}, "communication_data_type": "fp32", "zero_optimization": {"stage": 3}}
     one = _job(config=config | {"train_micro_batch_size_per_gpu": 1}, gpus=8, seq_len=512)
     (bucket, *_) = explain(one, _term(one, "reduce bucket"))
-    assert bucket == "4 bytes × 500,000,000: elements of reduce_bucket_size"
+    assert bucket == "4 bytes × 500,000,000 elements of reduce_bucket_size"
 
 
 def test_the_newest_gradient_says_whose_hook_runs() -> None:
     """Llama's output projection is larger than the bucket, and is reduced in the hook of the final norm's weight."""
     one = read_job(params=None, model="meta-llama/Llama-3.1-8B", gpus=8, stage=2, seq_len=128)
     assert explain(one, _term(one, "newest gradient")) == (
-        "2 bytes × 525,336,576: elements of a gradient larger than the bucket, reduced where it is",
-        "+ 2 bytes × 4,096: elements of model.norm.weight, which no longer fits the bucket",
+        "2 bytes × 525,336,576 elements of a gradient larger than the bucket, reduced where it is",
+        "+ 2 bytes × 4,096 elements of model.norm.weight, which no longer fits the bucket",
     )
 
 

@@ -252,16 +252,25 @@ def activations_at(step: Step, place: Place) -> dict[str, int]:
         sizes = {"saved_activations": saved, "layer_in_progress": act.layer_backward[event], **tied}
     else:
         sizes = {"saved_activations": saved, "embedding_gradient": _gradients_of_the_embedding(step), **tied}
-    of_width, width = step.frame.bytes.of_width, step.frame.width.model
-    return {name: of_width(size, width, _WHY[name]) if name in _WHY else size for name, size in sizes.items()}
+    return {name: _explained(step, name, size) for name, size in sizes.items()}
+
+
+def _explained(step: Step, name: str, size: int) -> int:
+    frame = step.frame
+    if name == "embedding_gradient":
+        copies, rest = (2, "its sum with the tied one") if step.act.tied else (1, "")
+        why = "elements of the embedding's gradient" + (f", and of {rest} in new memory" if rest else "")
+        elements = copies * frame.hooks.embedding
+        beside = size - frame.width.model * elements
+        return frame.bytes.total((frame.width.model, elements, why), (1, beside, "of what is alive beside it"))
+    return frame.bytes.of_width(size, frame.width.model, _WHY[name]) if name in _WHY else size
 
 
 _WHY = {
     "newest_gradient": "elements of the output projection, whose gradient the loss's shards add up",
     "tied_embedding_gradient": "elements of the embedding, whose gradient the output projection made",
-    "embedding_gradient": "elements of the embedding's gradient, and of its sum with the tied one in new memory",
 }
-"""Of the gradients among what is alive with activations."""
+"""Of the gradients that lie beside activations."""
 
 
 def _gradients_of_the_embedding(step: Step) -> int:

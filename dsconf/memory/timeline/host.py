@@ -26,7 +26,9 @@ def host_terms(frame: Frame, rank: int, accumulating: bool) -> Terms:
     ``accumulating``: of several micro-batches earlier ones have left gradients.
     """
     settings = frame.settings
-    terms: list[tuple[str, int]] = [("process", frame.bytes.product(1, PROCESS_BYTES, "whatever the model"))]
+    terms: list[tuple[str, int]] = [
+        ("process", frame.bytes.product(1, PROCESS_BYTES, "of CUDA, cuBLAS and kernels, whatever the model"))
+    ]
     if frame.wrapper == "zero12" and settings.offload_optimizer != "none":
         terms += _zero12(frame, rank, accumulating)
     if frame.wrapper == "zero3":
@@ -53,7 +55,7 @@ def _zero12(frame: Frame, rank: int, accumulating: bool) -> list[tuple[str, int]
 
 
 def _share(frame: Frame) -> str:
-    return f"{frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks"
+    return f"elements: {frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks"
 
 
 def gradient_staging_buffer(frame: Frame) -> int:
@@ -114,7 +116,7 @@ def _parameters_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
     pieces, elements = _pinned_pieces(frame.model, frame.world_size, width)
     one_by_one = frame.bytes.total(
         (width, elements, "elements of this rank's slices, one by one"),
-        (1, pieces - width * elements, "rounding of each slice up to a power of two"),
+        (1, pieces - width * elements, "of rounding each slice up to a power of two"),
     )
     return [("parameters", frame.bytes.together(block, one_by_one))]
 

@@ -50,11 +50,9 @@ def buffers(frame: Frame) -> int:
     model = frame.model
     rows = model.layers * model.positions
     if model.family == "gpt_neo":
-        return frame.bytes.product(1, rows * model.positions, f"a causal mask in each of {model.layers} layers")
+        return frame.bytes.product(1, rows * model.positions, f"of causal masks in {model.layers} layers")
     if model.family == "gptj":
-        return frame.bytes.product(
-            frame.width.model, rows * model.rotary_dim, f"sines in each of {model.layers} layers"
-        )
+        return frame.bytes.product(frame.width.model, rows * model.rotary_dim, f"sines in {model.layers} layers")
     return frame.bytes.total()
 
 
@@ -66,7 +64,7 @@ def each_in_a_block(frame: Frame, width: int, why: str, without: int = 0) -> int
     elements = frame.hooks.total
     rest = _in_blocks(frame.model, width) - width * elements
     return frame.bytes.total(
-        (width, elements - without, why), (1, rest, "rounding of each tensor to the allocator's blocks")
+        (width, elements - without, why), (1, rest, "of rounding each tensor to the allocator's blocks")
     )
 
 
@@ -82,14 +80,14 @@ def frozen_parameters(frame: Frame) -> int:
     stored = frozen(frame.model, frame.job.workload.quantize, frame.width.model)
     return frame.bytes.total(
         (stored.width, stored.kept, "elements of frozen parameters"),
-        (1, stored.packed, f"linear weights in {frame.job.workload.quantize}"),
-        (1, stored.scales, "scales of the quantized weights"),
+        (1, stored.packed, f"of linear weights in {frame.job.workload.quantize}"),
+        (1, stored.scales, "of scales of the quantized weights"),
     )
 
 
 def _share(frame: Frame) -> str:
     """Say which elements a slice is of."""
-    return f"{frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks"
+    return f"elements: {frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks"
 
 
 def _zero12(frame: Frame, rank: int) -> Resident:
@@ -171,7 +169,7 @@ def _zero3(frame: Frame, rank: int) -> Resident:
 
 
 def _slices(frame: Frame) -> str:
-    return f"{frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks, each padded"
+    return f"elements: {frame.hooks.total:,} trained parameters ÷ {frame.world_size} ranks, each padded"
 
 
 def _on_gpu(frame: Frame) -> str:
@@ -189,8 +187,8 @@ def frozen_parameters_in_slices(frame: Frame, elements: int) -> int:
     stored = frozen(frame.model, quantize, frame.width.model)
     part = -(-stored.weights // frame.world_size)
     return frame.bytes.total(
-        (1, part, f"{stored.weights:,} bytes of quantized and other frozen weights ÷ {frame.world_size} ranks"),
-        (1, stored.scales, "scales of the quantized weights, whole"),
+        (1, part, f"of {stored.weights:,} of quantized and other frozen weights ÷ {frame.world_size} ranks"),
+        (1, stored.scales, "of scales of the quantized weights, whole"),
     )
 
 
@@ -277,7 +275,7 @@ def _unfused(frame: Frame, rank: int) -> Resident:
     return Resident(tuple(terms), 0)
 
 
-_EACH_STATE = "rounding of each state to the allocator's blocks"
+_EACH_STATE = "of rounding each state to the allocator's blocks"
 
 
 def optimizer_states_of_parameters(frame: Frame, width: int) -> int:

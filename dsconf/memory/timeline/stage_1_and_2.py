@@ -335,9 +335,7 @@ def _after_backward(frame: Frame, rank: int, own: int) -> list[Rise]:
 def gradients_still_to_reduce(frame: Frame, reduced: StageOneBucket) -> int:
     """Return the whole gradients that have not gone into a bucket yet (2284-2295)."""
     waiting = frame.hooks.total - reduced.moved
-    return frame.bytes.product(
-        frame.width.model, waiting, f"of {frame.hooks.total:,} trained parameters, not yet in a bucket"
-    )
+    return frame.bytes.product(frame.width.model, waiting, f"elements in no bucket yet, of {frame.hooks.total:,}")
 
 
 def _optimizer(frame: Frame, groups: tuple[OwnedSlice, ...], own: int) -> list[Rise]:

@@ -157,7 +157,9 @@ def secondary_partition(frame: Frame, elements: int) -> int:
     if size <= 1 or frame.world_size == 1:
         return frame.bytes.total()
     others = max(0, frame.model.num_params - elements)
-    return frame.bytes.divided(frame.width.model, others, size, f"elements ÷ zero_hpz_partition_size, {size}")
+    return frame.bytes.divided(
+        frame.width.model, others, size, f"elements: {others:,} ÷ zero_hpz_partition_size, {size}"
+    )
 
 
 def newest_gradient(frame: Frame, reduction: BucketScatter) -> int:

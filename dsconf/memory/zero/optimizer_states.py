@@ -93,7 +93,7 @@ def optimizer_temporaries(
     lists = tensors.lists + (tensors.decayed if "weight_decay" in settings.optimizer_options else 0)
     made: list[Product] = [
         (lists * width, elements, "elements of the gradients, in lists of torch's foreach loop"),
-        (1, lists * rounding, "rounding of each tensor to the allocator's blocks"),
+        (1, lists * rounding, "of rounding each tensor to the allocator's blocks"),
     ]
     if settings.optimizer == "rprop":
         # Its loop over signs has a product and a mask of bools of one parameter beside its list (torch/optim/rprop.py).
