@@ -67,6 +67,8 @@ def _rehearse(order: Order) -> None:
     if order.backend == "ddp":
         return
     _repeat_shards(order.rank)
+    if order.sequence_parallel > 1:
+        _receive_what_is_sent()
     if order.rank:
         _agree_with_rank_0()
 
@@ -91,6 +93,22 @@ def _repeat_shards(rank: int) -> None:
         return work
 
     partition_parameters._dist_allgather_fn = gather_and_repeat
+
+
+def _receive_what_is_sent() -> None:
+    """Make ranks that share sequences exchange copies of this rank's own heads.
+
+    As above: left as the allocator gave it, what the others would send may be infinite, so that every optimizer step is
+    skipped and no states are made.
+    """
+    exchange = dist.all_to_all_single
+
+    def exchange_and_copy(output: Any, input: Any, *args: Any, **words: Any) -> Any:  # noqa: A002 (torch's own word)
+        work = exchange(output, input, *args, **words)
+        output.view(-1).copy_(input.reshape(-1))
+        return work
+
+    dist.all_to_all_single = exchange_and_copy
 
 
 def _agree_with_rank_0() -> None:
