@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
-from dsconf.memory.fit import missing_host_bytes
+from dsconf.memory.fit import host_shortfall_bytes
 from dsconf.model.spec import Model
 from dsconf.search.space import Combination
 from dsconf.workload import Workload
@@ -23,7 +23,7 @@ class Tools(NamedTuple):
 
     estimate: Callable[[Job], Estimate]
     step_time: Callable[[Job], StepTime]
-    missing_bytes: Callable[[Estimate, Cluster], int]
+    shortfall_bytes: Callable[[Estimate, Cluster], int]
     """By how much one GPU is too small, headroom included."""
     verdict: Callable[[Estimate, Cluster], str]
     """``yes``, ``tight`` or ``no`` from the GPU's side."""
@@ -77,13 +77,13 @@ class Examined(NamedTuple):
 def real_tools() -> Tools:
     """The memory model and the speed model of this package."""
     from dsconf.memory.estimate import estimate
-    from dsconf.memory.fit import missing_bytes, verdict
+    from dsconf.memory.fit import shortfall_bytes, verdict
     from dsconf.speed.step_time import step_time
 
     return Tools(
         estimate,
         step_time,
-        lambda found, cluster: missing_bytes(found, cluster.gpu),
+        lambda found, cluster: shortfall_bytes(found, cluster.gpu),
         lambda found, cluster: verdict(found, cluster.gpu),
     )
 
@@ -134,7 +134,7 @@ def evaluate(job: Job, tools: Tools) -> Candidate:
 def _judged(job: Job, asked: Job, tools: Tools) -> Candidate:
     """The candidate ``job`` with what the models say of ``asked``."""
     found, cluster = tools.estimate(asked), job.cluster
-    host_short = missing_host_bytes(found, cluster)
+    host_short = host_shortfall_bytes(found, cluster)
     fits = "no" if host_short else tools.verdict(found, cluster)
-    gpu_short = tools.missing_bytes(found, cluster)
+    gpu_short = tools.shortfall_bytes(found, cluster)
     return Candidate(job, found, tools.step_time(asked), fits, gpu_short, host_short)
