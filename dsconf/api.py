@@ -134,7 +134,7 @@ def _with_copy(job: Job, found: Estimate, copied: int) -> tuple[Estimate, str]:
 
 
 def _on_gpu(job: Job, found: Estimate, named: bool, copied: int) -> Problem:
-    from dsconf.memory.fit import missing_bytes, verdict
+    from dsconf.memory.fit import shortfall_bytes, verdict
 
     gpu = job.cluster.gpu
     found, phase = _with_copy(job, found, copied)
@@ -146,7 +146,7 @@ def _on_gpu(job: Job, found: Estimate, named: bool, copied: int) -> Problem:
     message = f"{needs} ({gpu.name}; peak in {phase}, {size})"
     advice = None if named else "name your GPU with --gpu or --gpu-memory"
     if answer == "no":
-        less = f"it is {format_bytes(missing_bytes(found, gpu))} too much; dsconf recommend finds a config that fits"
+        less = f"it is {format_bytes(shortfall_bytes(found, gpu))} too much; dsconf recommend finds a config that fits"
         advice = less if named else f"{less}; {advice}"
     return Problem("DS901", severity, (), message, advice)
 

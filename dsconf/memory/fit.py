@@ -17,19 +17,19 @@ if TYPE_CHECKING:
     from dsconf.memory.estimate import Estimate
 
 
-def missing_bytes(estimate: Estimate, gpu: Gpu) -> int:
+def shortfall_bytes(estimate: Estimate, gpu: Gpu) -> int:
     """By how much ``gpu`` is too small for the estimate with its headroom; 0 where it fits."""
     return max(0, estimate.process_bytes - gpu.memory_bytes)
 
 
-def missing_host_bytes(estimate: Estimate, cluster: Cluster) -> int:
+def host_shortfall_bytes(estimate: Estimate, cluster: Cluster) -> int:
     """By how much a node has too little memory, where nobody stated it by how much any has; 0 where it fits."""
     return max(0, estimate.host_bytes_per_node - cluster.host_limit_bytes)
 
 
 def verdict(estimate: Estimate, gpu: Gpu) -> str:
     """``yes`` with headroom, ``tight`` where only the bare peak of initialisation and steps fits, else ``no``."""
-    if not missing_bytes(estimate, gpu):
+    if not shortfall_bytes(estimate, gpu):
         return "yes"
     outside = estimate.process_bytes - estimate.reserved_bytes
     return "tight" if max(estimate.peak_bytes, estimate.init_peak_bytes) + outside <= gpu.memory_bytes else "no"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
-from dsconf.memory.fit import missing_host_bytes
+from dsconf.memory.fit import host_shortfall_bytes
 from dsconf.model.spec import Model
 from dsconf.search.space import Combination
 from dsconf.workload import Workload
@@ -23,7 +23,7 @@ class CostModels(NamedTuple):
 
     estimate: Callable[[Job], Estimate]
     step_time: Callable[[Job], StepTime]
-    missing_bytes: Callable[[Estimate, Cluster], int]
+    shortfall_bytes: Callable[[Estimate, Cluster], int]
     """By how much one GPU is too small, headroom included."""
     verdict: Callable[[Estimate, Cluster], str]
     """``yes``, ``tight`` or ``no`` from the GPU's side."""
@@ -77,13 +77,13 @@ class Examined(NamedTuple):
 def real_models() -> CostModels:
     """Return the memory model and the speed model of this package."""
     from dsconf.memory.estimate import estimate
-    from dsconf.memory.fit import missing_bytes, verdict
+    from dsconf.memory.fit import shortfall_bytes, verdict
     from dsconf.speed.step_time import step_time
 
     return CostModels(
         estimate,
         step_time,
-        lambda found, cluster: missing_bytes(found, cluster.gpu),
+        lambda found, cluster: shortfall_bytes(found, cluster.gpu),
         lambda found, cluster: verdict(found, cluster.gpu),
     )
 
@@ -134,12 +134,12 @@ def evaluate(job: Job, tools: CostModels) -> Candidate:
 def _judged(job: Job, asked: Job, tools: CostModels) -> Candidate:
     """Judge the candidate ``job`` by what the models say of ``asked``."""
     estimate, cluster = tools.estimate(asked), job.cluster
-    host_short = missing_host_bytes(estimate, cluster)
+    host_short = host_shortfall_bytes(estimate, cluster)
     return Candidate(
         job=job,
         estimate=estimate,
         step=tools.step_time(asked),
         fits="no" if host_short else tools.verdict(estimate, cluster),
-        gpu_short_bytes=tools.missing_bytes(estimate, cluster),
+        gpu_short_bytes=tools.shortfall_bytes(estimate, cluster),
         host_short_bytes=host_short,
     )

@@ -16,7 +16,7 @@ from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.job import Job
 from dsconf.memory.estimate import Estimate, estimate
-from dsconf.memory.fit import missing_host_bytes, verdict
+from dsconf.memory.fit import host_shortfall_bytes, verdict
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model, sequence_length
 from dsconf.read_job import OFFLOAD_STAGES, plain_settings, read_workload, stated_cluster
@@ -191,7 +191,7 @@ def _several(option: str, value: Any) -> tuple[Any, ...]:
 
 def _judged(job: Job, rank: int | None = None) -> tuple[Job, Estimate, str]:
     found = estimate(job, rank)
-    return job, found, "no" if missing_host_bytes(found, job.cluster) else verdict(found, job.cluster.gpu)
+    return job, found, "no" if host_shortfall_bytes(found, job.cluster) else verdict(found, job.cluster.gpu)
 
 
 def _planned(job: Job, found: Estimate, fits: str) -> PlannedJob:

@@ -23,7 +23,7 @@ class Line(NamedTuple):
     workspace: int = 0
     backward_workspace: int = 0
     reduction: int = 0
-    passes: bool = False
+    in_place_grad: bool = False
     view: bool = False
 
 
@@ -46,7 +46,7 @@ def recorded(program: list[Line], input_size: int, held: tuple[int, ...] = ()) -
             workspace=line.workspace,
             backward_workspace=line.backward_workspace,
             reduction=line.reduction,
-            passes=line.passes,
+            in_place_grad=line.in_place_grad,
         )
         ids.append(tape.save_output(output) if line.saves_output else output)
     for tensor in held:
@@ -55,15 +55,15 @@ def recorded(program: list[Line], input_size: int, held: tuple[int, ...] = ()) -
 
 
 class Walked(NamedTuple):
-    """What the slow walk finds; the names are those of ``Played`` and ``Heights``."""
+    """What the slow walk finds; the names are those of ``Played`` and ``Peaks``."""
 
     saved: int
     forward_peak: int
-    dry_peak: int
-    reduced: int
-    hoarded: int
-    replay_reduced: int
-    replay_hoarded: int
+    no_grad_forward_peak: int
+    grads_freed: int
+    grads_kept: int
+    replay_freed: int
+    replay_kept: int
     grads: tuple[tuple[str, int, int], ...]
 
 
@@ -72,7 +72,7 @@ def told(played: Played) -> Walked:
     return Walked(
         played.saved,
         played.forward_peak,
-        played.dry_peak,
+        played.no_grad_forward_peak,
         *played.backward,
         *played.replay,
         tuple((g.param, g.num_bytes, g.live) for g in played.grads),
@@ -135,7 +135,7 @@ class _Walk:
         self.done: set[int] = set()
         self.pending = {len(self.program): _Buffer(self.sizes[-1])}
         self.peaks = [0, 0, 0, 0]
-        self.hoard = 0
+        self.kept_grads = 0
         grads = []
         for number in reversed(range(len(self.program))):
             if number + 1 in self.pending:
@@ -151,13 +151,13 @@ class _Walk:
         return sum(saved.values()) + sum(buffers.values())
 
     def _note(self, height: int, replayed: int) -> None:
-        found = (height, height + self.hoard, replayed, replayed + self.hoard)
+        found = (height, height + self.kept_grads, replayed, replayed + self.kept_grads)
         self.peaks = [max(pair) for pair in zip(self.peaks, found, strict=True)]
 
     def _node(self, number: int) -> list[tuple[str, int, int]]:
         line = self.program[number]
         incoming = self.pending.pop(number + 1)
-        made = [incoming if line.passes else _Buffer(self.sizes[i]) for i in line.inputs]
+        made = [incoming if line.in_place_grad else _Buffer(self.sizes[i]) for i in line.inputs]
         # The weight's gradient is one of the node's outputs, so it is there until they are all handed over.
         hands = [incoming, *made]
         if line.weight:
@@ -176,7 +176,7 @@ class _Walk:
             self._hand_over(tensor, buffer, hands)
         if not line.weight:
             return []
-        self.hoard += line.weight
+        self.kept_grads += line.weight
         return [(f"weight {number}", line.weight, self._alive([]))]
 
     def _hand_over(self, tensor: int, buffer: _Buffer, hands: list[_Buffer]) -> None:

@@ -1,4 +1,4 @@
-"""Heights as lines over the batch: by hand, and for every family to the byte what recording that batch says."""
+"""Peaks as lines over the batch: by hand, and for every family to the byte what recording that batch says."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from model_cases import CASES
 
 from dsconf.memory.autograd.backward import Height, highest
-from dsconf.memory.autograd.batch_scaling import growth
+from dsconf.memory.autograd.batch_scaling import batch_scaling
 from dsconf.memory.autograd.column_sum import ColumnSum
 from dsconf.memory.autograd.figures import Activations, Shape
 from dsconf.memory.layers import activations as module
@@ -22,13 +22,13 @@ BATCHES = (2, 3, 7, 60, 900)
 def test_two_lines_cross() -> None:
     """10 a sequence and 100 besides, against 30 a sequence: the second one is higher from six sequences on."""
     course = [[[Height(10 * batch + 100), Height(30 * batch)]] for batch in (2, 3)]
-    found = growth(*course)
+    found = batch_scaling(*course)
     assert [found.at(batch) for batch in (2, 5, 6, 50)] == [[120], [150], [180], [1500]]
 
 
 def test_a_line_that_is_never_the_highest_is_dropped() -> None:
     course = [[[Height(10 * batch), Height(10 * batch + 1), Height(9 * batch)]] for batch in (2, 3)]
-    found = growth(*course)
+    found = batch_scaling(*course)
     assert (len(found.first), found.others) == (1, ())
     assert found.at(40) == [401]
 
@@ -36,15 +36,15 @@ def test_a_line_that_is_never_the_highest_is_dropped() -> None:
 def test_the_scratch_of_a_column_sum_jumps() -> None:
     """Below 256 rows a thread there is none: 4 threads deep, 300 rows a sequence, so from four sequences on."""
     course = [[[Height(1000), Height(10 * batch, ColumnSum(300 * batch, 128))]] for batch in (2, 3)]
-    found = growth(*course)
+    found = batch_scaling(*course)
     assert [ColumnSum(300 * batch, 128).scratch > 0 for batch in (3, 4)] == [False, True]
     assert [found.at(batch) for batch in (2, 3, 4)] == [[1000], [1000], [40 + ColumnSum(1200, 128).scratch]]
 
 
 def recorded(model: Model, shape: Shape, replay: str) -> Activations:
     """The same from a recording of that very batch."""
-    peaks, parts, _ = module._course(model, shape, replay)
-    return module._assembled([highest(heights) for heights in peaks], parts)
+    peaks, parts, _ = module._peak_points(model, shape, replay)
+    return module._activations_from_peaks([highest(heights) for heights in peaks], parts)
 
 
 SHAPES = [
@@ -83,5 +83,5 @@ def test_layers_of_two_kinds_that_leave_a_rest() -> None:
         sizes = Shape(batch, 31, 2, False, "sdpa")
         found = activations(model, sizes, "")
         assert found == recorded(model, sizes, "")
-        rests.add(module._course(model, sizes, "").even)
+        rests.add(module._peak_points(model, sizes, "").even)
     assert rests == {False} or rests == {True, False}

@@ -11,7 +11,7 @@ from model_cases import BLOOM, GPT2, GQA, LAYER_PREFIXES, LLAMA, NEO, NO_TOKENS,
 
 from dsconf.memory.autograd.figures import Shape
 from dsconf.memory.layers.families import record_layer
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 
@@ -20,7 +20,7 @@ BATCH, SEQ = 2, 16
 
 def saved(model: Model, shape: Shape) -> int:
     """Bytes one layer keeps from forward to backward, its input included."""
-    r = Recorder(model, shape, model.parameters.layer)
+    r = LayerRecorder(model, shape, model.parameters.layer)
     x = r.tape.tensor(r.hidden(model.hidden))
     record_layer(r, x)
     return r.tape.play([x]).saved

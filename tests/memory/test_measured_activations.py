@@ -45,10 +45,10 @@ def predicted(row: dict[str, Any]) -> dict[str, int]:
     replay = "" if not row["checkpointing"] else "reentrant" if row["reentrant"] else "nonreentrant"
     act = activations(model, shape, replay)
     below = act.bottom + (act.layers - 1) * act.layer
-    last_layer = below + act.tied + act.layer_backward.reduced
+    last_layer = below + act.tied + act.layer_backward.grads_freed
     return {
         "forward_end": act.kept + act.head,
-        "backward_peak": max(act.kept + act.head_backward.reduced, last_layer),
+        "backward_peak": max(act.kept + act.head_backward.grads_freed, last_layer),
     }
 
 

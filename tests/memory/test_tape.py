@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from tape_programs import UNIT, Line, recorded, told, walked
 
-from dsconf.memory.autograd.tape import Grad, Heights, Tape
+from dsconf.memory.autograd.tape import Grad, Peaks, Tape
 
 
 def test_a_tensor_saved_twice_is_kept_once() -> None:
@@ -19,8 +19,8 @@ def test_a_tensor_saved_twice_is_kept_once() -> None:
     """
     played = recorded([Line((0,), 10, saves_output=True), Line((1,), 20, saves=(1,), weight=4)], 10)
     assert (played.saved, played.saved_input) == (10, 0)
-    assert (played.forward_peak, played.dry_peak) == (30, 30)
-    assert played.backward == Heights(44, 44)
+    assert (played.forward_peak, played.no_grad_forward_peak) == (30, 30)
+    assert played.backward == Peaks(44, 44)
     # At the hook the incoming gradient is gone: kept 10 (tanh still needs it) and the gradient of it, 10.
     assert played.grads == (Grad("weight 1", 4, 20),)
 
@@ -28,13 +28,13 @@ def test_a_tensor_saved_twice_is_kept_once() -> None:
 def test_the_input_lives_until_its_last_reader_or_is_kept_or_held() -> None:
     """7 in, 10 out, 20 out: the input is there beside the first output, and beside the second one if kept or held."""
     kept = recorded([Line((0,), 10, saves=(0,)), Line((1,), 20)], 7)
-    assert (kept.saved, kept.saved_input, kept.forward_peak, kept.dry_peak) == (7, 7, 37, 30)
+    assert (kept.saved, kept.saved_input, kept.forward_peak, kept.no_grad_forward_peak) == (7, 7, 37, 30)
     free = recorded([Line((0,), 10), Line((1,), 20)], 7)
-    assert (free.saved, free.saved_input, free.forward_peak, free.dry_peak) == (0, 0, 30, 30)
+    assert (free.saved, free.saved_input, free.forward_peak, free.no_grad_forward_peak) == (0, 0, 30, 30)
     tape = Tape()
     x = tape.tensor(7)
     tape.op("second", [tape.op("first", [x], 10)], 20)
-    assert tape.play([x], held=True).dry_peak == 37
+    assert tape.play([x], held=True).no_grad_forward_peak == 37
 
 
 def test_variables_at_the_end_of_forward() -> None:
@@ -53,9 +53,9 @@ def test_inside_a_checkpoint_the_incoming_gradient_stays() -> None:
     gradient has a holder besides, so the two of x are added in new memory: 10 + 10 + 10."""
     tape = Tape()
     x = tape.tensor(10)
-    tape.op("residual", [x, tape.op("f", [x], 10)], 10, passes=True)
-    assert tape.play([x]).backward.reduced == 20
-    assert tape.play([x], nested=True).backward.reduced == 30
+    tape.op("residual", [x, tape.op("f", [x], 10)], 10, in_place_grad=True)
+    assert tape.play([x]).backward.grads_freed == 20
+    assert tape.play([x], nested=True).backward.grads_freed == 30
 
 
 def test_what_a_checkpointed_module_returns_besides_gets_zeros() -> None:
@@ -67,10 +67,10 @@ def test_what_a_checkpointed_module_returns_besides_gets_zeros() -> None:
     x = tape.tensor(10)
     weights = tape.save_output(tape.op("w", [x], 10))
     tape.op("f", [weights], 10, saves=[weights])
-    assert tape.play([x], nested=True).backward.reduced == 40
-    tape.give_back(weights)
-    assert tape.play([x]).backward.reduced == 30
-    assert tape.play([x], nested=True).backward.reduced == 50
+    assert tape.play([x], nested=True).backward.grads_freed == 40
+    tape.also_return(weights)
+    assert tape.play([x]).backward.grads_freed == 30
+    assert tape.play([x], nested=True).backward.grads_freed == 50
 
 
 def test_a_hook_finds_the_gradients_whose_hooks_come_later() -> None:
@@ -90,7 +90,7 @@ def test_a_hook_finds_the_gradients_whose_hooks_come_later() -> None:
 def test_two_branches_accumulate_in_place() -> None:
     """s, then f(s) and g(s), then their product: at every node of backward three tensors of 10, never four."""
     played = recorded([Line((0,), 10), Line((1,), 10), Line((1,), 10), Line((2, 3), 10)], 10)
-    assert played.backward.reduced == 30
+    assert played.backward.grads_freed == 30
 
 
 def test_a_shared_gradient_is_summed_in_new_memory() -> None:
@@ -98,22 +98,32 @@ def test_a_shared_gradient_is_summed_in_new_memory() -> None:
 
     At f: that total 10, the shared gradient 10, the new one 10.
     """
-    program = [Line((0,), 10), Line((1,), 10), Line((2, 1), 10, passes=True), Line((3, 1), 10, passes=True)]
-    assert recorded(program, 10).backward.reduced == 30
+    program = [
+        Line((0,), 10),
+        Line((1,), 10),
+        Line((2, 1), 10, in_place_grad=True),
+        Line((3, 1), 10, in_place_grad=True),
+    ]
+    assert recorded(program, 10).backward.grads_freed == 30
 
 
 def test_a_sum_hands_its_gradient_on() -> None:
     """Three sums in a row make one gradient; with an operation between them there are two at a time."""
-    sums = [Line((0,), 10), *(Line((n,), 10, passes=True) for n in (1, 2, 3))]
-    assert recorded(sums, 10).backward.reduced == 20  # the gradient, and the input's
+    sums = [Line((0,), 10), *(Line((n,), 10, in_place_grad=True) for n in (1, 2, 3))]
+    assert recorded(sums, 10).backward.grads_freed == 20  # the gradient, and the input's
     others = [Line((n,), 10) for n in range(4)]
-    assert recorded(others, 10).backward.reduced == 20
+    assert recorded(others, 10).backward.grads_freed == 20
 
 
 def test_a_residual_of_one_operation_accumulates_in_place() -> None:
     """s + w·s: when the product's node hands s its gradient, only s still has the sum's. 10 kept, 10, 10 and 10."""
-    program = [Line((0,), 10), Line((1,), 10, saves=(1,), weight=10), Line((1, 2), 10, passes=True), Line((3,), 10)]
-    assert recorded(program, 10).backward == Heights(40, 40)
+    program = [
+        Line((0,), 10),
+        Line((1,), 10, saves=(1,), weight=10),
+        Line((1, 2), 10, in_place_grad=True),
+        Line((3,), 10),
+    ]
+    assert recorded(program, 10).backward == Peaks(40, 40)
 
 
 def test_views_share_one_storage() -> None:
@@ -129,7 +139,7 @@ def test_views_share_one_storage() -> None:
     tape.op("product", [first, second], 10, saves=[first, second])
     played = tape.play([x])
     assert (played.saved, played.forward_peak) == (30, 40)
-    assert played.backward.reduced == 70
+    assert played.backward.grads_freed == 70
 
 
 def test_a_held_output_lives_to_the_end_of_forward() -> None:
@@ -143,19 +153,19 @@ def test_a_held_output_lives_to_the_end_of_forward() -> None:
 def test_weights_hoarded_or_reduced() -> None:
     """Two linears of 10 with weights of 50: the second node's height has the first one's gradient only if it stays.
 
-    First node: kept 20, incoming 10, new 10 + 50 = 90. Second: kept 10, incoming 10, new 10 + 50 = 80, hoarded 130.
+    First node: kept 20, incoming 10, new 10 + 50 = 90. Second: kept 10, incoming 10, new 10 + 50 = 80, grads_kept 130.
     """
     program = [Line((0,), 10, saves=(0,), weight=50), Line((1,), 10, saves=(1,), weight=50)]
     played = recorded(program, 10)
-    assert played.backward == Heights(90, 130)
+    assert played.backward == Peaks(90, 130)
     assert [g.param for g in played.grads] == ["weight 1", "weight 0"]
     assert [g.live for g in played.grads] == [20, 10]
 
 
 def test_scratch_counts_while_its_operation_runs() -> None:
     played = recorded([Line((0,), 10, workspace=5, backward_workspace=7, extra=3)], 10)
-    assert (played.saved, played.forward_peak, played.dry_peak) == (3, 28, 25)
-    assert played.backward.reduced == 3 + 10 + 10 + 7
+    assert (played.saved, played.forward_peak, played.no_grad_forward_peak) == (3, 28, 25)
+    assert played.backward.grads_freed == 3 + 10 + 10 + 7
 
 
 def test_replayed_tensors_are_gone_before_the_weight_is_summed() -> None:
@@ -165,8 +175,8 @@ def test_replayed_tensors_are_gone_before_the_weight_is_summed() -> None:
     """
     program = [Line((0,), 20), Line((1,), 10, saves=(1,), weight=4, reduction=15)]
     played = recorded(program, 20)
-    assert played.backward == Heights(69, 69)
-    assert played.replay == Heights(54, 54)
+    assert played.backward == Peaks(69, 69)
+    assert played.replay == Peaks(54, 54)
 
 
 def test_what_gets_no_gradient_makes_none() -> None:
@@ -179,7 +189,7 @@ def test_what_gets_no_gradient_makes_none() -> None:
     played = tape.play([tokens, mask])
     assert (played.saved, played.saved_input) == (5, 5)
     # masked: 5 + 10 + 10; embedding: 10 + 40, nothing for the tokens.
-    assert played.backward == Heights(50, 50)
+    assert played.backward == Peaks(50, 50)
 
 
 SIZES = st.integers(1, 9)
@@ -197,7 +207,7 @@ def programs(draw: st.DrawFn, shared: bool) -> list[Line]:
         if kind == "view":
             lines.append(Line(inputs[:1], out, view=True))
         elif kind == "sum":
-            lines.append(Line(inputs, out, passes=True))
+            lines.append(Line(inputs, out, in_place_grad=True))
         else:
             scratch = st.sampled_from((0, 0, 4))
             lines.append(
@@ -222,7 +232,7 @@ def test_the_tape_is_the_slow_walk(program: list[Line], size: int, held: int) ->
     assert told(recorded(program, size, where)) == walked(program, size, where)
 
 
-RESIDUAL = [Line((0,), 7), Line((1,), 7, saves=(1,), weight=5), Line((1, 2), 7, passes=True), Line((3,), 7)]
+RESIDUAL = [Line((0,), 7), Line((1,), 7, saves=(1,), weight=5), Line((1, 2), 7, in_place_grad=True), Line((3,), 7)]
 
 
 @given(programs(shared=True))
@@ -238,7 +248,7 @@ TORCH_KINDS = {
     "scale": Line((), UNIT),
     "mul": Line((), UNIT),
     "weight": Line((), UNIT, weight=UNIT),
-    "add": Line((), UNIT, passes=True),
+    "add": Line((), UNIT, in_place_grad=True),
 }
 KEEPS_INPUTS = {"silu", "mul", "weight"}
 Step = tuple[str, tuple[int, ...]]
@@ -265,7 +275,7 @@ def torch_programs(draw: st.DrawFn, shared: bool) -> list[Step]:
 
 
 def taped(steps: list[Step]) -> tuple[int, int, int, int]:
-    """(saved, forward's, reduced and hoarded height) in tensors; the loss is the dot product with itself."""
+    """(saved, forward's, reduced and grads_kept height) in tensors; the loss is the dot product with itself."""
     lines = [
         TORCH_KINDS[kind]._replace(inputs=inputs, saves=inputs if kind in KEEPS_INPUTS else ())
         for kind, inputs in steps

@@ -12,7 +12,7 @@ import pytest
 import dsconf
 from dsconf.errors import InputError
 from dsconf.memory.autograd.figures import Activations, Shape
-from dsconf.memory.autograd.tape import Heights
+from dsconf.memory.autograd.tape import Peaks
 from dsconf.memory.layers.activations import activations
 from dsconf.memory.trace.blocks import repetition
 from dsconf.memory.trace.module import TracedModel, read_module
@@ -78,7 +78,7 @@ def test_a_toy_by_hand() -> None:
     down = SCALARS + (NARROW + WIDE) + NARROW + WIDE + WEIGHT
     # First: the input that is kept, the incoming gradient, those of the input and of the weight.
     up = SCALARS + NARROW + WIDE + NARROW + WEIGHT
-    assert act.layer_backward == Heights(down, up + WEIGHT)
+    assert act.layer_backward == Peaks(down, up + WEIGHT)
     assert act.layer_live == (SCALARS + NARROW + WIDE + WIDE, SCALARS + NARROW)
     # Forward: the first matrix's output beside ReLU's, with the block's input kept; the loss adds nothing to the head.
     assert act.layer_forward == NARROW + 2 * WIDE
@@ -88,7 +88,7 @@ def test_a_checkpointed_toy_by_hand() -> None:
     act = traced(Toy(1024, 1024, 1024), "nonreentrant")
     assert (act.layer, act.bottom, act.head) == (NARROW, 0, NARROW)
     whole = traced(Toy(1024, 1024, 1024))
-    assert act.layer_backward.reduced == whole.layer_backward.reduced
+    assert act.layer_backward.grads_freed == whole.layer_backward.grads_freed
     # The re-entrant kind holds the second output too, until the block's backward is over.
     assert traced(Toy(1024, 1024, 1024), "reentrant").layer == NARROW
 
@@ -441,6 +441,6 @@ def test_a_trace_is_what_an_h200_measured(row: dict[str, Any]) -> None:
     act = activations(model, shape, replay)
     below = act.bottom + (act.layers - 1) * act.layer
     kept = act.kept + act.head
-    peak = max(act.kept + act.head_backward.reduced, below + act.tied + act.layer_backward.reduced)
+    peak = max(act.kept + act.head_backward.grads_freed, below + act.tied + act.layer_backward.grads_freed)
     for found, measured in ((kept, row["forward_end"]), (peak, row["backward_peak"])):
         assert -0.0005 * measured <= measured - found <= max(0.03 * measured, 6.5 * MIB)

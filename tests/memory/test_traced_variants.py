@@ -59,9 +59,9 @@ def heights(act: Activations) -> dict[str, int]:
     found = {
         "kept": act.kept + act.head,
         "loss": act.kept + act.head_forward,
-        "head": act.kept + act.head_backward.reduced,
-        "layer": below + act.layer_backward.reduced,
-        "layer, gradients stay": below + act.layer_backward.hoarded,
+        "head": act.kept + act.head_backward.grads_freed,
+        "layer": below + act.layer_backward.grads_freed,
+        "layer, gradients stay": below + act.layer_backward.grads_kept,
         "embedding": act.bottom + act.tied + act.before_backward,
     }
     return found | {f"hook {number}": below + live for number, live in enumerate(act.layer_live)}

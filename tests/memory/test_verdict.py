@@ -17,7 +17,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
 from dsconf.job import Job
 from dsconf.memory.estimate import estimate as estimate_job
-from dsconf.memory.fit import missing_bytes, verdict
+from dsconf.memory.fit import shortfall_bytes, verdict
 from dsconf.memory.timeline.reserved import largest_request, nccl_bytes, reserved
 from dsconf.read_job import read_job
 
@@ -74,7 +74,7 @@ def test_the_default_allocator_turns_a_yes_into_less() -> None:
     between = replace(find_gpu("h100-80gb"), memory_bytes=found.process_bytes)
     assert verdict(found, between) == "yes"
     assert verdict(plain, between) == "tight"
-    assert missing_bytes(plain, between) == plain.reserved_bytes - found.reserved_bytes
+    assert shortfall_bytes(plain, between) == plain.reserved_bytes - found.reserved_bytes
     assert verdict(found, replace(between, memory_bytes=found.peak_bytes + outside)) == "tight"
     assert verdict(found, replace(between, memory_bytes=found.peak_bytes + outside - 1)) == "no"
 

@@ -25,17 +25,17 @@ class Op(NamedTuple):
     inputs: tuple[int, ...]
     """Tensors that get a gradient from this operation."""
     output: int
-    saves: tuple[int, ...]
-    params: tuple[tuple[str, int], ...]
-    reads: tuple[int, ...]
-    workspace: int
-    backward_workspace: int
-    reduction: int
-    column_sum: ColumnSum | None
+    saves: tuple[int, ...] = ()
+    params: tuple[tuple[str, int], ...] = ()
+    reads: tuple[int, ...] = ()
+    workspace: int = 0
+    backward_workspace: int = 0
+    reduction: int = 0
+    column_sum: ColumnSum | None = None
     """The sum at the end of ``reduction``, whose scratch comes on top of it."""
-    passes: bool
+    in_place_grad: bool = False
     """The gradient goes through as it is: addition and views allocate none."""
-    params_first: bool
+    params_first: bool = False
     """Parameters' hooks run before the input's gradient is added to an earlier one: a view lies between."""
     others: tuple[int, ...] = ()
     """Further outputs, whose gradients it takes in together with that of ``output``."""
@@ -63,7 +63,7 @@ class Node(NamedTuple):
 
     live: int
     """Saved tensors, incoming gradients and the new ones."""
-    hoard: int
+    kept_grads: int
     """Gradients of parameters that earlier nodes made."""
     workspace: int = 0
     reduction: int = 0
@@ -72,9 +72,9 @@ class Node(NamedTuple):
     """Saved tensors that are gone by then if each goes as soon as the node has used it."""
     column_sum: ColumnSum | None = None
 
-    def heights(self, replayed: bool, hoarded: bool) -> tuple[Height, Height]:
+    def heights(self, replayed: bool, grads_kept: bool) -> tuple[Height, Height]:
         """In the node itself, and while its parameter's gradient is summed; as ``Played.heights``."""
-        base = self.live + (self.hoard if hoarded else 0)
+        base = self.live + (self.kept_grads if grads_kept else 0)
         reduction = self.reduction - (self.used if replayed else 0)
         return Height(base + self.workspace), Height(base + reduction, self.column_sum)
 
@@ -86,7 +86,7 @@ class Backward:
         self.pending: dict[int, int] = {}
         """Tensor → number of the buffer that holds its gradient so far."""
         self.nodes: list[Node] = []
-        self._hoard = 0
+        self._kept_grads = 0
         self.grads: list[Grad] = []
         self._sizes = sizes
         self._saved = dict(saved)
@@ -104,12 +104,12 @@ class Backward:
         """One node: make the gradients, note the height, release what it used, add up, hand parameter gradients on."""
         incoming = [self.pending.pop(output) for output in (op.output, *op.others) if output in self.pending]
         new = sum(size for _, size in op.params)
-        made = new if op.passes else new + sum(self._sizes[i] for i in op.inputs)
+        made = new if op.in_place_grad else new + sum(self._sizes[i] for i in op.inputs)
         used = sum(self._saved[root] for root in saves if self._users[root] == 1)
         self.nodes.append(
-            Node(self._live + made, self._hoard, op.backward_workspace, op.reduction, used, op.column_sum)
+            Node(self._live + made, self._kept_grads, op.backward_workspace, op.reduction, used, op.column_sum)
         )
-        buffers = [self.share(incoming[0]) if op.passes else self._new(tensor) for tensor in op.inputs]
+        buffers = [self.share(incoming[0]) if op.in_place_grad else self._new(tensor) for tensor in op.inputs]
         for buffer in incoming:
             self._drop(buffer)
         for root in saves:
@@ -119,7 +119,7 @@ class Backward:
         early = self._live
         for tensor, buffer in zip(op.inputs, buffers, strict=True):
             self._accumulate(tensor, buffer, new)
-        self._hoard += new
+        self._kept_grads += new
         live = (early if op.params_first else self._live) + new
         for name, size in op.params:
             live -= size
@@ -145,7 +145,7 @@ class Backward:
         # InputBuffer::accumulate adds in place when nobody else holds the older gradient.
         if self._holders[older] > 1:
             self.pending[tensor] = self._new(tensor)
-            self.nodes.append(Node(self._live + beside, self._hoard))
+            self.nodes.append(Node(self._live + beside, self._kept_grads))
             self._drop(older)
         self._drop(buffer)
 

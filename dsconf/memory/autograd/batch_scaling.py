@@ -13,7 +13,7 @@ from typing import NamedTuple
 from dsconf.memory.autograd.backward import Height
 from dsconf.memory.autograd.column_sum import ColumnSum
 
-Course = Sequence[Sequence[Height]]
+PeakPoints = Sequence[Sequence[Height]]
 """Of each of several peaks, all points that can be it."""
 
 
@@ -26,7 +26,7 @@ class Line(NamedTuple):
     """Its number, 0 for none."""
 
 
-class Growth(NamedTuple):
+class BatchScaling(NamedTuple):
     """Peaks of every batch of two sequences or more."""
 
     column_sums: tuple[tuple[Line, int], ...]
@@ -48,7 +48,7 @@ class Growth(NamedTuple):
         return found
 
 
-def growth(two: Course, three: Course) -> Growth:
+def batch_scaling(two: PeakPoints, three: PeakPoints) -> BatchScaling:
     """The lines through the points that there are for two and for three sequences."""
     sums: dict[ColumnSum, tuple[int, Line]] = {}
     first: list[Line] = []
@@ -64,7 +64,7 @@ def growth(two: Course, three: Course) -> Growth:
         one_line, *rest = _highest(lines)
         first.append(one_line)
         others += [(peak, line) for line in rest]
-    return Growth(tuple((rows, one.columns) for one, (_, rows) in sums.items()), tuple(first), tuple(others))
+    return BatchScaling(tuple((rows, one.columns) for one, (_, rows) in sums.items()), tuple(first), tuple(others))
 
 
 def _line(two: int, three: int) -> Line:

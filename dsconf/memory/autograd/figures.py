@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from dsconf.memory.autograd.tape import Heights
+from dsconf.memory.autograd.tape import Peaks
 
 
 class Activations(NamedTuple):
@@ -23,9 +23,9 @@ class Activations(NamedTuple):
     """Logits that the model's output holds until the loss is taken from it."""
     layer_forward: int
     head_forward: int
-    layer_backward: Heights
+    layer_backward: Peaks
     """One layer's backward, its own kept bytes included; under checkpointing its second forward as well."""
-    head_backward: Heights
+    head_backward: Peaks
     layer_live: tuple[int, ...]
     """Alive in the layer at the hook of each of its parameters, in the order of the hooks."""
     head_live: tuple[int, ...]

@@ -14,12 +14,12 @@ from dsconf.memory.autograd.backward import Backward, Grad, Height, Node, Op, hi
 from dsconf.memory.autograd.column_sum import ColumnSum
 
 
-class Heights(NamedTuple):
+class Peaks(NamedTuple):
     """Highest points of one backward, saved tensors, incoming gradient and new gradients included."""
 
-    reduced: int
+    grads_freed: int
     """Each parameter gradient is gone (reduced, copied away) once its hook has run."""
-    hoarded: int
+    grads_kept: int
     """All parameter gradients stay."""
 
 
@@ -37,7 +37,7 @@ class Played(NamedTuple):
     """Alive before the first operation, and in each."""
     until_saved: int
     """How many of those points there are until the last saved tensor is there."""
-    dry: list[int]
+    no_grad_forward: list[int]
     """Alive in forward when nothing is kept for backward (the first pass under checkpointing)."""
     nodes: list[Node]
     """Of backward."""
@@ -48,14 +48,14 @@ class Played(NamedTuple):
     output_held: bool
     """Whether a variable refers to the last output."""
 
-    def heights(self, *, replayed: bool, hoarded: bool) -> list[Height]:
+    def heights(self, *, replayed: bool, grads_kept: bool) -> list[Height]:
         """Of each node of backward.
 
         Args:
             replayed: under checkpointing, where a saved tensor is gone as soon as the node has used it.
-            hoarded: gradients of parameters stay; else each is gone once its hook has run.
+            grads_kept: gradients of parameters stay; else each is gone once its hook has run.
         """
-        return [height for node in self.nodes for height in node.heights(replayed, hoarded)]
+        return [height for node in self.nodes for height in node.heights(replayed, grads_kept)]
 
     @property
     def forward_peak(self) -> int:
@@ -63,23 +63,23 @@ class Played(NamedTuple):
         return max(self.forward)
 
     @property
-    def dry_peak(self) -> int:
-        """Highest point of ``dry``."""
-        return max(self.dry)
+    def no_grad_forward_peak(self) -> int:
+        """Highest point of ``no_grad_forward``."""
+        return max(self.no_grad_forward)
 
     @property
-    def backward(self) -> Heights:
+    def backward(self) -> Peaks:
         """Highest points of backward."""
         return self._peaks(replayed=False)
 
     @property
-    def replay(self) -> Heights:
+    def replay(self) -> Peaks:
         """Highest points of backward under checkpointing."""
         return self._peaks(replayed=True)
 
-    def _peaks(self, *, replayed: bool) -> Heights:
-        reduced, hoarded = (highest(self.heights(replayed=replayed, hoarded=hoarded)) for hoarded in (False, True))
-        return Heights(reduced, hoarded)
+    def _peaks(self, *, replayed: bool) -> Peaks:
+        freed, kept = (highest(self.heights(replayed=replayed, grads_kept=kept)) for kept in (False, True))
+        return Peaks(freed, kept)
 
 
 class Tape:
@@ -113,8 +113,7 @@ class Tape:
         workspace: int = 0,
         backward_workspace: int = 0,
         reduction: int = 0,
-        column_sum: ColumnSum | None = None,
-        passes: bool = False,
+        in_place_grad: bool = False,
         params_first: bool = False,
     ) -> int:
         """One operation; returns its output.
@@ -129,8 +128,7 @@ class Tape:
             reads: further tensors a variable keeps alive while it runs.
             workspace, backward_workspace: scratch bytes while it runs.
             reduction: scratch bytes of summing a parameter's gradient, after the node itself has run.
-            column_sum: what that sum's kernel adds to ``reduction``.
-            passes: its gradient is handed on without a new allocation.
+            in_place_grad: its gradient is handed on without a new allocation.
             params_first: the hooks of ``params`` run before the input's gradient is added to an earlier one.
         """
         output = self.tensor(num_bytes)
@@ -141,18 +139,17 @@ class Tape:
         targets = tuple(i for i in inputs if self._differentiable[i])
         self._ops.append(
             Op(
-                name,
-                targets,
-                output,
-                tuple(kept),
-                tuple(params or ()),
-                (*inputs, *(reads or ())),
-                workspace,
-                backward_workspace,
-                reduction,
-                column_sum,
-                passes,
-                params_first,
+                name=name,
+                inputs=targets,
+                output=output,
+                saves=tuple(kept),
+                params=tuple(params or ()),
+                reads=(*inputs, *(reads or ())),
+                workspace=workspace,
+                backward_workspace=backward_workspace,
+                reduction=reduction,
+                in_place_grad=in_place_grad,
+                params_first=params_first,
             )
         )
         return output
@@ -165,7 +162,7 @@ class Tape:
         """Keeps ``tensor`` alive to the end of forward: a variable or an output refers to it."""
         self._held.append(tensor)
 
-    def give_back(self, tensor: int) -> None:
+    def also_return(self, tensor: int) -> None:
         """The module returns ``tensor`` too: a re-entrant checkpoint makes it a gradient of zeros and holds both."""
         self._returned.append(tensor)
 
@@ -173,7 +170,7 @@ class Tape:
         """A slice of ``whole`` that shares its storage; the slices' gradients are gathered into a whole one."""
         piece = self.tensor(num_bytes, of=whole)
         self._differentiable[piece] = self._differentiable[whole]
-        self._ops.append(Op(name, (whole,), piece, (), (), (whole,), 0, 0, 0, None, False, False))
+        self._ops.append(Op(name=name, inputs=(whole,), output=piece, reads=(whole,)))
         return piece
 
     def split(self, name: str, whole: int, sizes: tuple[int, ...]) -> list[int]:
@@ -182,8 +179,13 @@ class Tape:
         for piece in pieces:
             self._differentiable[piece] = self._differentiable[whole]
         first, *others = pieces
-        self._ops.append(Op(name, (whole,), first, (), (), (whole,), 0, 0, 0, None, False, False, tuple(others)))
+        self._ops.append(Op(name=name, inputs=(whole,), output=first, reads=(whole,), others=tuple(others)))
         return pieces
+
+    def sum_columns(self, output: int, column_sum: ColumnSum | None) -> int:
+        """Says that the last operation sums its parameter's gradient over rows, which adds to ``reduction``."""
+        self._ops[-1] = self._ops[-1]._replace(column_sum=column_sum)
+        return output
 
     def save_output(self, output: int) -> int:
         """Marks the output of the last operation as kept for its own backward; returns it."""
@@ -202,7 +204,7 @@ class Tape:
         outside = {self._root[i] for i in inputs}
         ends = self._ends(outside if held else set())
         saved, forward = self._forward(outside, ends, keep=True)
-        _, dry = self._forward(outside, ends, keep=False)
+        _, no_grad_forward = self._forward(outside, ends, keep=False)
         backward = self._backward(saved, outside, nested)
         variables, output = {self._root[t] for t in self._held}, self._root[self._ops[-1].output]
         return Played(
@@ -210,7 +212,7 @@ class Tape:
             saved_input=sum(size for root, size in saved.items() if root in outside),
             forward=forward,
             until_saved=max((number for number, op in enumerate(self._ops, 2) if op.saves), default=1),
-            dry=dry,
+            no_grad_forward=no_grad_forward,
             nodes=backward.nodes,
             grads=tuple(backward.grads),
             held=sum(self._bytes[root] for root in variables - saved.keys() - {output}),

@@ -7,12 +7,12 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.memory.autograd.backward import Height, highest
-from dsconf.memory.autograd.batch_scaling import Growth, growth
+from dsconf.memory.autograd.batch_scaling import BatchScaling, batch_scaling
 from dsconf.memory.autograd.figures import Activations, Shape
-from dsconf.memory.autograd.tape import Heights, Played, Tape
+from dsconf.memory.autograd.tape import Peaks, Played, Tape
 from dsconf.memory.layers.embedding_and_head import TIED, record_embedding, record_head, shared_bytes
 from dsconf.memory.layers.families import record_layer
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 from dsconf.memory.layers.tiled_loss import added_up, tiled_head, tiled_keeps
 from dsconf.model.attention import windowed_layers
 from dsconf.model.spec import Model
@@ -26,22 +26,24 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
 
         return traced_activations(model, shape, replay)
     if shape.batch > 1 and not shape.loss_shards:
-        grown = _grown(model, Shape(0, *shape[1:]), replay)
+        grown = _scaled_activations(model, Shape(0, *shape[1:]), replay)
         if grown:
-            return _assembled(grown.growth.at(shape.batch), grown.parts)
-    peaks, parts, _ = _course(model, shape, replay)
-    return _assembled([highest(heights) for heights in peaks], parts)
+            return _activations_from_peaks(grown.growth.at(shape.batch), grown.parts)
+    peaks, parts, _ = _peak_points(model, shape, replay)
+    return _activations_from_peaks([highest(heights) for heights in peaks], parts)
 
 
 class _Parts(NamedTuple):
     """What says which peaks are which."""
 
     layers: int
+    names: tuple[str, ...]
+    """Of those that come first; the peaks in the hooks of layers, head and embedding follow."""
     layer_hooks: int
     head_hooks: int
 
 
-class _Course(NamedTuple):
+class _Points(NamedTuple):
     """The points of which the highest make ``Activations``, peak by peak."""
 
     peaks: list[list[Height]]
@@ -50,45 +52,44 @@ class _Course(NamedTuple):
     """Whether the layers' bytes divide by their number."""
 
 
-class _Grown(NamedTuple):
-    growth: Growth
+class _Scaled(NamedTuple):
+    growth: BatchScaling
     parts: _Parts
 
 
 @lru_cache(maxsize=1024)
-def _grown(model: Model, shape: Shape, replay: str) -> _Grown | None:
+def _scaled_activations(model: Model, shape: Shape, replay: str) -> _Scaled | None:
     """Activations of any batch of several sequences; None where a mean over layers leaves a rest."""
-    two, three = (_course(model, shape._replace(batch=batch), replay) for batch in (2, 3))
-    return _Grown(growth(two.peaks, three.peaks), two.parts) if two.even and three.even else None
+    two, three = (_peak_points(model, shape._replace(batch=batch), replay) for batch in (2, 3))
+    return _Scaled(batch_scaling(two.peaks, three.peaks), two.parts) if two.even and three.even else None
 
 
-def _assembled(found: list[int], parts: _Parts) -> Activations:
-    bottom, forward_only, layer, head, logits, layer_forward, head_forward = found[:7]
-    reduced, hoarded, head_reduced, head_hoarded, tied, shards_gradient, before_backward = found[7:14]
-    layers, layer_hooks, head_hooks = parts
-    first_of_head, first_of_embedding = 14 + layer_hooks, 14 + layer_hooks + head_hooks
+def _activations_from_peaks(peaks: list[int], parts: _Parts) -> Activations:
+    """Return the figures that ``peaks`` are."""
+    layers, names, layer_hooks, head_hooks = parts
+    plain, hooks = dict(zip(names, peaks, strict=False)), peaks[len(names) :]
     return Activations(
-        bottom,
-        forward_only,
-        layer,
-        layers,
-        head,
-        logits,
-        layer_forward,
-        head_forward,
-        Heights(reduced, hoarded),
-        Heights(head_reduced, head_hoarded),
-        tuple(found[14:first_of_head]),
-        tuple(found[first_of_head:first_of_embedding]),
-        tuple(found[first_of_embedding:]),
-        tied,
-        shards_gradient,
-        before_backward,
+        bottom=plain["bottom"],
+        forward_only=plain["forward_only"],
+        layer=plain["layer"],
+        layers=layers,
+        head=plain["head"],
+        logits=plain["logits"],
+        layer_forward=plain["layer_forward"],
+        head_forward=plain["head_forward"],
+        layer_backward=Peaks(plain["layer_grads_freed"], plain["layer_grads_kept"]),
+        head_backward=Peaks(plain["head_grads_freed"], plain["head_grads_kept"]),
+        layer_live=tuple(hooks[:layer_hooks]),
+        head_live=tuple(hooks[layer_hooks : layer_hooks + head_hooks]),
+        embedding_live=tuple(hooks[layer_hooks + head_hooks :]),
+        tied=plain["tied"],
+        shards_gradient=plain["shards_gradient"],
+        before_backward=plain["before_backward"],
     )
 
 
-def _course(model: Model, shape: Shape, replay: str) -> _Course:
-    """In the order that ``_assembled`` reads."""
+def _peak_points(model: Model, shape: Shape, replay: str) -> _Points:
+    """Return all points of ``model``, peak by peak."""
     layer, (head, embedding) = _layer(model, shape, replay), _ends(model, shape)
     kept, forward_only = shared_bytes(model, shape)
     width = shape.tokens * model.hidden * shape.width
@@ -100,29 +101,33 @@ def _course(model: Model, shape: Shape, replay: str) -> _Course:
     # A re-entrant checkpoint's node lives as long as the loss, and with it what its function was given by name.
     named = replay == "reentrant" and model.family != "gpt2"
     gone = embedding.saved + (0 if named else shared)
-    sizes = (
-        shared + embedding.saved + layer.saved % model.layers,
-        variables + (0 if replay else forward_only),
-        layer.saved // model.layers,
-        head.saved,
-        0 if shape.loss_shards else shape.tokens * model.vocab * shape.low,
-    )
-    of_embedding = embedding.heights(replayed=False, hoarded=False)
+    plain = {
+        "bottom": [Height(shared + embedding.saved + layer.saved % model.layers)],
+        "forward_only": [Height(variables + (0 if replay else forward_only))],
+        "layer": [Height(layer.saved // model.layers)],
+        "head": [Height(head.saved)],
+        "logits": [Height(0 if shape.loss_shards else shape.tokens * model.vocab * shape.low)],
+        "layer_forward": layer.forward,
+        "head_forward": [Height(size) for size in head.forward],
+        "layer_grads_freed": layer.grads_freed,
+        "layer_grads_kept": layer.grads_kept,
+        "head_grads_freed": head.heights(replayed=False, grads_kept=False),
+        "head_grads_kept": head.heights(replayed=False, grads_kept=True),
+        "tied": [Height(tied)],
+        "shards_gradient": [Height(added_up(head, shape))],
+        "before_backward": [
+            Height(0),
+            *_raised([*embedding.heights(replayed=False, grads_kept=False), Height(2 * tied)], -gone),
+        ],
+    }
     head_live = _head_live(head, tied)
-    peaks = [
-        *([Height(size)] for size in sizes),
-        layer.forward,
-        [Height(size) for size in head.forward],
-        *layer.backward,
-        *(head.heights(replayed=False, hoarded=hoarded) for hoarded in (False, True)),
-        [Height(tied)],
-        [Height(added_up(head, shape))],
-        [Height(0), *_raised([*of_embedding, Height(2 * tied)], -gone)],
+    at_hooks = [
         *layer.live,
         *([Height(live)] for live in head_live),
         *([Height(0), Height(g.live - gone + (0 if g.param in twice else tied))] for g in embedding.grads),
     ]
-    return _Course(peaks, _Parts(model.layers, len(layer.live), len(head_live)), layer.saved % model.layers == 0)
+    parts = _Parts(model.layers, tuple(plain), len(layer.live), len(head_live))
+    return _Points([*plain.values(), *at_hooks], parts, layer.saved % model.layers == 0)
 
 
 def _raised(heights: Iterable[Height], by: int) -> list[Height]:
@@ -149,8 +154,9 @@ class _Layer(NamedTuple):
     """By all layers together."""
     saves_input: bool
     forward: list[Height]
-    backward: tuple[list[Height], list[Height]]
-    """As ``Heights``."""
+    grads_freed: list[Height]
+    """Of backward; these two as in ``Peaks``."""
+    grads_kept: list[Height]
     live: list[list[Height]]
 
 
@@ -159,32 +165,33 @@ def _layer(model: Model, shape: Shape, replay: str) -> _Layer:
     kinds = {windowed: _play(model, shape._replace(windowed=windowed), replay) for windowed in set(windows)}
     saved = {windowed: width if replay else one.saved for windowed, one in kinds.items()}
     total = sum(saved[windowed] for windowed in windows)
-    found: list[_Layer] = []
-    for windowed, one in kinds.items():
+    layers: list[_Layer] = []
+    for windowed, played in kinds.items():
         last = max(i for i, other in enumerate(windows) if other == windowed)
         over = sum(saved[other] for other in windows[:last]) - (model.layers - 1) * (total // model.layers)
-        forward = [Height(size) for size in (one.dry if replay else one.forward)]
-        reduced, hoarded = (_inside(one, width, replay, hoarded) for hoarded in (False, True))
-        held = over + (width - one.saved_input if replay else 0) + (width if replay == "reentrant" else 0)
-        found.append(
+        forward = [Height(size) for size in (played.no_grad_forward if replay else played.forward)]
+        held = over + (width - played.saved_input if replay else 0) + (width if replay == "reentrant" else 0)
+        layers.append(
             _Layer(
-                total,
-                one.saved_input > 0,
-                _raised(forward, over),
-                (_raised(reduced, over), _raised(hoarded, over)),
-                [[Height(held + g.live)] for g in one.grads],
+                saved=total,
+                saves_input=played.saved_input > 0,
+                forward=_raised(forward, over),
+                grads_freed=_raised(_inside(played, width, replay, grads_kept=False), over),
+                grads_kept=_raised(_inside(played, width, replay, grads_kept=True), over),
+                live=[[Height(held + g.live)] for g in played.grads],
             )
         )
-    return found[0] if len(found) == 1 else _higher(*found)
+    return layers[0] if len(layers) == 1 else _higher(*layers)
 
 
-def _higher(one: _Layer, other: _Layer) -> _Layer:
+def _higher(layer: _Layer, other: _Layer) -> _Layer:
     return _Layer(
-        one.saved,
-        one.saves_input and other.saves_input,
-        one.forward + other.forward,
-        (one.backward[0] + other.backward[0], one.backward[1] + other.backward[1]),
-        [mine + its for mine, its in zip(one.live, other.live, strict=True)],
+        saved=layer.saved,
+        saves_input=layer.saves_input and other.saves_input,
+        forward=layer.forward + other.forward,
+        grads_freed=layer.grads_freed + other.grads_freed,
+        grads_kept=layer.grads_kept + other.grads_kept,
+        live=[points + others for points, others in zip(layer.live, other.live, strict=True)],
     )
 
 
@@ -200,7 +207,7 @@ def _ends(model: Model, shape: Shape) -> tuple[Played, Played]:
 
 def _record_layer(model: Model, shape: Shape) -> tuple[Tape, int]:
     """A layer and the tensor it is given."""
-    r = Recorder(model, shape, model.parameters.layer)
+    r = LayerRecorder(model, shape, model.parameters.layer)
     record_layer(r, x := r.tape.tensor(shape.tokens * model.hidden * shape.width))
     return r.tape, x
 
@@ -208,9 +215,9 @@ def _record_layer(model: Model, shape: Shape) -> tuple[Tape, int]:
 def _record_ends(model: Model, shape: Shape) -> tuple[tuple[Tape, int], tuple[Tape, int]]:
     """Head and embedding, each with the tensor it is given."""
     ends = (*model.parameters.before, *model.parameters.after)
-    head = Recorder(model, shape, ends)
+    head = LayerRecorder(model, shape, ends)
     record_head(head, y := head.tape.tensor(shape.tokens * model.hidden * shape.width))
-    embedding = Recorder(model, shape, ends)
+    embedding = LayerRecorder(model, shape, ends)
     record_embedding(embedding, ids := embedding.tape.tensor(8 * shape.tokens, differentiable=False))
     return (head.tape, y), (embedding.tape, ids)
 
@@ -231,16 +238,19 @@ def recorded(model: Model, shape: Shape) -> Recorded:
     return Recorded(layer.keeps(), head.keeps())
 
 
-def _inside(layer: Played, width: int, replay: str, hoarded: bool) -> list[Height]:
+def _inside(layer: Played, width: int, replay: str, *, grads_kept: bool) -> list[Height]:
     """One layer's backward; checkpointed, its second forward too, beside its input and the incoming gradient.
 
     The re-entrant kind also holds the second output.
     """
     if not replay:
-        return layer.heights(replayed=False, hoarded=hoarded)
+        return layer.heights(replayed=False, grads_kept=grads_kept)
     own = width - layer.saved_input
     if replay == "reentrant":
-        again, found = layer.forward, _raised(layer.heights(replayed=False, hoarded=hoarded), own + width)
+        again, found = layer.forward, _raised(layer.heights(replayed=False, grads_kept=grads_kept), own + width)
     else:
-        again, found = layer.forward[: layer.until_saved], _raised(layer.heights(replayed=True, hoarded=hoarded), own)
+        again, found = (
+            layer.forward[: layer.until_saved],
+            _raised(layer.heights(replayed=True, grads_kept=grads_kept), own),
+        )
     return [*found, *(Height(width + size) for size in again)]

@@ -7,17 +7,17 @@ the plain formula in fp32 where keys and values are shared by several heads and 
 
 from __future__ import annotations
 
-from dsconf.memory.layers.recorder import Heads, Recorder
+from dsconf.memory.layers.recorder import Heads, LayerRecorder
 from dsconf.memory.layers.ulysses import shared_attention
 from dsconf.model.attention import runs_eager
 
 
-def attend(r: Recorder, x: Heads) -> int:
+def attend(r: LayerRecorder, x: Heads) -> int:
     """Output of the attention, tokens × (heads × head_dim), ready for the output projection."""
     return _attend(r, x) if r.shape.ranks == 1 else shared_attention(r, x, _attend)
 
 
-def _attend(r: Recorder, x: Heads) -> int:
+def _attend(r: LayerRecorder, x: Heads) -> int:
     grouped = x.kv_heads != r.model.heads
     size = _size(r)
     some = size * x.kv_heads // r.model.heads
@@ -26,7 +26,7 @@ def _attend(r: Recorder, x: Heads) -> int:
     return r.low(_attention(r, x, grouped))
 
 
-def _attention(r: Recorder, x: Heads, grouped: bool) -> int:
+def _attention(r: LayerRecorder, x: Heads, grouped: bool) -> int:
     if runs_eager(r.model.family, r.shape.attention):
         return _eager(r, x)
     if grouped and not x.repeats:
@@ -38,7 +38,7 @@ def _attention(r: Recorder, x: Heads, grouped: bool) -> int:
     return _fused(r, x)
 
 
-def attend_in_fp32(r: Recorder, x: Heads) -> int:
+def attend_in_fp32(r: LayerRecorder, x: Heads) -> int:
     """GPT-J's and GPT-Neo's own attention, which SDPA does not replace: scores and softmax in fp32, from fp32 copies.
 
     transformers: GPTJAttention._attn, GPTNeoSelfAttention._attn.
@@ -58,7 +58,7 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
         query, key = op("attention query copy", [query], full), op("attention keys copy", [key], full)
     raw = op("attention scores", [query, key], first, saves=[query, key])
     raw = op("attention scale" if r.model.family == "gptj" else "attention window", [raw], first)
-    raw = op("attention mask", [raw], scores, passes=True)
+    raw = op("attention mask", [raw], scores, in_place_grad=True)
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
     if r.shape.low == 2:
         weights = op("attention softmax downcast", [weights], 2 * elements)
@@ -70,20 +70,20 @@ def attend_in_fp32(r: Recorder, x: Heads) -> int:
     return op("attention output copy", [out], size)
 
 
-def _size(r: Recorder) -> int:
+def _size(r: LayerRecorder) -> int:
     return r.shape.tokens * r.model.heads * r.model.head_dim * r.shape.low
 
 
-def _scores(r: Recorder) -> int:
+def _scores(r: LayerRecorder) -> int:
     return r.shape.batch * r.model.heads * r.shape.seq * r.shape.seq * r.shape.ranks
 
 
-def _by_head(r: Recorder, x: int, name: str) -> int:
+def _by_head(r: LayerRecorder, x: int, name: str) -> int:
     """Each head's rows for a batched product: a copy, unless there is one sequence, whose heads are views."""
     return x if r.shape.batch == 1 else r.tape.op(f"attention {name} copy", [x], _size(r))
 
 
-def _at_all_heads(r: Recorder, x: Heads, tensor: int, name: str) -> int:
+def _at_all_heads(r: LayerRecorder, x: Heads, tensor: int, name: str) -> int:
     """Keys or values of every head: repeated; or the one there is expanded, which for one sequence is a view."""
     if x.kv_heads == r.model.heads:
         return _by_head(r, tensor, name)
@@ -92,7 +92,7 @@ def _at_all_heads(r: Recorder, x: Heads, tensor: int, name: str) -> int:
     return _of_every_head(r, tensor, name, _size(r))
 
 
-def _repeated(r: Recorder, x: Heads) -> Heads:
+def _repeated(r: LayerRecorder, x: Heads) -> Heads:
     if x.kv_heads == 1:  # one head for all is expanded, which is a view
         key, value = r.tape.part("all keys", x.key, _size(r)), r.tape.part("all values", x.value, _size(r))
     else:
@@ -100,7 +100,7 @@ def _repeated(r: Recorder, x: Heads) -> Heads:
     return x._replace(key=key, value=value, kv_heads=r.model.heads)
 
 
-def _fused(r: Recorder, x: Heads) -> int:
+def _fused(r: LayerRecorder, x: Heads) -> int:
     """FlashAttention-2 or the memory-efficient kernel: keeps q, k, v, output and log-sum-exp (fp32, b × heads × s)."""
     shape, size = r.shape, _size(r)
     statistics = 4 * shape.batch * r.model.heads * shape.seq
@@ -122,7 +122,7 @@ def _fused(r: Recorder, x: Heads) -> int:
     return out
 
 
-def _plain(r: Recorder, x: Heads) -> int:
+def _plain(r: LayerRecorder, x: Heads) -> int:
     """torch's ``_scaled_dot_product_attention_math``: everything in fp32 and at all heads; the weights are kept."""
     shape, op = r.shape, r.tape.op
     full = 2 * _size(r) if shape.low == 2 else _size(r)
@@ -132,21 +132,21 @@ def _plain(r: Recorder, x: Heads) -> int:
     key, value = op("attention keys fp32", [x.key], some), op("attention values fp32", [x.value], some)
     key = key if x.repeats else _of_every_head(r, key, "keys", full)
     raw = op("attention scores", [query, key], scores, saves=[query, key])
-    raw = op("attention mask", [raw], scores, passes=True)
+    raw = op("attention mask", [raw], scores, in_place_grad=True)
     weights = r.tape.save_output(op("attention softmax", [raw], scores, backward_workspace=scores))
     value = value if x.repeats else _of_every_head(r, value, "values", full)
     out = op("attention product", [weights, value], full, saves=[weights, value])
     return op("attention output copy", [out], _size(r))
 
 
-def _of_every_head(r: Recorder, one: int, name: str, size: int) -> int:
+def _of_every_head(r: LayerRecorder, one: int, name: str, size: int) -> int:
     """One head's keys or values expanded to all: a view for one sequence, else a copy for the batched product."""
     if r.shape.batch > 1:
         return r.tape.op(f"{name} of every head", [one], size)
     return r.tape.part(f"{name} of every head", one, size)
 
 
-def _eager(r: Recorder, x: Heads) -> int:
+def _eager(r: LayerRecorder, x: Heads) -> int:
     """``eager_attention_forward``: scores, scale, mask, softmax, downcast, dropout, product."""
     shape, size, elements = r.shape, _size(r), _scores(r)
     scores = elements * shape.low
@@ -164,19 +164,19 @@ def _eager(r: Recorder, x: Heads) -> int:
             raw = save_output(op("attention softcap", [raw], scores))
             raw = op("attention softcap scale", [raw], scores)
         upcasts = shape.low == 2 and (x.softmax_fp32 or shape.autocast)
-        weights = _softmax(r, op("attention mask", [raw], scores, passes=True), upcasts)
+        weights = _softmax(r, op("attention mask", [raw], scores, in_place_grad=True), upcasts)
     if x.dropout_module:
         r.visits.append(x.dropout_module)
     if r.model.attention_dropout and not x.never_drops:
         weights = op("attention dropout", [weights], scores, extra=elements)
     if x.returned:
-        r.tape.give_back(weights)
+        r.tape.also_return(weights)
     value = _at_all_heads(r, x, x.value, "values")
     out = op("attention product", [weights, value], size, saves=[weights, value])
     return op("attention output copy", [out], size, reads=variables)
 
 
-def _softmax(r: Recorder, masked: int, upcasts: bool) -> int:
+def _softmax(r: LayerRecorder, masked: int, upcasts: bool) -> int:
     """Softmax of the masked scores, which a variable refers to meanwhile; in fp32 with ``upcasts``."""
     op, elements = r.tape.op, _scores(r)
     scores = elements * r.shape.low
@@ -189,14 +189,14 @@ def _softmax(r: Recorder, masked: int, upcasts: bool) -> int:
     return op("attention softmax downcast", [weights], scores, reads=[masked])
 
 
-def _softmax_of_fp32_sum(r: Recorder, raw: int) -> tuple[int, list[int]]:
+def _softmax_of_fp32_sum(r: LayerRecorder, raw: int) -> tuple[int, list[int]]:
     """Falcon's softmax with ALiBi, in the activations' type, and what variables refer to until attention is over."""
     op, elements = r.tape.op, _scores(r)
     scores = elements * r.shape.low
     cast = raw if r.shape.low == 4 else op("attention scores fp32", [raw], 4 * elements)
-    biased = op("attention alibi", [cast], 4 * elements, passes=True)
+    biased = op("attention alibi", [cast], 4 * elements, in_place_grad=True)
     logits = r.tape.part("attention scale", biased, 4 * elements)  # in place
-    masked = op("attention mask", [logits], 4 * elements, passes=True)
+    masked = op("attention mask", [logits], 4 * elements, in_place_grad=True)
     given = masked if r.shape.low == 4 else op("attention softmax input", [masked], scores, reads=[masked])
     weights = op("attention softmax", [given], scores, reads=[masked], backward_workspace=scores)
     return r.tape.save_output(weights), [raw, cast, logits]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dsconf.memory.autograd.figures import Shape
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 from dsconf.model.attention import runs_eager, windowed_layers
 from dsconf.model.spec import Model
 
@@ -38,7 +38,7 @@ _DROPOUTS = {
 """Dropout after the embedding that is a module."""
 
 
-def record_embedding(r: Recorder, tokens: int) -> int:
+def record_embedding(r: LayerRecorder, tokens: int) -> int:
     """Token (and position) embedding; their backward needs only the indices the batch holds anyway.
 
     The model's forward keeps variables for what it makes here until its last layer is through.
@@ -54,7 +54,7 @@ def record_embedding(r: Recorder, tokens: int) -> int:
     if model.family != "phi":  # the variable is that of its dropout's output
         r.tape.hold(x)
     if positions is not None:
-        x = r.tape.op("position sum", [x, positions], r.hidden(model.hidden), passes=True)
+        x = r.tape.op("position sum", [x, positions], r.hidden(model.hidden), in_place_grad=True)
     if r.has("transformer.word_embeddings_layernorm.weight"):
         x = r.norm(x, "transformer.word_embeddings_layernorm", model.hidden)
     x = r.dropout(x, model.embedding_dropout, model.hidden, _DROPOUTS.get(model.family, ""))
@@ -63,7 +63,7 @@ def record_embedding(r: Recorder, tokens: int) -> int:
     return x
 
 
-def _positions(r: Recorder, tokens: int) -> int | None:
+def _positions(r: LayerRecorder, tokens: int) -> int | None:
     """Learned positions: OPT looks them up for every row of the batch, the others once for all rows."""
     name, op = _first(r, "transformer.wpe", "model.decoder.embed_positions"), r.tape.op
     if not name:
@@ -76,20 +76,20 @@ def _positions(r: Recorder, tokens: int) -> int | None:
     return op("positions of every row", [found], full) if shared else found
 
 
-def _embedding_name(r: Recorder) -> str:
+def _embedding_name(r: LayerRecorder) -> str:
     return _first(r, *_EMBEDDINGS)
 
 
-def _first(r: Recorder, *names: str) -> str:
+def _first(r: LayerRecorder, *names: str) -> str:
     return next((name for name in names if r.has(f"{name}.weight")), "")
 
 
-def record_head(r: Recorder, x: int) -> tuple[int, int]:
+def record_head(r: LayerRecorder, x: int) -> tuple[int, int]:
     """Final norm, output projection, softcap and cross-entropy; returns the loss and the logits."""
     return record_projection(r, record_final_norm(r, x), shifted=r.shape.ranks > 1)
 
 
-def record_final_norm(r: Recorder, x: int) -> int:
+def record_final_norm(r: LayerRecorder, x: int) -> int:
     """What the last layer's output passes on the way to the output projection."""
     name = next((n for n in FINAL_NORMS if r.has(f"{n}.weight")), "")
     if name or r.model.family == "olmo":
@@ -97,7 +97,7 @@ def record_final_norm(r: Recorder, x: int) -> int:
     return r.linear(x, "model.decoder.project_out") if r.model.embedding_dim else x
 
 
-def record_projection(r: Recorder, x: int, *, shifted: bool) -> tuple[int, int]:
+def record_projection(r: LayerRecorder, x: int, *, shifted: bool) -> tuple[int, int]:
     """Output projection, softcap and cross-entropy; returns the loss and the logits.
 
     The loss upcasts the logits and keeps log-softmax in fp32: tokens × vocab × 4 bytes, twice in backward

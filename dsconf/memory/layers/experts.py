@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dsconf.errors import InputError
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 
 
-def experts(r: Recorder, x: int) -> int:
+def experts(r: LayerRecorder, x: int) -> int:
     """Router, then each token's rows through its chosen experts; rows are tokens × experts_per_token.
 
     Keeps the gathered rows, the masked gate-and-up product, the activation, their product and the output rows.
@@ -58,7 +58,7 @@ def experts(r: Recorder, x: int) -> int:
     return _weighted(r, x, y, shared) if model.shared_mlp else y
 
 
-def _weighted(r: Recorder, x: int, y: int, shared: int) -> int:
+def _weighted(r: LayerRecorder, x: int, y: int, shared: int) -> int:
     """Qwen2's shared expert, weighted by a gate of one output."""
     gate = r.linear(x, "mlp.shared_expert_gate")
     gate = r.tape.save_output(r.tape.op("shared gate", [gate], r.shape.tokens * r.shape.width))

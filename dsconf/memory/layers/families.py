@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dsconf.memory.layers.attention import attend, attend_in_fp32
 from dsconf.memory.layers.experts import experts
-from dsconf.memory.layers.recorder import JOINS_ROTATED, Heads, Recorder
+from dsconf.memory.layers.recorder import JOINS_ROTATED, Heads, LayerRecorder
 
 
-def record_layer(r: Recorder, x: int) -> int:
+def record_layer(r: LayerRecorder, x: int) -> int:
     """One decoder layer on ``x`` (tokens × hidden); returns its output."""
     return _LAYERS.get(r.model.family, _llama)(r, x)
 
 
-def _mask(r: Recorder) -> str:
+def _mask(r: LayerRecorder) -> str:
     """Mask that reaches the kernel: none while the causal flag says it all (masking_utils._ignore_causal_mask_sdpa)."""
     if r.model.alibi:
         return "float"
@@ -21,7 +21,7 @@ def _mask(r: Recorder) -> str:
     return "bool" if r.shape.windowed and r.shape.seq >= r.model.sliding_window > 0 else ""
 
 
-def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
+def _separate(r: LayerRecorder, x: int, output: str = "self_attn.o_proj") -> int:
     """Separate projections, optional norms over heads, rotary embedding, attention, output projection."""
     model = r.model
     at_once = model.family in ("olmo2", "qwen3", "qwen3_moe")  # each projection is followed by its norm
@@ -39,7 +39,7 @@ def _separate(r: Recorder, x: int, output: str = "self_attn.o_proj") -> int:
     return r.linear(out, output)
 
 
-def _normed(r: Recorder, x: int, name: str, heads: int) -> int:
+def _normed(r: LayerRecorder, x: int, name: str, heads: int) -> int:
     """Queries or keys after the norm they have: over all heads at once, or over each."""
     model = r.model
     if model.family == "olmo2":
@@ -50,7 +50,7 @@ def _normed(r: Recorder, x: int, name: str, heads: int) -> int:
     return r.norm(x, f"self_attn.{name}_{end}", model.head_dim, r.shape.tokens * heads) if end else x
 
 
-def _llama(r: Recorder, x: int) -> int:
+def _llama(r: LayerRecorder, x: int) -> int:
     """Norm, attention, residual, norm, gated feed-forward network (or experts), residual."""
     h = r.model.hidden
     x = r.add(x, _separate(r, r.norm(x, "input_layernorm", h)))
@@ -59,7 +59,7 @@ def _llama(r: Recorder, x: int) -> int:
     return r.add(x, y)
 
 
-def _gemma2(r: Recorder, x: int) -> int:
+def _gemma2(r: LayerRecorder, x: int) -> int:
     """A norm before and after attention and feed-forward network."""
     h = r.model.hidden
     y = r.norm(_separate(r, r.norm(x, "input_layernorm", h)), "post_attention_layernorm", h)
@@ -68,14 +68,14 @@ def _gemma2(r: Recorder, x: int) -> int:
     return r.add(x, r.norm(y, "post_feedforward_layernorm", h))
 
 
-def _olmo2(r: Recorder, x: int) -> int:
+def _olmo2(r: LayerRecorder, x: int) -> int:
     """Norms after attention and feed-forward network only."""
     h = r.model.hidden
     x = r.add(x, r.norm(_separate(r, x), "post_attention_layernorm", h))
     return r.add(x, r.norm(r.gated_mlp(x, "mlp"), "post_feedforward_layernorm", h))
 
 
-def _phi3(r: Recorder, x: int) -> int:
+def _phi3(r: LayerRecorder, x: int) -> int:
     """Query, key and value in one projection, gate and up in another: views keep the whole."""
     model, h = r.model, r.model.hidden
     fused = r.linear(r.norm(x, "input_layernorm", h), "self_attn.qkv_proj")
@@ -92,7 +92,7 @@ def _phi3(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(r.linear(product, "mlp.down_proj"), model.hidden_dropout, h, "resid_mlp_dropout"))
 
 
-def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int, int]:
+def _split(r: LayerRecorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int, int]:
     """Query, key and value as views of one projection's output."""
     dim = r.model.head_dim
     sizes = (heads * dim, kv_heads * dim, kv_heads * dim)
@@ -101,13 +101,13 @@ def _split(r: Recorder, fused: int, heads: int, kv_heads: int) -> tuple[int, int
     return q, k, v
 
 
-def _split_at_once(r: Recorder, fused: int) -> list[int]:
+def _split_at_once(r: LayerRecorder, fused: int) -> list[int]:
     """Query, key and value of all heads by ``torch.split`` or ``chunk``."""
     size = r.size(fused, r.model.heads * r.model.head_dim)
     return [r.low(piece) for piece in r.tape.split("q, k, v", fused, (size, size, size))]
 
 
-def _gpt2(r: Recorder, x: int) -> int:
+def _gpt2(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     q, k, v = _split_at_once(r, r.linear(r.norm(x, "ln_1", h), "attn.c_attn"))
     out = attend(r, Heads(q, k, v, model.heads, softmax_fp32=False))
@@ -116,7 +116,7 @@ def _gpt2(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h, "mlp.dropout"))
 
 
-def _opt(r: Recorder, x: int) -> int:
+def _opt(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "self_attn_layer_norm", h) if model.pre_norm else x
     q = r.linear(y, "self_attn.q_proj")
@@ -132,7 +132,7 @@ def _opt(r: Recorder, x: int) -> int:
     return x if model.pre_norm else r.norm(x, "final_layer_norm", h)
 
 
-def _gpt_neox(r: Recorder, x: int) -> int:
+def _gpt_neox(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     q, k, v = _split_at_once(r, r.linear(r.norm(x, "input_layernorm", h), "attention.query_key_value"))
     q, k = r.rotary(q, "q", model.heads), r.rotary(k, "k", model.heads)
@@ -146,7 +146,7 @@ def _gpt_neox(r: Recorder, x: int) -> int:
     return r.add(x, r.add(y, out) if model.parallel_residual else y)
 
 
-def _phi(r: Recorder, x: int) -> int:
+def _phi(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "input_layernorm", h)
     out = r.dropout(_separate(r, y, "self_attn.dense"), model.hidden_dropout, h, "resid_dropout")
@@ -154,7 +154,7 @@ def _phi(r: Recorder, x: int) -> int:
     return r.add(r.add(out, y), x)
 
 
-def _falcon(r: Recorder, x: int) -> int:
+def _falcon(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     two = r.has("ln_attn.weight")
     first = r.norm(x, "ln_attn" if two else "input_layernorm", h)
@@ -168,7 +168,7 @@ def _falcon(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h))
 
 
-def _falcon_attention(r: Recorder, x: int) -> int:
+def _falcon_attention(r: LayerRecorder, x: int) -> int:
     """Falcon-40B repeats grouped keys and values itself; Falcon-7B hands one head to a kernel that cannot take it."""
     model = r.model
     fused = r.linear(x, "self_attention.query_key_value")
@@ -193,7 +193,7 @@ def _falcon_attention(r: Recorder, x: int) -> int:
     return attend(r, kind._replace(never_drops=not model.alibi))
 
 
-def _bloom(r: Recorder, x: int) -> int:
+def _bloom(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "input_layernorm", h)
     q, k, v = _split(r, r.linear(y, "self_attention.query_key_value"), model.heads, model.heads)
@@ -204,13 +204,13 @@ def _bloom(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h))
 
 
-def _cohere(r: Recorder, x: int) -> int:
+def _cohere(r: LayerRecorder, x: int) -> int:
     """One norm, from which attention and feed-forward network both read."""
     y = r.norm(x, "input_layernorm", r.model.hidden)
     return r.add(r.add(x, _separate(r, y)), r.gated_mlp(y, "mlp"))
 
 
-def _stablelm(r: Recorder, x: int) -> int:
+def _stablelm(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "input_layernorm", h)
     x = r.add(x, _separate(r, y))
@@ -219,7 +219,7 @@ def _stablelm(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(r.gated_mlp(y, "mlp"), model.hidden_dropout, h, "dropout"))
 
 
-def _starcoder2(r: Recorder, x: int) -> int:
+def _starcoder2(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     out = r.dropout(_separate(r, r.norm(x, "input_layernorm", h)), model.hidden_dropout, h)
     x = r.add(x, out)
@@ -227,7 +227,7 @@ def _starcoder2(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h))
 
 
-def _gpt_neo(r: Recorder, x: int) -> int:
+def _gpt_neo(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "ln_1", h)
     q, k, v = (r.linear(y, f"attn.attention.{name}_proj") for name in "qkv")
@@ -237,7 +237,7 @@ def _gpt_neo(r: Recorder, x: int) -> int:
     return r.add(x, r.dropout(y, model.hidden_dropout, h, "mlp.dropout"))
 
 
-def _gptj(r: Recorder, x: int) -> int:
+def _gptj(r: LayerRecorder, x: int) -> int:
     model, h = r.model, r.model.hidden
     y = r.norm(x, "ln_1", h)
     q, k, v = (r.linear(y, f"attn.{name}_proj") for name in "qkv")

@@ -15,7 +15,7 @@ JOINS_ROTATED = ("gpt_neox", "phi", "phi3", "stablelm")
 _ADAPTED = ("base_layer", "lora_dropout.default", "lora_A.default", "lora_B.default")
 
 
-class Recorder:
+class LayerRecorder:
     """Modules of ``model``'s layer (or of its ends) recorded one after another."""
 
     def __init__(self, model: Model, shape: Shape, params: tuple[Param, ...]) -> None:
@@ -94,32 +94,24 @@ class Recorder:
         separate = biased and self.model.family == "falcon"  # FalconLinear adds its bias by itself
         # The bias's gradient comes first: the weight's has a transpose to pass (torch: derivatives.yaml, addmm).
         copy = 2 * weight.numel if self.shape.autocast else 0
-        y = self.low(
-            self.tape.op(
-                name,
-                [x],
-                size,
-                saves=[x] if own else [],
-                params=own[:1] if separate else own[::-1],
-                reads=referred,
-                extra=copy,
-                backward_workspace=copy,
-                column_sum=None if separate else column_sum,
-                params_first=biased
-                and not flat
-                and not separate,  # addmm takes a view of its input made before that of the weight
-            )
+        y = self.tape.op(
+            name,
+            [x],
+            size,
+            saves=[x] if own else [],
+            params=own[:1] if separate else own[::-1],
+            reads=referred,
+            extra=copy,
+            backward_workspace=copy,
+            # addmm takes a view of its input made before that of the weight
+            params_first=biased and not flat and not separate,
         )
+        y = self.low(self.tape.sum_columns(y, None if separate else column_sum))
         if separate:
             # The sum of a 16-bit product and a bias that autocast leaves in fp32 is in fp32.
-            y = self.tape.op(
-                f"{name} bias",
-                [y],
-                rows * outputs * self.shape.width,
-                params=own[1:],
-                column_sum=column_sum,
-                passes=True,
-            )
+            wide = rows * outputs * self.shape.width
+            y = self.tape.op(f"{name} bias", [y], wide, params=own[1:], in_place_grad=True)
+            self.tape.sum_columns(y, column_sum)
         if not adapted:
             return y
         if self.shape.autocast and given in self.low_tensors:
@@ -135,7 +127,7 @@ class Recorder:
         down = self.tape.op(f"{name} lora_A", [x], small, saves=[x], params=self.own(f"{name}.lora_A.default"))
         up = self.tape.op(f"{name} lora_B", [down], size, saves=[down], params=self.own(f"{name}.lora_B.default"))
         scaled = self.tape.op(f"{name} lora scaling", [up], size)
-        return self.low(self.tape.op(f"{name} lora sum", [y, scaled], size, reads=referred, passes=True))
+        return self.low(self.tape.op(f"{name} lora sum", [y, scaled], size, reads=referred, in_place_grad=True))
 
     def layer_norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
         """``nn.LayerNorm``: keeps its input, and mean and rstd of each row in fp32."""
@@ -167,12 +159,12 @@ class Recorder:
                 params=own,
                 backward_workspace=full,
                 reduction=full,
-                column_sum=column_sum,
             )
+            tape.sum_columns(y, column_sum)
             return y if width == 4 else self._like(x, tape.op(f"{name} downcast", [y], size))
         down = y if width == 4 else tape.op(f"{name} downcast", [y], size)
         product = size if own else 0
-        return tape.op(
+        y = tape.op(
             f"{name} weight",
             [down],
             rows * features * self.shape.width,
@@ -180,8 +172,8 @@ class Recorder:
             params=own,
             backward_workspace=product,
             reduction=product,
-            column_sum=column_sum,
         )
+        return tape.sum_columns(y, column_sum)
 
     def _layer_norm_in_steps(self, x: int, name: str, features: int, rows: int) -> int:
         """LayerNorm without bias in separate fp32 operations (transformers: CohereLayerNorm.forward)."""
@@ -203,8 +195,8 @@ class Recorder:
             params=own,
             extra=weight,
             reduction=full if own else 0,
-            column_sum=column_sum,
         )
+        self.tape.sum_columns(y, column_sum)
         return y if width == 4 else op(f"{name} downcast", [y], rows * features * width)
 
     def _layer_norm_in_fp32(self, x: int, name: str, features: int) -> int:
@@ -257,7 +249,7 @@ class Recorder:
         """A residual sum: keeps nothing, and hands its gradient to both, or a 16-bit copy of it."""
         if self.shape.autocast and y in self.low_tensors and x not in self.low_tensors:
             y = self.tape.part("residual cast", y, self.hidden(self.model.hidden) // 2)
-        return self.tape.op("residual", [x, y], self.hidden(self.model.hidden), passes=True)
+        return self.tape.op("residual", [x, y], self.hidden(self.model.hidden), in_place_grad=True)
 
     def activation(self, x: int, size: int) -> int:
         """The feed-forward activation: ReLU keeps its output, the others their input (torch's fused kernels)."""
@@ -287,10 +279,10 @@ class Recorder:
         else:
             cube_input = x
         cube = op("gelu cube", [cube_input], size, saves=[cube_input], backward_workspace=2 * size)
-        inner = op("gelu inner", [x, cube], size, workspace=size, passes=True)
+        inner = op("gelu inner", [x, cube], size, workspace=size, in_place_grad=True)
         inner = op("gelu scaled", [inner], size)
         tanh = self.tape.save_output(op("gelu tanh", [inner], size))
-        plus = op("gelu plus one", [tanh], size, passes=True)
+        plus = op("gelu plus one", [tanh], size, in_place_grad=True)
         return op("gelu product", [half, plus], size, saves=[half, plus])
 
     def _gelu_fast(self, x: int, size: int) -> int:
@@ -300,10 +292,10 @@ class Recorder:
         scaled = op("gelu scaled", [x], size)
         inner = op("gelu inner", [x], size)
         square = op("gelu square", [inner, x], size, saves=[inner, x])
-        plus = op("gelu square plus one", [square], size, passes=True)
+        plus = op("gelu square plus one", [square], size, in_place_grad=True)
         inner = op("gelu argument", [scaled, plus], size, saves=[scaled, plus])
         tanh = self.tape.save_output(op("gelu tanh", [inner], size))
-        plus = op("gelu plus one", [tanh], size, passes=True)
+        plus = op("gelu plus one", [tanh], size, in_place_grad=True)
         return self._like(x, op("gelu product", [half, plus], size, saves=[half, plus]))
 
     def gated_mlp(self, x: int, prefix: str) -> int:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dsconf.memory.autograd.figures import Shape
 from dsconf.memory.layers.embedding_and_head import TIED, record_final_norm, record_projection
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 
 if TYPE_CHECKING:
     from dsconf.memory.autograd.tape import Played, Tape
@@ -34,12 +34,12 @@ def tiled_head(model: Model, shape: Shape) -> Played:
     states, rows = _states(model, shape), -(-shape.tokens // shape.loss_shards)
     norm, y = _norm(model, shape)
     outside = norm.play([y])
-    shard = Recorder(model, shape._replace(batch=1, seq=rows), _ends(model))
+    shard = LayerRecorder(model, shape._replace(batch=1, seq=rows), _ends(model))
     record_projection(shard, x := shard.tape.tensor(rows * model.hidden * shape.width), shifted=True)
     inside = shard.tape.play([x])
     beside = outside.saved + 2 * states
     # A shard is a view of the hidden states, which are counted already.
-    highest = max(inside.forward_peak - shard.tape.size(x), inside.backward.reduced - inside.saved_input)
+    highest = max(inside.forward_peak - shard.tape.size(x), inside.backward.grads_freed - inside.saved_input)
     return outside._replace(
         saved=outside.saved + states,
         forward=[*outside.forward, beside + highest],
@@ -54,7 +54,7 @@ def tiled_keeps(model: Model, shape: Shape) -> tuple[tuple[str, int], ...]:
 
 
 def _norm(model: Model, shape: Shape) -> tuple[Tape, int]:
-    r = Recorder(model, shape, _ends(model))
+    r = LayerRecorder(model, shape, _ends(model))
     record_final_norm(r, y := r.tape.tensor(_states(model, shape)))
     return r.tape, y
 

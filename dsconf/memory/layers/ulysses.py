@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 
 if TYPE_CHECKING:
     from dsconf.memory.layers.recorder import Heads
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 POSITION_BYTES = 8
 
 
-def shared_attention(r: Recorder, x: Heads, kernel: Callable[[Recorder, Heads], int]) -> int:
+def shared_attention(r: LayerRecorder, x: Heads, kernel: Callable[[LayerRecorder, Heads], int]) -> int:
     """Queries, keys and values exchanged, ``kernel`` over whole sequences, its output exchanged back (231-358).
 
     The layer's variables keep what it handed in until its output projection is done, though nothing saves it; those of
@@ -43,7 +43,7 @@ def shared_attention(r: Recorder, x: Heads, kernel: Callable[[Recorder, Heads], 
     return _received(r, kernel(r, inside), heads, [positions, query, key, value])
 
 
-def _sent(r: Recorder, x: int, name: str, heads: int, all_heads: int) -> int:
+def _sent(r: LayerRecorder, x: int, name: str, heads: int, all_heads: int) -> int:
     """Shares of the heads for shares of the tokens; ``heads`` per rank, of ``all_heads`` (178-211).
 
     Keys or values of fewer heads than ranks are repeated. The gradient comes back head by head and is put in order for
@@ -53,21 +53,21 @@ def _sent(r: Recorder, x: int, name: str, heads: int, all_heads: int) -> int:
     size = r.size(x, max(all_heads, ranks) * r.model.head_dim)
     if all_heads < ranks:
         x = op(f"{name} of every rank", [x], size)
-    x = op(f"{name} by rank", [x], size, passes=heads == 1)
+    x = op(f"{name} by rank", [x], size, in_place_grad=heads == 1)
     ordered = heads * r.shape.batch == 1
     x = op(f"{name} exchanged", [x], size, backward_workspace=0 if ordered else size)
     return r.low(x) if low else x
 
 
-def _by_head(r: Recorder, x: int, name: str, heads: int) -> int:
+def _by_head(r: LayerRecorder, x: int, name: str, heads: int) -> int:
     """All tokens head by head (309-311): a copy, unless there is one head and one sequence."""
     if heads * r.shape.batch == 1:
         return x
-    y = r.tape.op(f"{name} by head", [x], r.size(x, heads * r.shape.ranks * r.model.head_dim), passes=True)
+    y = r.tape.op(f"{name} by head", [x], r.size(x, heads * r.shape.ranks * r.model.head_dim), in_place_grad=True)
     return r.low(y) if x in r.low_tensors else y
 
 
-def _received(r: Recorder, out: int, heads: int, variables: list[int]) -> int:
+def _received(r: LayerRecorder, out: int, heads: int, variables: list[int]) -> int:
     """The output with all heads for the rank's own tokens (213-229, 345-358), ready for the output projection.
 
     Copied token by token as the kernel left it head by head; with several sequences also for the exchange and after
@@ -76,8 +76,8 @@ def _received(r: Recorder, out: int, heads: int, variables: list[int]) -> int:
     op, several = r.tape.op, r.shape.batch > 1
     size = r.shape.tokens * r.model.heads * r.model.head_dim * r.shape.low
     flash = r.shape.low == 2
-    context = op("attention output copy", [out], size, passes=True) if flash and heads > 1 else out
-    own = op("attention output by rank", [context], size, passes=True) if several else context
+    context = op("attention output copy", [out], size, in_place_grad=True) if flash and heads > 1 else out
+    own = op("attention output by rank", [context], size, in_place_grad=True) if several else context
     back = op("attention output exchanged", [own], size, backward_workspace=size)
-    joined = op("attention output of all heads", [back], size, reads=[context, own, *variables], passes=True)
-    return op("attention output rows", [joined], size, passes=True) if several else joined
+    joined = op("attention output of all heads", [back], size, reads=[context, own, *variables], in_place_grad=True)
+    return op("attention output rows", [joined], size, in_place_grad=True) if several else joined

@@ -207,8 +207,8 @@ def heights_of(step: Step) -> tuple[tuple[int, ...], ...]:
         (bottom + act.forward_only + act.layer_forward,),
         (at_loss,),
         (at_loss + in_a_shard,),
-        (bottom + act.head_backward.reduced + in_backward,),
-        (hook + layer.reduced, hook + layer.hoarded),
+        (bottom + act.head_backward.grads_freed + in_backward,),
+        (hook + layer.grads_freed, hook + layer.grads_kept),
         (hook + _gradients_of_the_embedding(step),),
     )
 
@@ -246,7 +246,7 @@ def activations_at(step: Step, place: Place) -> dict[str, int]:
         sizes = {"saved_activations": saved, "logits_and_loss": act.head_forward, "newest_gradient": in_a_shard}
     elif part == LOSS_GRADIENT:
         # Log-softmax, its gradient and that of the logits are alive together.
-        at_loss = act.head_backward.reduced
+        at_loss = act.head_backward.grads_freed
         sizes = {"saved_activations": saved, "logits_and_loss": at_loss, "newest_gradient": in_backward}
     elif part == LAYER:
         sizes = {"saved_activations": saved, "layer_in_progress": act.layer_backward[event], **tied}

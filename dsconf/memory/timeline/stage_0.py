@@ -45,7 +45,7 @@ _STEP = Label("step", "optimizer")
 _AFTER = Place(NOWHERE, 0)
 
 
-class Running(NamedTuple):
+class ReplicatedRun(NamedTuple):
     """Forward and backward of the model."""
 
     gradients_of_this_step: int
@@ -57,14 +57,14 @@ class Running(NamedTuple):
     tied_embedding_gradient: int = 0
 
 
-class Reducing(NamedTuple):
+class AllReducing(NamedTuple):
     """Gradients are averaged over the ranks, backward being over."""
 
     gradients_of_this_step: int
     reduce_copy: int
 
 
-class Stepping(NamedTuple):
+class ReplicatedStep(NamedTuple):
     """The optimizer step."""
 
     gradients_of_this_step: int
@@ -79,7 +79,7 @@ def rises(frame: Frame, accumulating: bool, sharded_loss: bool) -> tuple[Rise, .
     """Return the moments of any rank."""
     layers = frame.model.layers
     whole = gradients_of_this_step(frame)
-    early = Running(whole if accumulating else 0)
+    early = ReplicatedRun(whole if accumulating else 0)
     found = [
         rise(INSIDE_A_LAYER, Place(FORWARD, layers - 1), early),
         rise(AT_THE_LOSS, Place(LOSS, layers), early),
@@ -88,12 +88,12 @@ def rises(frame: Frame, accumulating: bool, sharded_loss: bool) -> tuple[Rise, .
         found.append(rise(AT_A_SHARD, Place(LOSS_SHARD, layers), early))
     found.append(rise(AT_THE_GRADIENT_OF_THE_LOSS, Place(LOSS_GRADIENT, layers), early))
     for layer in sorted({layers - 1, 0}, reverse=True):
-        above = early if accumulating else Running(gradients_above(frame, layer))
+        above = early if accumulating else ReplicatedRun(gradients_above(frame, layer))
         found.append(rise(in_layer(layer, layers), Place(LAYER, layer, FREED if accumulating else KEPT), above))
-    others = early if accumulating else Running(gradients_but_the_embeddings(frame))
+    others = early if accumulating else ReplicatedRun(gradients_but_the_embeddings(frame))
     found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), others))
     if frame.wrapper != "ddp":
-        found.append(rise(_ALLREDUCE, _AFTER, Reducing(whole, reduce_copy(frame))))
+        found.append(rise(_ALLREDUCE, _AFTER, AllReducing(whole, reduce_copy(frame))))
     found.append(_optimizer(frame, whole))
     return tuple(found)
 
@@ -141,7 +141,7 @@ def _optimizer(frame: Frame, whole: int) -> Rise:
         # A list of fp32 copies and the flat one are alive beside the 16-bit gradients (fused_optimizer.py:282-314).
         copies = each_in_a_block(frame, 4, "trained parameters, copy by copy")
         flat = frame.bytes.product(4, elements, "trained parameters, flat")
-        return rise(_COPIES, _AFTER, Stepping(whole, fp32_gradient=copies, flat_gradient=flat))
+        return rise(_COPIES, _AFTER, ReplicatedStep(whole, fp32_gradient=copies, flat_gradient=flat))
     if frame.wrapper == "unfused" and settings.optimizer == "lamb":
         # Flat for the kernel, flat again for the norm, and that in fp32 (unfused_optimizer.py:141-151;
         # runtime/utils.py:578).
@@ -149,7 +149,7 @@ def _optimizer(frame: Frame, whole: int) -> Rise:
             2 * frame.width.model, elements, "trained parameters, flat for the kernel and for the norm"
         )
         in_fp32 = frame.bytes.product(4, elements, "trained parameters, for the norm")
-        return rise(_NORM, _AFTER, Stepping(whole, fp32_gradient=in_fp32, flat_gradient=flat))
+        return rise(_NORM, _AFTER, ReplicatedStep(whole, fp32_gradient=in_fp32, flat_gradient=flat))
     copies = (
         each_in_a_block(frame, 4, "trained parameters, copy by copy")
         if frame.wrapper == "unfused"
@@ -158,16 +158,16 @@ def _optimizer(frame: Frame, whole: int) -> Rise:
     return rise(_STEP, _AFTER, _stepping(frame, whole, copies))
 
 
-def _stepping(frame: Frame, whole: int, copies: int) -> Stepping:
+def _stepping(frame: Frame, whole: int, copies: int) -> ReplicatedStep:
     """Return the step over fp32 gradients: Muon's iteration, or what other optimizers make."""
     settings = frame.settings
     if settings.optimizer == "muon":
         iteration = newton_schulz_iteration(frame.bytes, frame.model, 4)
-        return Stepping(whole, fp32_gradient=copies, newton_schulz_iteration=iteration)
+        return ReplicatedStep(whole, fp32_gradient=copies, newton_schulz_iteration=iteration)
     if frame.wrapper == "bf16":
         groups = owned_slices(frame.model, settings.optimizer, frame.world_size, 0)
         made = optimizer_temporaries(frame.bytes, settings, 4, sum([g.slice.elements for g in groups]))
     else:
         rounding = copies - 4 * frame.hooks.total if copies else 0
         made = optimizer_temporaries(frame.bytes, settings, 4, frame.hooks.total, frame.hooks.largest, rounding)
-    return Stepping(whole, fp32_gradient=copies, optimizer_temporaries=made)
+    return ReplicatedStep(whole, fp32_gradient=copies, optimizer_temporaries=made)

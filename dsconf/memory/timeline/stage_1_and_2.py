@@ -53,7 +53,7 @@ _STEP = Label("step", "optimizer")
 _AFTER = Place(NOWHERE, 0)
 
 
-class Running(NamedTuple):
+class PartitionedRun(NamedTuple):
     """Forward and backward of the model."""
 
     earlier_gradients: int
@@ -104,7 +104,7 @@ class ReducingAfterBackward(NamedTuple):
     fp64_gradient_for_the_norm: int = 0
 
 
-class Stepping(NamedTuple):
+class PartitionedStep(NamedTuple):
     """The optimizer step."""
 
     own_gradients: int
@@ -170,8 +170,8 @@ def _until_reduced(frame: Frame, accumulating: bool, sharded_loss: bool, early: 
     """Up to the first gradients that are reduced."""
     layers, bucket, stays = frame.model.layers, reduce_bucket(frame), frame.settings.stage == 1 and accumulating
     # Stage 1 reduces in the last micro-batch alone, and has its bucket from then on.
-    before = Running(early, bucket if stays else 0)
-    after = Running(early, bucket)
+    before = PartitionedRun(early, bucket if stays else 0)
+    after = PartitionedRun(early, bucket)
     found = [
         rise(INSIDE_A_LAYER, Place(FORWARD, layers - 1), before),
         rise(AT_THE_LOSS, Place(LOSS, layers), before),
@@ -191,7 +191,7 @@ def _until_reduced(frame: Frame, accumulating: bool, sharded_loss: bool, early: 
     return tuple(found)
 
 
-def _in_the_head(frame: Frame, held: Running, number: int) -> Rise:
+def _in_the_head(frame: Frame, held: PartitionedRun, number: int) -> Rise:
     """The hook of the output projection or final norm, the first of which makes the bucket beside all activations.
 
     The hook of a bias comes while the weight's gradient of the same operation still waits for its own, which what is
@@ -216,9 +216,9 @@ def _without_reductions(frame: Frame, bucket: int) -> list[Rise]:
         above = frame.bytes.product(
             width, known.head + (layers - 1 - layer) * known.layer, "elements of layers above and the head"
         )
-        found.append(rise(in_layer(layer, layers), Place(LAYER, layer, KEPT), Running(above, bucket)))
+        found.append(rise(in_layer(layer, layers), Place(LAYER, layer, KEPT), PartitionedRun(above, bucket)))
     others = frame.bytes.product(width, known.total - known.embedding, "trained parameters, all but the embedding")
-    return [*found, rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), Running(others, bucket))]
+    return [*found, rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), PartitionedRun(others, bucket))]
 
 
 def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
@@ -249,8 +249,8 @@ def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
             inside = max(inside, reduction.layer)
     found = [*reducing, *copying]
     if inside >= 0:
-        found.append(rise(in_layer(inside, layers), Place(LAYER, inside, FREED), Running(early, bucket, own)))
-    at_embedding = Running(early, bucket, own if before_the_embedding else nothing)
+        found.append(rise(in_layer(inside, layers), Place(LAYER, inside, FREED), PartitionedRun(early, bucket, own)))
+    at_embedding = PartitionedRun(early, bucket, own if before_the_embedding else nothing)
     return [*found, rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), at_embedding)]
 
 
@@ -349,20 +349,20 @@ def _optimizer(frame: Frame, groups: tuple[OwnedSlice, ...], own: int) -> list[R
     if settings.optimizer == "muon":
         # Made when backward is over, the bucket not yet released (1020-1061).
         scratch = newton_schulz_iteration(frame.bytes, frame.model, width.model) if groups[0].muon else 0
-        sizes = Stepping(own, reduce_bucket(frame), muon_updates=updates, newton_schulz_iteration=scratch)
+        sizes = PartitionedStep(own, reduce_bucket(frame), muon_updates=updates, newton_schulz_iteration=scratch)
         found.append(rise(_UPDATING, _AFTER, sizes))
     largest = frame.bytes.product(
         8, max([g.slice.largest for g in groups]), "elements of the largest piece in this rank's slice"
     )
-    found.append(rise(_NORM, _AFTER, Stepping(own, muon_updates=updates, fp64_gradient_for_the_norm=largest)))
+    found.append(rise(_NORM, _AFTER, PartitionedStep(own, muon_updates=updates, fp64_gradient_for_the_norm=largest)))
     for number, group in enumerate(groups):
         # The buffer of the gradients goes with the last group that it serves, Muon's updates with Muon's group.
         after = own if number + 1 < len(groups) else nothing
         flat, (gradient, is_cast) = flat_gradient(frame, group), fp32_gradient(frame, group)
         cast = gradient if is_cast else nothing
-        sizes = Stepping(own, muon_updates=updates, flat_gradient=flat, fp32_gradient=cast)
+        sizes = PartitionedStep(own, muon_updates=updates, flat_gradient=flat, fp32_gradient=cast)
         found.append(rise(_CAST, _AFTER, sizes))
-        found.append(rise(_STEP, _AFTER, Stepping(after, fp32_gradient=gradient, optimizer_temporaries=made)))
+        found.append(rise(_STEP, _AFTER, PartitionedStep(after, fp32_gradient=gradient, optimizer_temporaries=made)))
         updates = nothing
     return found
 

@@ -43,7 +43,7 @@ _STEP = Label("step", "optimizer")
 _AFTER = Place(NOWHERE, 0)
 
 
-class Running(NamedTuple):
+class GatheredRun(NamedTuple):
     """Forward and backward of the model."""
 
     gathered_weights: int
@@ -56,7 +56,7 @@ class Running(NamedTuple):
     tied_embedding_gradient: int = 0
 
 
-class Reducing(NamedTuple):
+class Scattering(NamedTuple):
     """A bucket is reduce-scattered in the hook of the parameter that no longer fitted."""
 
     gathered_weights: int
@@ -67,7 +67,7 @@ class Reducing(NamedTuple):
     tied_embedding_gradient: int = 0
 
 
-class Stepping(NamedTuple):
+class ShardedStep(NamedTuple):
     """The optimizer step."""
 
     gathered_weights: int
@@ -95,7 +95,7 @@ def _rises(frame: Frame, live: Gathered, tops: PeakLayers, tiled: bool, sharded_
     at_loss = _around(frame, live.loss)
     second_copy = secondary_partition(frame, live.loss)
     found = [
-        rise(INSIDE_A_LAYER, Place(FORWARD, layer), Running(gathered_weights(frame, elements), second_copy))
+        rise(INSIDE_A_LAYER, Place(FORWARD, layer), GatheredRun(gathered_weights(frame, elements), second_copy))
         for layer, elements in tops.forward
     ]
     found.append(rise(AT_THE_LOSS, Place(LOSS, layers), at_loss))
@@ -108,14 +108,14 @@ def _rises(frame: Frame, live: Gathered, tops: PeakLayers, tiled: bool, sharded_
         place = place_of_hook(reduction.layer, reduction.event, layers)
         at_ends = {HEAD_HOOK: live.head, EMBEDDING_HOOK: live.end}
         elements = at_ends[place.part] if place.part in at_ends else live.backward[place.level]
-        sizes = Reducing(
+        sizes = Scattering(
             gathered_weights=gathered_weights(frame, elements),
             secondary_partition=secondary_partition(frame, elements),
             newest_gradient=newest_gradient(frame, reduction),
             reduce_copy=reduce_copy(frame, reduction, tiled),
         )
         found.append(rise(_REDUCING, place, sizes))
-    found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), Running(gathered_weights(frame, live.end), 0)))
+    found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), GatheredRun(gathered_weights(frame, live.end), 0)))
     return (*found, *_optimizer(frame, live))
 
 
@@ -140,9 +140,9 @@ def _gathered(frame: Frame, checkpointing_kind: str, loss_shards: int) -> tuple[
     )
 
 
-def _around(frame: Frame, elements: int) -> Running:
+def _around(frame: Frame, elements: int) -> GatheredRun:
     """``elements`` of gathered weights, and hpZ's second copy beside them."""
-    return Running(gathered_weights(frame, elements), secondary_partition(frame, elements))
+    return GatheredRun(gathered_weights(frame, elements), secondary_partition(frame, elements))
 
 
 def gathered_weights(frame: Frame, elements: int) -> int:
@@ -198,7 +198,7 @@ def _optimizer(frame: Frame, live: Gathered) -> list[Rise]:
     """Norm, then sub-group by sub-group: flatten, cast, step (2454, 2683-2699, 2873-2949)."""
     settings, width = frame.settings, frame.width
     shard = shards(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
-    held = Stepping(
+    held = ShardedStep(
         frame.bytes.product(width.model, live.persistent, "elements of small parameters, which stay gathered"),
         secondary_partition(frame, 0),
     )

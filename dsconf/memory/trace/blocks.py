@@ -112,7 +112,7 @@ def _longest_run(signatures: Sequence[object]) -> tuple[int, int]:
     return best
 
 
-class Place(NamedTuple):
+class ParamPlace(NamedTuple):
     """Where a parameter of the module is among ``Parameters``."""
 
     part: int
@@ -121,28 +121,28 @@ class Place(NamedTuple):
     """Within the part: as registered, and in a block relative to it."""
 
 
-def places(module: nn.Module, split: Split) -> dict[str, Place]:
+def places(module: nn.Module, split: Split) -> dict[str, ParamPlace]:
     """Every parameter's place, in registration order."""
-    found: dict[str, Place] = {}
+    found: dict[str, ParamPlace] = {}
     part = -1
     for full, _ in module.named_parameters():
         inside = _inside(full, split)
         part = inside.part if inside else (-1 if part == -1 else split.layers)
-        found[full] = inside or Place(part, full)
+        found[full] = inside or ParamPlace(part, full)
     return found
 
 
-def _inside(full: str, split: Split) -> Place | None:
+def _inside(full: str, split: Split) -> ParamPlace | None:
     if split.members == ("",):
-        return Place(0, full)
+        return ParamPlace(0, full)
     for i, member in enumerate(split.members):
         if full.startswith(f"{member}."):
             rest = full[len(member) + 1 :]
-            return Place(i // split.period, rest if split.period == 1 else f"{i % split.period}.{rest}")
+            return ParamPlace(i // split.period, rest if split.period == 1 else f"{i % split.period}.{rest}")
     return None
 
 
-def parameters(module: nn.Module, where: dict[str, Place], layers: int) -> Parameters:
+def parameters(module: nn.Module, where: dict[str, ParamPlace], layers: int) -> Parameters:
     """The module's parameters as the memory model has them."""
     parts: dict[int, list[Param]] = {}
     for full, param in module.named_parameters():

@@ -121,9 +121,28 @@ def attention(
     if _efficient_takes(query, key, value, enable_gqa):
         mask = None if mask is None else _aligned(mask, query, key)
         call = _aten._scaled_dot_product_efficient_attention
-        return call(query, key, value, mask, query.requires_grad, dropout_p, is_causal, scale=scale)[0]
+        return call(
+            query,
+            key,
+            value,
+            attn_bias=mask,
+            compute_log_sumexp=query.requires_grad,
+            dropout_p=dropout_p,
+            is_causal=is_causal,
+            scale=scale,
+        )[0]
     plain = _aten._scaled_dot_product_attention_math
-    return plain(query, key, value, attn_mask, dropout_p, is_causal, None, scale=scale, enable_gqa=enable_gqa)[0]
+    return plain(
+        query,
+        key,
+        value,
+        attn_mask=attn_mask,
+        dropout_p=dropout_p,
+        is_causal=is_causal,
+        dropout_mask=None,
+        scale=scale,
+        enable_gqa=enable_gqa,
+    )[0]
 
 
 def _additive(mask: Any, query: Any) -> Any:

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 from dsconf.memory.trace.ledger import Ledger
 
 
-class Plan(NamedTuple):
+class TracePlan(NamedTuple):
     """What to run, and where its parts begin."""
 
     module: nn.Module
@@ -37,7 +37,7 @@ def storage(tensor: torch.Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
-def install(module: nn.Module, plan: Plan, ledger: Ledger) -> None:
+def install(module: nn.Module, plan: TracePlan, ledger: Ledger) -> None:
     """Puts hooks on every module, on the blocks' ends and on the parameters."""
     for i, (first, _) in enumerate(plan.blocks):
         module.get_submodule(first).register_forward_pre_hook(_starting(ledger, i), with_kwargs=True)

@@ -44,7 +44,7 @@ class Trace(NamedTuple):
     """By part: most bytes alive."""
     backward_peak: tuple[int, ...]
     """By part: most bytes alive if a parameter's gradient goes as soon as it is complete."""
-    hoarded_peak: tuple[int, ...]
+    grads_kept_peak: tuple[int, ...]
     """By part: most bytes alive if the gradients of this part stay."""
     carried: int
     """Gradients that the last part made and part -1 needs: of a tied embedding."""
@@ -65,7 +65,7 @@ class Ledger:
         self.blocks = blocks
         self.backward = False
         self._part = -1
-        self._live = self._hoard = self._made = self._outputs = self._carried = 0
+        self._live = self._kept_grads = self._made = self._outputs = self._carried = 0
         self._numbers: dict[int, int] = {}
         """Storage → its number in the order they were made: keys come again, numbers do not."""
         self._alive: dict[int, _Storage] = {}
@@ -99,12 +99,12 @@ class Ledger:
     def ran(self, scratch: int) -> None:
         """An operation has run that took ``scratch`` bytes besides its outputs."""
         height, at = self._live + scratch, self._part + 1
-        forward, reduced, hoarded = self._peaks
+        forward, reduced, grads_kept = self._peaks
         if not self.backward:
             forward[at] = max(forward[at], height)
             return
         reduced[at] = max(reduced[at], height)
-        hoarded[at] = max(hoarded[at], height + self._hoard)
+        grads_kept[at] = max(grads_kept[at], height + self._kept_grads)
 
     def visit(self, enter: bool, module: str) -> None:
         """Forward enters or leaves a module."""
@@ -152,7 +152,7 @@ class Ledger:
         """Backward has made the gradient (a storage) of ``part``'s output and goes on there."""
         if part >= self._part:
             return
-        self._part, self._hoard = part, 0
+        self._part, self._kept_grads = part, 0
         if part == -1:
             incoming = self._numbers.get(gradient)
             early = [one for n, one in self._alive.items() if n != incoming and one.in_backward]
@@ -162,12 +162,12 @@ class Ledger:
         """A parameter's gradient (a storage) is complete and is about to be dropped."""
         size = self._alive[self._numbers[gradient]].num_bytes if gradient in self._numbers else 0
         self._arrivals.append(Arrival(param, self._part, self._live - size))
-        self._hoard += size
+        self._kept_grads += size
 
     def trace(self) -> Trace:
         """Everything booked, once backward is over."""
         parts = range(-1, self.blocks + 1)
-        forward, reduced, hoarded = (tuple(peaks) for peaks in self._peaks)
+        forward, reduced, grads_kept = (tuple(peaks) for peaks in self._peaks)
         return Trace(
             order=tuple(self._order),
             visits=tuple(self._visits),
@@ -176,7 +176,7 @@ class Ledger:
             outputs=self._outputs,
             forward_peak=forward,
             backward_peak=reduced,
-            hoarded_peak=hoarded,
+            grads_kept_peak=grads_kept,
             carried=self._carried,
             arrivals=tuple(self._arrivals),
         )

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from dsconf.errors import InputError
 from dsconf.memory.autograd.figures import Activations, Call, ModuleOrder, Shape
-from dsconf.memory.autograd.tape import Heights
-from dsconf.memory.trace.blocks import Place, Split, find, parameters, places, whole
+from dsconf.memory.autograd.tape import Peaks
+from dsconf.memory.trace.blocks import ParamPlace, Split, find, parameters, places, whole
 from dsconf.memory.trace.example_batch import Arguments, arguments, hides, sizes, token_ids
 from dsconf.memory.trace.ledger import Trace
 from dsconf.model.spec import Model
@@ -35,7 +35,7 @@ class Source:
     batch: Arguments | None
     """Positional and named arguments; None: token ids of the size asked for."""
     split: Split
-    where: Mapping[str, Place]
+    where: Mapping[str, ParamPlace]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -167,13 +167,13 @@ def _trace(source: Source, shape: Shape, replay: str) -> Trace:
 def _run(source: Source, shape: Shape, replay: str) -> Trace:
     import torch
 
-    from dsconf.memory.trace.hooks import Plan
+    from dsconf.memory.trace.hooks import TracePlan
     from dsconf.memory.trace.tracer import run
 
     lower = torch.float16 if shape.half else torch.bfloat16
     dtype = torch.float32 if shape.width == 4 else lower
     args, kwargs = source.batch or token_ids(source.module, shape)
-    plan = Plan(
+    plan = TracePlan(
         source.module,
         args,
         kwargs,
@@ -187,11 +187,11 @@ def _run(source: Source, shape: Shape, replay: str) -> Trace:
     return run(plan)
 
 
-def arrivals(model: Model) -> list[tuple[Place, int, int]]:
+def arrivals(model: Model) -> list[tuple[ParamPlace, int, int]]:
     """Each parameter whose gradient arrives, in that order: its place, the part that makes it, its number there."""
     model = _traced(model)
     counts: dict[int, int] = {}
-    found: list[tuple[Place, int, int]] = []
+    found: list[tuple[ParamPlace, int, int]] = []
     for arrival in model.trace.arrivals:
         event = counts.get(arrival.part, 0)
         found.append((model.source.where[arrival.param], arrival.part, event))
@@ -207,7 +207,7 @@ def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
     bottom = sum(trace.kept[:-1]) - layers * layer
     bases = [bottom, *(bottom + i * layer for i in range(layers + 1))]
     before, *blocks, head = (max(0, b - base) for b, base in zip(trace.forward_peak, bases, strict=True))
-    first, *inside, last = (Heights(*pair) for pair in zip(*_heights(trace, bases), strict=True))
+    first, *inside, last = (Peaks(*pair) for pair in zip(*_heights(trace, bases), strict=True))
     live = _live(trace, bases)
     return Activations(
         bottom=bottom,
@@ -218,24 +218,24 @@ def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
         logits=trace.outputs,
         layer_forward=max(0, max(before, *blocks) - trace.forward_only),
         head_forward=head,
-        layer_backward=Heights(max(one.reduced for one in inside), max(one.hoarded for one in inside)),
+        layer_backward=Peaks(max(one.grads_freed for one in inside), max(one.grads_kept for one in inside)),
         head_backward=last,
         layer_live=live[0],
         head_live=live[1],
         embedding_live=live[-1],
         tied=trace.carried,
-        before_backward=first.reduced,
+        before_backward=first.grads_freed,
     )
 
 
 def _heights(trace: Trace, bases: list[int]) -> tuple[list[int], list[int]]:
-    """Heights of each part's backward over what is kept below it, and over the carried gradient once that is made."""
+    """Peaks of each part's backward over what is kept below it, and over the carried gradient once that is made."""
     under = [*(base + trace.carried for base in bases[:-1]), bases[-1]]
-    reduced, hoarded = (
+    reduced, grads_kept = (
         [max(0, peak - base) for peak, base in zip(peaks, under, strict=True)]
-        for peaks in (trace.backward_peak, trace.hoarded_peak)
+        for peaks in (trace.backward_peak, trace.grads_kept_peak)
     )
-    return reduced, hoarded
+    return reduced, grads_kept
 
 
 def _live(trace: Trace, bases: list[int]) -> dict[int, tuple[int, ...]]:

@@ -22,11 +22,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from dsconf.errors import InputError
 from dsconf.memory.trace.cuda_kernels import CudaKernels, as_on_cuda, scratch
-from dsconf.memory.trace.hooks import Plan, install, storage
+from dsconf.memory.trace.hooks import TracePlan, install, storage
 from dsconf.memory.trace.ledger import Ledger, Trace
 
 
-def run(plan: Plan) -> Trace:
+def run(plan: TracePlan) -> Trace:
     """One forward and backward of ``plan.module``.
 
     Raises:
@@ -39,7 +39,9 @@ def run(plan: Plan) -> Trace:
         module = _copied(plan)
         args, kwargs = tree_map(_faked(fake, plan), (plan.args, plan.kwargs))
         install(module, plan, ledger)
-        watch = _Watch(ledger, _storages([*module.parameters(), *module.buffers(), *tree_leaves((args, kwargs))]))
+        watch = _StorageWatch(
+            ledger, _storages([*module.parameters(), *module.buffers(), *tree_leaves((args, kwargs))])
+        )
         with _explained(plan.module), _full_rows(plan.padded), watch, CudaKernels():
             loss = _forward(module, args, kwargs, plan, ledger)
             ledger.start_backward(storage(loss))
@@ -91,7 +93,7 @@ def _blind(ignores: Callable[..., bool]) -> Callable[..., bool]:
     return ignored
 
 
-def _copied(plan: Plan) -> nn.Module:
+def _copied(plan: TracePlan) -> nn.Module:
     """The module with fake parameters and buffers of the training type, in training mode."""
     memo: dict[int, Any] = {}
     for tensor in (*plan.module.parameters(), *plan.module.buffers()):
@@ -107,7 +109,7 @@ def _copied(plan: Plan) -> nn.Module:
     return module.train()
 
 
-def _faked(fake: FakeTensorMode, plan: Plan) -> Callable[[Any], Any]:
+def _faked(fake: FakeTensorMode, plan: TracePlan) -> Callable[[Any], Any]:
     """A batch's tensors without contents, on the CPU; floating-point ones in the training type."""
 
     def one(value: Any) -> Any:
@@ -124,7 +126,7 @@ def _storages(values: list[Any]) -> set[int]:
     return {storage(value) for value in values if isinstance(value, torch.Tensor)}
 
 
-class _Watch(TorchDispatchMode):
+class _StorageWatch(TorchDispatchMode):
     """Books the storages that operations make, and their end."""
 
     def __init__(self, ledger: Ledger, outside: set[int]) -> None:
@@ -158,7 +160,7 @@ class _Watch(TorchDispatchMode):
         self._endings[key] = weakref.ref(made, ended)
 
 
-def _forward(module: nn.Module, args: Any, kwargs: Any, plan: Plan, ledger: Ledger) -> torch.Tensor:
+def _forward(module: nn.Module, args: Any, kwargs: Any, plan: TracePlan, ledger: Ledger) -> torch.Tensor:
     """The loss; the rest of the module's output is gone on return."""
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from dsconf.memory.autograd.figures import Shape
 from dsconf.memory.layers.embedding_and_head import TIED, record_embedding, record_head
 from dsconf.memory.layers.families import record_layer
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 from dsconf.model.spec import Model, Param
 
 
@@ -90,15 +90,15 @@ def _recorded(model: Model, offsets: dict[str, tuple[int, int]]) -> list[Hook]:
             numel, offset = offsets[prefix + name]
             order.append(Hook(numel, offset, layer, event, prefix + name))
 
-    head = Recorder(model, shape, ends)
+    head = LayerRecorder(model, shape, ends)
     record_head(head, x := head.tape.tensor(0))
     add([g.param for g in head.tape.play([x]).grads if not g.param.startswith(TIED)], params.layers, "")
-    r = Recorder(model, shape, params.layer)
+    r = LayerRecorder(model, shape, params.layer)
     record_layer(r, x := r.tape.tensor(0))
     names = [g.param for g in r.tape.play([x]).grads]
     for layer in reversed(range(params.layers)):
         add(names, layer, f"{layer} ")
-    embedding = Recorder(model, shape, ends)
+    embedding = LayerRecorder(model, shape, ends)
     record_embedding(embedding, x := embedding.tape.tensor(0, differentiable=False))
     add([g.param for g in embedding.tape.play([x]).grads], -1, "")
     return order

@@ -11,7 +11,7 @@ from functools import lru_cache
 from dsconf.memory.autograd.figures import Call, ModuleOrder, Shape
 from dsconf.memory.layers.embedding_and_head import FINAL_NORMS, record_embedding
 from dsconf.memory.layers.families import record_layer
-from dsconf.memory.layers.recorder import Recorder
+from dsconf.memory.layers.recorder import LayerRecorder
 from dsconf.model.spec import Model
 
 
@@ -29,7 +29,7 @@ def modules(model: Model, count: int) -> ModuleOrder:
     numbers = {p.name: i for i, p in enumerate(params.before)}
     numbers |= {p.name: first_layer + params.layers * per_layer + i for i, p in enumerate(params.after)}
     sizes = tuple(p.numel for p in (*params.before, *(params.layer * params.layers), *params.after))
-    ends = Recorder(model, shape, (*params.before, *params.after))
+    ends = LayerRecorder(model, shape, (*params.before, *params.after))
     record_embedding(ends, ends.tape.tensor(0, differentiable=False))
     before = [Call(True, -1, ()), Call(True, -1, ())]
     for name in ends.visits:
@@ -57,7 +57,7 @@ def _numbered(template: list[tuple[bool, tuple[int, ...]]], layer: int, offset: 
 
 def _layer(model: Model, shape: Shape) -> list[tuple[bool, tuple[int, ...]]]:
     """One layer's calls: whether it is entered, and its own parameters, counted from the layer's first."""
-    r = Recorder(model, shape, model.parameters.layer)
+    r = LayerRecorder(model, shape, model.parameters.layer)
     record_layer(r, r.tape.tensor(0))
     numbers = {p.name: i for i, p in enumerate(model.parameters.layer)}
     calls: list[tuple[bool, tuple[int, ...]]] = [(True, ())]
