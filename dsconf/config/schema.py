@@ -10,6 +10,7 @@ from itertools import islice
 from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
+from dsconf.config.certain import surely_valid
 from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, SetValue, dotted
 from dsconf.config.releases import (
     INSTEAD,
@@ -237,6 +238,9 @@ def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Pr
         InputError: an unknown version.
     """
     release = known_release(version)
+    schema = load_schema(release)
+    if surely_valid(config, schema, schema):
+        return []
     first_at: dict[Path, Problem] = {}
     for error in islice(_validator(release).iter_errors(config), _VIOLATIONS):
         if error.validator == "additionalProperties":
