@@ -27,6 +27,8 @@ class CostModels(NamedTuple):
     """By how much one GPU is too small, headroom included."""
     verdict: Callable[[Estimate, Cluster], str]
     """``yes``, ``tight`` or ``no`` from the GPU's side."""
+    never_fits: Callable[[Job], bool] = lambda _job: False
+    """Whether the job certainly does not fit, whatever its batch; no says nothing."""
 
 
 class Candidate(NamedTuple):
@@ -76,7 +78,7 @@ class Examined(NamedTuple):
 
 def real_models() -> CostModels:
     """Return the memory model and the speed model of this package."""
-    from dsconf.memory.estimate import estimate
+    from dsconf.memory.estimate import estimate, never_fits
     from dsconf.memory.fit import missing_bytes, verdict
     from dsconf.speed.step_time import step_time
 
@@ -85,6 +87,7 @@ def real_models() -> CostModels:
         step_time,
         lambda found, cluster: missing_bytes(found, cluster.gpu),
         lambda found, cluster: verdict(found, cluster.gpu),
+        never_fits,
     )
 
 
@@ -107,10 +110,11 @@ def examine(model: Model, cluster: Cluster, space: Iterable[Combination], tools:
 
 
 def fitting(model: Model, cluster: Cluster, space: Iterable[Combination], tools: CostModels) -> list[Candidate]:
-    """List those that ``examine`` finds to fit, in its order; how long the others would take is not asked."""
+    """List those that ``examine`` finds to fit, in its order; of the others it asks no more than that they do not."""
     return [
         _with_its_batch(asked, one, tools)
         for combination in space
+        if not tools.never_fits(Job(model, cluster, combination.settings, combination.workloads[0]))
         for run in _runs(combination)
         for asked, one in _ascend(model, cluster, combination, run, tools)
         if one.fits != "no"
