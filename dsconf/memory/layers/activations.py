@@ -26,7 +26,11 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
 
         return traced_activations(model, shape, replay)
     if shape.batch > 1 and not shape.loss_shards:
-        grown = _grown(model, Shape(0, *shape[1:]), replay)
+        any_batch = Shape(0, *shape[1:])
+        asked = _asked(model, any_batch, replay)
+        asked.add(shape.batch)
+        # What any batch takes is told by two recordings; whoever asks for one batch alone pays for one.
+        grown = _grown(model, any_batch, replay) if len(asked) > 1 else None
         if grown:
             return _assembled(grown.growth.at(shape.batch), grown.parts)
     peaks, parts, _ = _course(model, shape, replay)
@@ -53,6 +57,13 @@ class _Course(NamedTuple):
 class _Grown(NamedTuple):
     growth: Growth
     parts: _Parts
+
+
+@lru_cache(maxsize=1024)
+def _asked(model: Model, shape: Shape, replay: str) -> set[int]:
+    """Return the batches that ``activations`` has been asked for, which it adds to."""
+    del model, shape, replay
+    return set()
 
 
 @lru_cache(maxsize=1024)
@@ -87,6 +98,7 @@ def _assembled(found: list[int], parts: _Parts) -> Activations:
     )
 
 
+@lru_cache(maxsize=16)
 def _course(model: Model, shape: Shape, replay: str) -> _Course:
     """In the order that ``_assembled`` reads."""
     layer, (head, embedding) = _layer(model, shape, replay), _ends(model, shape)
