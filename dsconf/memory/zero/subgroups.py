@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -27,30 +28,44 @@ class Shards(NamedTuple):
     """Of ``trained``, the elements that Muon trains."""
 
 
-@lru_cache(maxsize=1024)
 def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = "adamw") -> Shards:
     """Return what a rank holds of ``model``; sub-groups do not cross the parameter groups of ``optimizer``."""
+    return _shards(model, world_size, sub_group_size, optimizer == "muon")
+
+
+@lru_cache(maxsize=1024)
+def _shards(model: Model, world_size: int, sub_group_size: int, by_muon: bool) -> Shards:
     frozen = summed(model, lambda p: 0 if p.trainable else -(-p.numel // world_size))
-    if optimizer == "muon":
+    if by_muon:
         kinds = [(group.muon, group.numels) for group in param_groups(model)]
     else:
-        kinds = [(False, tuple(numel for numel, _ in hooks(model).registered))]
+        kinds = [(False, tuple([numel for numel, _ in hooks(model).registered]))]
     trained = muon = largest = 0
     groups: list[tuple[int, int]] = []
-    for by_muon, numels in kinds:
-        inside = tensors = 0
-        for numel in numels:
-            piece = -(-numel // world_size)
-            trained += piece
-            muon += piece if by_muon else 0
-            largest = max(largest, piece)
-            inside, tensors = inside + piece, tensors + 1
-            if inside >= sub_group_size:
-                groups.append((inside, tensors))
-                inside = tensors = 0
-        if tensors:
-            groups.append((inside, tensors))
+    for is_muons, numels in kinds:
+        pieces = [-(-numel // world_size) for numel in numels]
+        elements = sum(pieces)
+        trained += elements
+        muon += elements if is_muons else 0
+        largest = max(largest, *pieces) if pieces else largest
+        groups += _cut(pieces, sub_group_size)
     return Shards(trained, frozen, largest, tuple(groups), muon)
+
+
+def _cut(pieces: list[int], size: int) -> Iterator[tuple[int, int]]:
+    """Yield (elements, tensors) of each sub-group: the first of ``pieces`` that are ``size`` together, and so on."""
+    before = (0, *accumulate(pieces))
+    start, end = 0, len(pieces)
+    while start < end:
+        stop = min(end, bisect_left(before, before[start] + size, start + 1))
+        yield before[stop] - before[start], stop - start
+        start = stop
+
+
+@lru_cache(maxsize=1024)
+def largest_group(model: Model, world_size: int, sub_group_size: int, optimizer: str) -> int:
+    """Return the elements of a rank's largest sub-group."""
+    return max([elements for elements, _ in shards(model, world_size, sub_group_size, optimizer).groups], default=0)
 
 
 def on_gpu(settings: Settings, shard: Shards) -> tuple[tuple[int, int], ...]:
