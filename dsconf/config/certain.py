@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+from dsconf.config.releases import load_schema
+
 Schema = Mapping[str, Any]
 Check = Callable[[Any, Any, Schema, Schema], bool]
 """Tells whether a value surely passes a keyword: value, what the keyword says, its schema, the whole schema."""
@@ -25,6 +27,16 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "integer": (int,),
     "number": (int, float),
 }
+
+
+def surely_reads(config: Any, release: str) -> bool:
+    """Tell whether the DeepSpeed ``release`` certainly reads ``config`` without an objection.
+
+    Raises:
+        InputError: an unknown release.
+    """
+    schema = load_schema(release)
+    return surely_valid(config, schema, schema)
 
 
 def surely_valid(value: Any, schema: Schema, whole: Schema) -> bool:

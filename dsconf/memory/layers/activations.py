@@ -168,7 +168,8 @@ class _Layer(NamedTuple):
 
 def _layer(model: Model, shape: Shape, replay: str) -> _Layer:
     windows, width = windowed_layers(model), shape.tokens * model.hidden * shape.width
-    kinds = {windowed: _play(model, shape._replace(windowed=windowed), replay) for windowed in set(windows)}
+    nested = replay == "reentrant"
+    kinds = {windowed: _play(model, shape._replace(windowed=windowed), nested) for windowed in set(windows)}
     saved = {windowed: width if replay else one.saved for windowed, one in kinds.items()}
     total = sum(saved[windowed] for windowed in windows)
     found: list[_Layer] = []
@@ -200,11 +201,14 @@ def _higher(one: _Layer, other: _Layer) -> _Layer:
     )
 
 
-def _play(model: Model, shape: Shape, replay: str) -> Played:
+@lru_cache(maxsize=16)
+def _play(model: Model, shape: Shape, nested: bool) -> Played:
+    """Play a layer, for activation checkpointing and without; ``nested`` as ``Tape.play`` has it."""
     tape, x = _record_layer(model, shape)
-    return tape.play([x], held=True, nested=replay == "reentrant")
+    return tape.play([x], held=True, nested=nested)
 
 
+@lru_cache(maxsize=16)
 def _ends(model: Model, shape: Shape) -> tuple[Played, Played]:
     (head, y), (embedding, ids) = _record_ends(model, shape)
     return tiled_head(model, shape) if shape.loss_shards else head.play([y]), embedding.play([ids])
