@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
-from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 _CHECKOUT = {"rules": "docs/rules"}
 """Where a folder stands in a checkout, if not at the top under its own name."""
@@ -20,8 +21,13 @@ def text(folder: str, name: str) -> str:
         FileNotFoundError: no such file in that folder.
     """
     try:
-        import_module(f"dsconf.{folder}")
+        spec = import_module(f"dsconf.{folder}").__spec__
     except ModuleNotFoundError:
         home = Path(__file__).resolve().parent.parent
         return (home / _CHECKOUT.get(folder, folder) / name).read_text(encoding="utf-8")
-    return files(f"dsconf.{folder}").joinpath(name).read_text(encoding="utf-8")
+    # As pkgutil.get_data does, from a folder or a zip; importing importlib.resources would take longer than the rest.
+    assert spec is not None
+    assert spec.origin is not None
+    loader: Any = spec.loader
+    data: bytes = loader.get_data(os.path.join(os.path.dirname(spec.origin), name))
+    return data.decode("utf-8").replace("\r\n", "\n")

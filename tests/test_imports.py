@@ -186,7 +186,7 @@ ESTIMATE = ("estimate", "--params", "70B", "--gpus", "8")
         (_command("--help"), {*HEAVY, "jinja2", "jsonschema", "tabulate", "importlib.metadata"}),
         (_command(*ESTIMATE), {*HEAVY, "jinja2", "jsonschema"}),
         (_command(*ESTIMATE, "--format", "json"), {*HEAVY, "jinja2", "jsonschema", "tabulate"}),
-        (_command("recommend", "--params", "70B", "--gpus", "8"), set(HEAVY)),
+        (_command("recommend", "--params", "70B", "--gpus", "8"), {*HEAVY, "jsonschema"}),
         ("import dsconf\ndsconf.estimate(params='70B', gpus=8)", {*HEAVY, *LIGHT}),
     ],
     ids=[

@@ -8,12 +8,14 @@ import re
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dsconf.config.finding import Path
 from dsconf.config.names import RELEASES
 from dsconf.errors import InputError
 from dsconf.resources import text
+
+if TYPE_CHECKING:
+    from dsconf.config.finding import Path
 
 NEWEST = RELEASES[-1]
 INSTEAD = {

@@ -10,6 +10,7 @@ from itertools import islice
 from math import isinf
 from typing import TYPE_CHECKING, Any, cast
 
+from dsconf.config.certain import surely_reads
 from dsconf.config.finding import Edit, Move, Path, Problem, Remove, Rename, SetValue, dotted
 from dsconf.config.releases import (
     INSTEAD,
@@ -237,6 +238,8 @@ def schema_problems(config: Mapping[str, Any], version: str = NEWEST) -> list[Pr
         InputError: an unknown version.
     """
     release = known_release(version)
+    if surely_reads(config, release):
+        return []
     first_at: dict[Path, Problem] = {}
     for error in islice(_validator(release).iter_errors(config), _VIOLATIONS):
         if error.validator == "additionalProperties":

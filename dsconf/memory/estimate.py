@@ -12,7 +12,7 @@ from dsconf.job import Job
 from dsconf.memory.allocator import CONTEXT_BYTES, CUBLAS_WORKSPACE
 from dsconf.memory.terms import TERMS, term_of
 from dsconf.memory.timeline import stage_0, stage_1_and_2, stage_3
-from dsconf.memory.timeline.common import Frame, Rise, Step, alive_at, explaining, height_of, prepare
+from dsconf.memory.timeline.common import Frame, Rise, Step, alive_at, explaining, frame_of, height_of, prepare
 from dsconf.memory.timeline.fullest import fullest
 from dsconf.memory.timeline.host import host_terms, loading_bytes_per_node, nvme_bytes
 from dsconf.memory.timeline.initialization import init_peak
@@ -180,6 +180,21 @@ class PersistentMemory(NamedTuple):
 def _persistent_memory(step: Step, rank: int) -> PersistentMemory:
     # Earlier micro-batches leave nothing on the host but at stage 2 (memory/timeline/host.py).
     return _persistent_memory_of(step.frame, rank, step.accumulating and step.frame.settings.stage == 2)
+
+
+def never_fits(job: Job) -> bool:
+    """Tell whether the fullest rank of ``job``, or its node, lacks memory for what it holds whatever the batch.
+
+    Yes is certain, and found long before the moments of a step are. Muon's ranks differ in what they hold: of those it
+    says no.
+    """
+    frame = frame_of(job)
+    if frame.wrapper == "zero12" and frame.settings.optimizer == "muon":
+        return False
+    # Earlier micro-batches only add to this.
+    persistent = _persistent_memory_of(frame, 0, False)
+    on_gpu = max(persistent.stays_bytes, persistent.at_start) + persistent.outside
+    return on_gpu > job.cluster.gpu.memory_bytes or persistent.host_per_node > job.cluster.host_limit_bytes
 
 
 @lru_cache(maxsize=4096)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from dsconf.cluster.spec import Cluster
@@ -27,6 +27,8 @@ class CostModels(NamedTuple):
     """By how much one GPU is too small, headroom included."""
     verdict: Callable[[Estimate, Cluster], str]
     """``yes``, ``tight`` or ``no`` from the GPU's side."""
+    never_fits: Callable[[Job], bool] = lambda _job: False
+    """Whether the job certainly does not fit, whatever its batch; no says nothing."""
 
 
 class Candidate(NamedTuple):
@@ -76,7 +78,7 @@ class Examined(NamedTuple):
 
 def real_models() -> CostModels:
     """Return the memory model and the speed model of this package."""
-    from dsconf.memory.estimate import estimate
+    from dsconf.memory.estimate import estimate, never_fits
     from dsconf.memory.fit import shortfall_bytes, verdict
     from dsconf.speed.step_time import step_time
 
@@ -85,6 +87,7 @@ def real_models() -> CostModels:
         step_time,
         lambda found, cluster: shortfall_bytes(found, cluster.gpu),
         lambda found, cluster: verdict(found, cluster.gpu),
+        never_fits,
     )
 
 
@@ -97,26 +100,44 @@ def examine(model: Model, cluster: Cluster, space: Iterable[Combination], tools:
     candidates: list[Candidate] = []
     ruled_out = 0
     for combination in space:
-        accumulating = [workload for workload in combination.workloads if workload.accumulation > 1]
-        single = [workload for workload in combination.workloads if workload.accumulation == 1]
-        for run in (accumulating, single):
-            found = _ascend(model, cluster, combination.settings, run, tools)
+        for run in _runs(combination):
+            found = [
+                _with_its_batch(asked, one, tools) for asked, one in _ascend(model, cluster, combination, run, tools)
+            ]
             candidates += found
             ruled_out += len(run) - len(found)
     return Examined(tuple(candidates), ruled_out)
 
 
+def fitting(model: Model, cluster: Cluster, space: Iterable[Combination], tools: CostModels) -> list[Candidate]:
+    """List those that ``examine`` finds to fit, in its order; of the others it asks no more than that they do not."""
+    return [
+        _with_its_batch(asked, one, tools)
+        for combination in space
+        if not tools.never_fits(Job(model, cluster, combination.settings, combination.workloads[0]))
+        for run in _runs(combination)
+        for asked, one in _ascend(model, cluster, combination, run, tools)
+        if one.fits != "no"
+    ]
+
+
+def _runs(combination: Combination) -> tuple[list[Workload], list[Workload]]:
+    """Split its workloads into runs in which memory grows: those that accumulate, and those that do not."""
+    accumulating = [workload for workload in combination.workloads if workload.accumulation > 1]
+    return accumulating, [workload for workload in combination.workloads if workload.accumulation == 1]
+
+
 def _ascend(
-    model: Model, cluster: Cluster, settings: Settings, workloads: list[Workload], tools: CostModels
-) -> list[Candidate]:
-    found: list[Candidate] = []
-    for workload in workloads:
-        job = Job(model, cluster, with_batch(settings, workload, cluster), workload)
+    model: Model, cluster: Cluster, combination: Combination, run: Iterable[Workload], tools: CostModels
+) -> Iterator[tuple[Job, _Judged]]:
+    """Yield each workload of ``run`` up to the first that does not fit, and what the memory model says of it."""
+    for workload in run:
         # The models are asked with the same settings for each batch, which the workload says: they know them sooner.
-        found.append(_judged(job, Job(model, cluster, settings, workload), tools))
-        if found[-1].fits == "no":
-            break
-    return found
+        asked = Job(model, cluster, combination.settings, workload)
+        judged = _judge(asked, tools)
+        yield asked, judged
+        if judged.fits == "no":
+            return
 
 
 def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Settings:
@@ -128,18 +149,42 @@ def with_batch(settings: Settings, workload: Workload, cluster: Cluster) -> Sett
 
 def evaluate(job: Job, tools: CostModels) -> Candidate:
     """Judge one candidate: its memory, its time, and by how much it misses."""
-    return _judged(job, job, tools)
+    return _timed(job, job, _judge(job, tools), tools)
 
 
-def _judged(job: Job, asked: Job, tools: CostModels) -> Candidate:
-    """Judge the candidate ``job`` by what the models say of ``asked``."""
-    estimate, cluster = tools.estimate(asked), job.cluster
+class _Judged(NamedTuple):
+    """What the memory model says of a job, in fields as ``Candidate`` has them."""
+
+    estimate: Estimate
+    fits: str
+    gpu_short_bytes: int
+    host_short_bytes: int
+
+
+def _judge(job: Job, tools: CostModels) -> _Judged:
+    estimate, cluster = tools.estimate(job), job.cluster
     host_short = host_shortfall_bytes(estimate, cluster)
-    return Candidate(
-        job=job,
+    return _Judged(
         estimate=estimate,
-        step=tools.step_time(asked),
         fits="no" if host_short else tools.verdict(estimate, cluster),
         gpu_short_bytes=tools.shortfall_bytes(estimate, cluster),
         host_short_bytes=host_short,
+    )
+
+
+def _with_its_batch(asked: Job, judged: _Judged, tools: CostModels) -> Candidate:
+    """Return the candidate that the models were ``asked`` about, its batch sizes in its settings."""
+    settings = with_batch(asked.settings, asked.workload, asked.cluster)
+    return _timed(Job(asked.model, asked.cluster, settings, asked.workload), asked, judged, tools)
+
+
+def _timed(job: Job, asked: Job, judged: _Judged, tools: CostModels) -> Candidate:
+    """Return the candidate ``job``, which was ``judged``, with the time that ``asked`` takes."""
+    return Candidate(
+        job=job,
+        estimate=judged.estimate,
+        step=tools.step_time(asked),
+        fits=judged.fits,
+        gpu_short_bytes=judged.gpu_short_bytes,
+        host_short_bytes=judged.host_short_bytes,
     )

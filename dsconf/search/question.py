@@ -10,7 +10,7 @@ from dsconf.cluster.spec import Cluster
 from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.model.spec import Model
-from dsconf.search.candidates import Candidate, CostModels, examine
+from dsconf.search.candidates import Candidate, CostModels, fitting
 from dsconf.search.rank import choose, ranked
 from dsconf.search.space import Combination, combinations
 from dsconf.search.wish import Wish
@@ -54,8 +54,7 @@ def best_like(winner: Candidate, question: Question) -> Candidate | None:
     precise = not winner.settings.bf16_optimizer_states
     wish = question.wish._replace(low_states=False) if precise else question.wish
     space = space_of(question._replace(wish=wish))
-    candidates = examine(question.model, question.cluster, space, question.tools).candidates
-    return choose(ranked(candidates))
+    return choose(ranked(fitting(question.model, question.cluster, space, question.tools)))
 
 
 def _strategy(settings: Settings) -> tuple[Any, ...]:
@@ -71,8 +70,7 @@ def fits_somehow(question: Question) -> bool:
         key = (*_strategy(settings), settings.sequence_parallel, settings.offload_optimizer_ratio)
         leanest[key] = max(leanest.get(key, combination), combination, key=_leanness)
     space = sorted(leanest.values(), key=lambda combination: -combination.settings.stage)
-    examined = (examine(question.model, question.cluster, [_smallest(each)], question.tools) for each in space)
-    return any(candidate.fits != "no" for found in examined for candidate in found.candidates)
+    return any(fitting(question.model, question.cluster, [_smallest(each)], question.tools) for each in space)
 
 
 def _leanness(combination: Combination) -> tuple[Any, ...]:
@@ -86,8 +84,8 @@ def first_that_fits(question: Question) -> Candidate | None:
     if not fits_somehow(question):
         return None
     smallest = [_smallest(combination) for combination in space_of(question)]
-    candidates = ranked(examine(question.model, question.cluster, smallest, question.tools).candidates)
-    return candidates[0] if candidates and candidates[0].fits != "no" else None
+    candidates = ranked(fitting(question.model, question.cluster, smallest, question.tools))
+    return candidates[0] if candidates else None
 
 
 def rounds_unasked(candidate: Candidate, asked: bool | None) -> bool:

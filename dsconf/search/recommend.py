@@ -97,10 +97,10 @@ def with_cost(found: Recommendation, tokens: int | None, price: float | None) ->
     Raises:
         InputError: tokens or price that are not positive.
     """
-    from dsconf.speed.run_cost import run_cost
-
     if found.recommended is None or tokens is None:
         return found
+    from dsconf.speed.run_cost import run_cost
+
     rate = found.recommended.tokens_per_second
     return found._replace(tokens=tokens, cost=run_cost(tokens, rate, found.cluster.world_size, price))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from math import lcm
 from typing import NamedTuple
 
@@ -46,7 +47,7 @@ def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination
     runs: dict[tuple[int, bool, bool], tuple[Workload, ...]] = {}
     space: list[Combination] = []
     for strategy in found:
-        settings = _settings(model, cluster.nvme_path, precision, wish, strategy)
+        settings = _settings(model, cluster.nvme_path, precision, wish.optimizer, strategy)
         for checkpointing in switches:
             key = (strategy.sequence_parallel, strategy.tiled_loss, checkpointing)
             if key not in runs:
@@ -61,7 +62,7 @@ def plain_settings(model: Model, cluster: Cluster, wish: Wish, stage: int) -> Se
     where = wish.offload or "none"
     devices = OFFLOADS[where if stage in OFFLOAD_STAGES[where] else "none"][0]
     strategy = Strategy("deepspeed", stage, *devices, sequence_parallel=wish.sequence_parallel or 1)
-    return _settings(model, cluster.nvme_path, precision, wish, strategy)
+    return _settings(model, cluster.nvme_path, precision, wish.optimizer, strategy)
 
 
 def choose_precision(cluster: Cluster, wanted: str | None) -> str:
@@ -93,7 +94,8 @@ def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:
     return f"--offload {wish.offload} needs --stage {needed}, not --stage {wish.stage}"
 
 
-def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, strategy: Strategy) -> Settings:
+@lru_cache(maxsize=1024)
+def _settings(model: Model, nvme_path: str | None, precision: str, optimizer: str, strategy: Strategy) -> Settings:
     """Plain DDP trains 16-bit models under autocast with fp32 parameters, which is what DDP users run, and steps with
     torch's own loop over lists, which is what ``torch.optim.AdamW(...)`` takes on CUDA unless told ``fused=True``."""
     devices = (strategy.optimizer_device, strategy.param_device)
@@ -101,8 +103,8 @@ def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, s
         stage=strategy.stage,
         engine=strategy.engine,
         precision="autocast" if strategy.engine == "ddp" and precision != "fp32" else precision,
-        optimizer=wish.optimizer,
-        optimizer_fused=strategy.engine == "deepspeed" and wish.optimizer in ("adam", "adamw", *FUSED_OPTIMIZERS),
+        optimizer=optimizer,
+        optimizer_fused=strategy.engine == "deepspeed" and optimizer in ("adam", "adamw", *FUSED_OPTIMIZERS),
         offload_optimizer=strategy.optimizer_device,
         offload_optimizer_ratio=strategy.ratio,
         offload_param=strategy.param_device,
@@ -112,7 +114,7 @@ def _settings(model: Model, nvme_path: str | None, precision: str, wish: Wish, s
         hpz_partition_size=strategy.hpz,
         sequence_parallel=strategy.sequence_parallel,
         # Muon orthogonalises whole matrices, so stage 3 refuses it with reduce_scatter (stage3.py:360).
-        reduce_scatter=not (strategy.stage == 3 and wish.optimizer == "muon"),
+        reduce_scatter=not (strategy.stage == 3 and optimizer == "muon"),
         overlap_comm=strategy.stage > 0,
         **buckets(model, strategy.stage, lean=strategy.lean),
     )

@@ -26,7 +26,11 @@ def activations(model: Model, shape: Shape, replay: str) -> Activations:
 
         return traced_activations(model, shape, replay)
     if shape.batch > 1 and not shape.loss_shards:
-        grown = _scaled_activations(model, Shape(0, *shape[1:]), replay)
+        any_batch = Shape(0, *shape[1:])
+        asked = _batches_asked_for(model, any_batch, replay)
+        asked.add(shape.batch)
+        # What any batch takes is told by two recordings; whoever asks for one batch alone pays for one.
+        grown = _scaled_activations(model, any_batch, replay) if len(asked) > 1 else None
         if grown:
             return _activations_from_peaks(grown.growth.at(shape.batch), grown.parts)
     peaks, parts, _ = _peak_points(model, shape, replay)
@@ -55,6 +59,13 @@ class _Points(NamedTuple):
 class _Scaled(NamedTuple):
     growth: BatchScaling
     parts: _Parts
+
+
+@lru_cache(maxsize=1024)
+def _batches_asked_for(model: Model, shape: Shape, replay: str) -> set[int]:
+    """Return the batches that ``activations`` has been asked for, which it adds to."""
+    del model, shape, replay
+    return set()
 
 
 @lru_cache(maxsize=1024)
@@ -88,6 +99,7 @@ def _activations_from_peaks(peaks: list[int], parts: _Parts) -> Activations:
     )
 
 
+@lru_cache(maxsize=16)
 def _peak_points(model: Model, shape: Shape, replay: str) -> _Points:
     """Return all points of ``model``, peak by peak."""
     layer, (head, embedding) = _layer(model, shape, replay), _ends(model, shape)
@@ -162,7 +174,8 @@ class _Layer(NamedTuple):
 
 def _layer(model: Model, shape: Shape, replay: str) -> _Layer:
     windows, width = windowed_layers(model), shape.tokens * model.hidden * shape.width
-    kinds = {windowed: _play(model, shape._replace(windowed=windowed), replay) for windowed in set(windows)}
+    nested = replay == "reentrant"
+    kinds = {windowed: _play(model, shape._replace(windowed=windowed), nested) for windowed in set(windows)}
     saved = {windowed: width if replay else one.saved for windowed, one in kinds.items()}
     total = sum(saved[windowed] for windowed in windows)
     layers: list[_Layer] = []
@@ -195,11 +208,14 @@ def _higher(layer: _Layer, other: _Layer) -> _Layer:
     )
 
 
-def _play(model: Model, shape: Shape, replay: str) -> Played:
+@lru_cache(maxsize=16)
+def _play(model: Model, shape: Shape, nested: bool) -> Played:
+    """Play a layer, for activation checkpointing and without; ``nested`` as ``Tape.play`` has it."""
     tape, x = _record_layer(model, shape)
-    return tape.play([x], held=True, nested=replay == "reentrant")
+    return tape.play([x], held=True, nested=nested)
 
 
+@lru_cache(maxsize=16)
 def _ends(model: Model, shape: Shape) -> tuple[Played, Played]:
     (head, y), (embedding, ids) = _record_ends(model, shape)
     return tiled_head(model, shape) if shape.loss_shards else head.play([y]), embedding.play([ids])

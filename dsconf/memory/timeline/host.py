@@ -12,7 +12,7 @@ from dsconf.memory.allocator import pinned_block
 from dsconf.memory.timeline.common import Frame
 from dsconf.memory.timeline.resident import Terms
 from dsconf.memory.zero.slices import Slice, owned
-from dsconf.memory.zero.subgroups import Shards, all_params, on_gpu, shards
+from dsconf.memory.zero.subgroups import Shards, on_gpu, shards, summed
 from dsconf.model.spec import Model
 
 PROCESS_BYTES = 1100 * 2**20
@@ -124,8 +124,8 @@ def _parameters_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
 @lru_cache(maxsize=1024)
 def _pinned_pieces(model: Model, world_size: int, width: int) -> tuple[int, int]:
     """Return bytes and elements of the pinned blocks of one slice each."""
-    sizes = [-(-p.numel // world_size) for p in all_params(model)]
-    return sum([pinned_block(width * size) for size in sizes]), sum(sizes)
+    blocks = summed(model, lambda p: pinned_block(-(-p.numel // world_size) * width))
+    return blocks, summed(model, lambda p: -(-p.numel // world_size))
 
 
 def _parameters_on_nvme(frame: Frame, shard: Shards) -> list[tuple[str, int]]:

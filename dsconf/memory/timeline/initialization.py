@@ -7,7 +7,7 @@ from dsconf.memory.timeline.common import Frame
 from dsconf.memory.timeline.resident import Resident
 from dsconf.memory.zero.optimizer_states import optimizer_temporaries
 from dsconf.memory.zero.quantized import frozen
-from dsconf.memory.zero.subgroups import largest_param, shards
+from dsconf.memory.zero.subgroups import largest_group, largest_param, shards
 
 
 def init_peak(frame: Frame, stays: Resident) -> int:
@@ -42,7 +42,6 @@ def _zero3(frame: Frame, stays: dict[str, int], bare: int, whole: int) -> int:
     """Partitions grow while the whole model shrinks; masters are cloned by sub-group (stage3.py:1170-1173, 1304)."""
     settings, width, workload = frame.settings, frame.width, frame.job.workload
     shard = shards(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
-    group = max((elements for elements, _ in shard.groups), default=0)
     loading = largest_param(frame.model) * width.model
     if workload.zero_init is False or workload.quantize is not None:
         # transformers does not build quantized weights under zero.Init (modeling_utils.py:3741-3751).
@@ -52,7 +51,9 @@ def _zero3(frame: Frame, stays: dict[str, int], bare: int, whole: int) -> int:
         loading += width.model * (shard.trained + shard.frozen)
     # The zero gradient goes before the gradient buffer and the bucket are made (stage3.py:760-801, 1304).
     later = sum(stays.get(name, 0) for name in ("gradients", "reduce bucket"))
-    extra = width.master * group if settings.offload_optimizer == "none" else 0
+    extra = 0
+    if settings.offload_optimizer == "none":
+        extra = width.master * largest_group(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
     return max(loading, bare + _hooked(frame), bare - later + extra)
 
 

@@ -92,6 +92,12 @@ def runs(before: Sequence[int], bucket: int) -> Iterator[tuple[int, int]]:
         start = stop
 
 
+@lru_cache(maxsize=256)
+def runs_in_backward(model: Model, bucket: int) -> tuple[tuple[int, int], ...]:
+    """Return the ``runs`` of ``model``'s gradients as they arrive."""
+    return tuple(runs(arrivals(model).before, bucket))
+
+
 class Bucket(NamedTuple):
     """Gradients that are reduced together, as no rank's own."""
 
@@ -148,7 +154,7 @@ def _buckets_in_hooks(model: Model, size: int, part: int, spans_owners: bool) ->
     places: dict[tuple[int, bool, bool], int] = {}
     order = hooks(model).order
     before, offsets, ends, _ = arrivals(model)
-    for start, stop in runs(before, size):
+    for start, stop in runs_in_backward(model, size):
         layer, event, unreduced, name = -1, -1, 0, ""
         if stop < len(order):
             unreduced, _, layer, event, name = order[stop]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -9,7 +11,7 @@ from typing import NamedTuple
 from dsconf.config.settings import Settings
 from dsconf.memory.zero.gradient_order import hooks
 from dsconf.memory.zero.muon import param_groups
-from dsconf.memory.zero.reduce_buckets import arrivals, runs
+from dsconf.memory.zero.reduce_buckets import arrivals, runs_in_backward
 from dsconf.model.spec import Model, Param
 
 
@@ -26,30 +28,44 @@ class Shards(NamedTuple):
     """Of ``trained``, the elements that Muon trains."""
 
 
-@lru_cache(maxsize=1024)
 def shards(model: Model, world_size: int, sub_group_size: int, optimizer: str = "adamw") -> Shards:
     """Return what a rank holds of ``model``; sub-groups do not cross the parameter groups of ``optimizer``."""
-    frozen = sum(-(-p.numel // world_size) for p in all_params(model) if not p.trainable)
-    if optimizer == "muon":
+    return _shards(model, world_size, sub_group_size, optimizer == "muon")
+
+
+@lru_cache(maxsize=1024)
+def _shards(model: Model, world_size: int, sub_group_size: int, by_muon: bool) -> Shards:
+    frozen = summed(model, lambda p: 0 if p.trainable else -(-p.numel // world_size))
+    if by_muon:
         kinds = [(group.muon, group.numels) for group in param_groups(model)]
     else:
-        kinds = [(False, tuple(numel for numel, _ in hooks(model).registered))]
+        kinds = [(False, tuple([numel for numel, _ in hooks(model).registered]))]
     trained = muon = largest = 0
     groups: list[tuple[int, int]] = []
-    for by_muon, numels in kinds:
-        inside = tensors = 0
-        for numel in numels:
-            piece = -(-numel // world_size)
-            trained += piece
-            muon += piece if by_muon else 0
-            largest = max(largest, piece)
-            inside, tensors = inside + piece, tensors + 1
-            if inside >= sub_group_size:
-                groups.append((inside, tensors))
-                inside = tensors = 0
-        if tensors:
-            groups.append((inside, tensors))
+    for is_muons, numels in kinds:
+        pieces = [-(-numel // world_size) for numel in numels]
+        elements = sum(pieces)
+        trained += elements
+        muon += elements if is_muons else 0
+        largest = max(largest, *pieces) if pieces else largest
+        groups += _cut(pieces, sub_group_size)
     return Shards(trained, frozen, largest, tuple(groups), muon)
+
+
+def _cut(pieces: list[int], size: int) -> Iterator[tuple[int, int]]:
+    """Yield (elements, tensors) of each sub-group: the first of ``pieces`` that are ``size`` together, and so on."""
+    before = (0, *accumulate(pieces))
+    start, end = 0, len(pieces)
+    while start < end:
+        stop = min(end, bisect_left(before, before[start] + size, start + 1))
+        yield before[stop] - before[start], stop - start
+        start = stop
+
+
+@lru_cache(maxsize=1024)
+def largest_group(model: Model, world_size: int, sub_group_size: int, optimizer: str) -> int:
+    """Return the elements of a rank's largest sub-group."""
+    return max([elements for elements, _ in shards(model, world_size, sub_group_size, optimizer).groups], default=0)
 
 
 def on_gpu(settings: Settings, shard: Shards) -> tuple[tuple[int, int], ...]:
@@ -80,8 +96,9 @@ class BucketScatter(NamedTuple):
 def bucket_scatters(model: Model, bucket: int, world_size: int) -> tuple[BucketScatter, ...]:
     """Return the reductions of one backward (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
     found: dict[tuple[int, bool, bool], list[BucketScatter]] = {}
+    seen: dict[tuple[tuple[int, bool, bool], int, int], int] = {}
     order, before, padded = hooks(model).order, arrivals(model).before, _padded(model, world_size)
-    for start, stop in runs(before, bucket):
+    for start, stop in runs_in_backward(model, bucket):
         layer, event, unreduced, name = -1, -1, 0, ""
         if stop < len(order):
             unreduced, _, layer, event, name = order[stop]
@@ -90,7 +107,12 @@ def bucket_scatters(model: Model, bucket: int, world_size: int) -> tuple[BucketS
             copied = 0  # it divides evenly, and is reduced as it is
         outside = filled if filled > bucket else 0  # too large for the bucket: it waits as its own gradient
         copied += outside
-        rivals = found.setdefault((event, layer < 0, layer == model.layers), [])
+        place = (event, layer < 0, layer == model.layers)
+        # Most are like one in a layer higher up, which is a rival already or has one that covers it.
+        if seen.get((place, copied, filled), -2) >= layer:
+            continue
+        seen[place, copied, filled] = layer
+        rivals = found.setdefault(place, [])
         if not any(r.layer >= layer and r.copied >= copied and r.filled >= filled for r in rivals):
             rivals.append(BucketScatter(layer, event, unreduced, copied, filled, outside=outside, hook=name))
     return tuple(r for rivals in found.values() for r in rivals)
@@ -99,7 +121,7 @@ def bucket_scatters(model: Model, bucket: int, world_size: int) -> tuple[BucketS
 @lru_cache(maxsize=256)
 def _padded(model: Model, world_size: int) -> tuple[int, ...]:
     """``Arrivals.before``, each gradient padded to the ranks."""
-    numels = (-(-hook.numel // world_size) * world_size for hook in hooks(model).order)
+    numels = [-(-numel // world_size) * world_size for numel in arrivals(model).numels]
     return tuple(accumulate(numels, initial=0))
 
 
@@ -113,3 +135,10 @@ def all_params(model: Model) -> tuple[Param, ...]:
     """Return every parameter, layer by layer, in registration order."""
     params = model.parameters
     return (*params.before, *(params.layer * params.layers), *params.after)
+
+
+def summed(model: Model, size: Callable[[Param], int]) -> int:
+    """Return the sum of ``size`` over every parameter: it is the same in each layer."""
+    params = model.parameters
+    ends = sum([size(p) for p in (*params.before, *params.after)])
+    return ends + params.layers * sum([size(p) for p in params.layer])

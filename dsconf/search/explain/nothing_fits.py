@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from dsconf.errors import InputError
-from dsconf.search.candidates import Candidate, examine
+from dsconf.search.candidates import Candidate, fitting
 from dsconf.search.explain.headroom import longest_sequence
 from dsconf.search.explain.reason import Reason, facts, reason, shortage
 from dsconf.search.explain.winner import largest_term
@@ -95,9 +95,9 @@ def _more_host_memory(question: Question) -> Iterator[Reason]:
     if not fits_somehow(question._replace(cluster=unlimited)):
         return
     space = combinations(question.model, unlimited, question.wish)
-    fitting = [c for c in examine(question.model, unlimited, space, question.tools).candidates if c.fits != "no"]
-    if fitting:
-        least = min(fitting, key=lambda candidate: candidate.estimate.host_bytes_per_node)
+    candidates = fitting(question.model, unlimited, space, question.tools)
+    if candidates:
+        least = min(candidates, key=lambda candidate: candidate.estimate.host_bytes_per_node)
         yield _fits("fits_with_host_memory", least, question.wish)
 
 
