@@ -23,8 +23,8 @@ from dsconf.cluster.read import read_cluster
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
 from dsconf.search.candidates import Examined, examine, real_models
+from dsconf.search.constraints import Constraints
 from dsconf.search.space import combinations
-from dsconf.search.wish import Wish
 
 MICROSECONDS = 100.0
 
@@ -34,17 +34,17 @@ class Question(NamedTuple):
 
     model: str
     gpus: int
-    wish: Wish
+    fixed: Constraints
     gpu: str = "h100-80gb"
 
 
-ALL_FIT = Question("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 64, Wish(seq_len=8, global_batch=64 * 332_640), "h200")
+ALL_FIT = Question("TinyLlama/TinyLlama-1.1B-Chat-v1.0", 64, Constraints(seq_len=8, global_batch=64 * 332_640), "h200")
 QUESTIONS = (
-    Question("meta-llama/Llama-3.2-1B", 8, Wish(seq_len=1024, global_batch=5760)),
-    Question("meta-llama/Llama-3.1-8B", 8, Wish(seq_len=2048, global_batch=5760)),
-    Question("meta-llama/Llama-3.1-8B", 64, Wish(seq_len=2048, global_batch=46080)),
-    Question("meta-llama/Llama-3.1-70B", 64, Wish(seq_len=32768, global_batch=46080)),
-    Question("mistralai/Mixtral-8x7B-v0.1", 64, Wish(seq_len=4096, global_batch=46080)),
+    Question("meta-llama/Llama-3.2-1B", 8, Constraints(seq_len=1024, global_batch=5760)),
+    Question("meta-llama/Llama-3.1-8B", 8, Constraints(seq_len=2048, global_batch=5760)),
+    Question("meta-llama/Llama-3.1-8B", 64, Constraints(seq_len=2048, global_batch=46080)),
+    Question("meta-llama/Llama-3.1-70B", 64, Constraints(seq_len=32768, global_batch=46080)),
+    Question("mistralai/Mixtral-8x7B-v0.1", 64, Constraints(seq_len=4096, global_batch=46080)),
     ALL_FIT,
 )
 
@@ -52,7 +52,7 @@ QUESTIONS = (
 def search(model: Model, question: Question) -> Examined:
     """Return everything that ``recommend`` examines before it orders the candidates."""
     cluster = read_cluster(question.gpus, question.gpu, nvme="/nvme")
-    return examine(model, cluster, combinations(model, cluster, question.wish), real_models())
+    return examine(model, cluster, combinations(model, cluster, question.fixed), real_models())
 
 
 def timed(model: Model, question: Question) -> tuple[float, Examined]:
@@ -76,7 +76,7 @@ def main() -> None:
         looked = len(answer.candidates)
         each = 1e6 * best / looked
         slow = slow or each > MICROSECONDS
-        row = [question.model, question.gpus, question.wish.seq_len, looked + answer.ruled_out, looked]
+        row = [question.model, question.gpus, question.fixed.seq_len, looked + answer.ruled_out, looked]
         table.append([*row, 1e3 * first, 1e3 * best, each])
     heads = ["model", "GPUs", "tokens", "candidates", "looked at", "first ms", "ms", "µs each looked at"]
     print(tabulate(table, heads, floatfmt=".0f"))

@@ -106,7 +106,7 @@ def config(case: Case, on_cpu: bool) -> dict[str, Any]:
     return ds_config
 
 
-def wish(
+def request_of(
     case: Case, steps: int, on_cpu: bool, launcher: str | None = None, rehearse: int | None = None
 ) -> CheckRequest:
     """Return what is launched: every rank, or (``rehearse``) that one alone."""

@@ -13,7 +13,7 @@ from queue import Empty, SimpleQueue
 from typing import NamedTuple
 
 from benchmarks.several_gpus import collectives, store
-from benchmarks.several_gpus.cases import Case, error_of, measure, rehearsal, wish
+from benchmarks.several_gpus.cases import Case, error_of, measure, rehearsal, request_of
 from benchmarks.several_gpus.machine import Row, in_a_row
 from benchmarks.several_gpus.store import Records
 from dsconf.errors import DsconfError
@@ -131,7 +131,9 @@ class Session:
         self, case: Case, rank: int | None, machine: Row, limit: float, tell: Progress, runner: Runner
     ) -> list[Row]:
         launcher = self.plan.launcher if rank is None else "direct"
-        return measure(case, wish(case, self.plan.steps, not self.gpus, launcher, rank), machine, limit, tell, runner)
+        return measure(
+            case, request_of(case, self.plan.steps, not self.gpus, launcher, rank), machine, limit, tell, runner
+        )
 
     def _strategy(self, name: str, ranks: int, limit: float, tell: Progress, runner: Runner) -> list[Row]:
         unit = f"bench-w{ranks}-{name}"

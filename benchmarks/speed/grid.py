@@ -36,7 +36,7 @@ from dsconf.model.read import read_model
 from dsconf.search.candidates import Candidate, evaluate, real_models, with_batch
 from dsconf.search.names import name
 from dsconf.search.rank import choose, ranked
-from dsconf.search.space import Wish, combinations
+from dsconf.search.space import Constraints, combinations
 from dsconf.workload import Workload
 
 WARM_UP = 2
@@ -50,10 +50,10 @@ def candidates(arguments: argparse.Namespace) -> list[Candidate]:
     model = read_model(model=arguments.model, lora_rank=arguments.lora_rank or None)
     cluster = read_cluster(1, arguments.gpu, host_memory=arguments.host_memory)
     cluster = replace(cluster, cpu_cores=len(os.sched_getaffinity(0)))
-    wish = Wish(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
+    fixed = Constraints(seq_len=arguments.seq_len, global_batch=arguments.global_batch_size, offload=arguments.offload)
     tools = real_models()
     evaluated = []
-    for settings, workloads in combinations(model, cluster, wish):
+    for settings, workloads in combinations(model, cluster, fixed):
         for workload in workloads:
             job = Job(model, cluster, with_batch(settings, workload, cluster), workload)
             evaluated.append(evaluate(job, tools))

@@ -11,9 +11,9 @@ from dsconf.config.settings import Settings
 from dsconf.errors import InputError
 from dsconf.model.spec import Model
 from dsconf.search.candidates import Candidate, CostModels, fitting
+from dsconf.search.constraints import Constraints
 from dsconf.search.rank import choose, ranked
 from dsconf.search.space import Combination, combinations
-from dsconf.search.wish import Wish
 
 MOST_GPUS = 2**14
 
@@ -23,7 +23,7 @@ class Question(NamedTuple):
 
     model: Model
     cluster: Cluster
-    wish: Wish
+    fixed: Constraints
     node_size: int
     """GPUs that a full node has; ``cluster.gpus_per_node`` is no more than there are GPUs."""
     tools: CostModels
@@ -42,7 +42,7 @@ class Question(NamedTuple):
 def space_of(question: Question) -> list[Combination]:
     """List what is left open, without torch DDP; nothing where the words rule each other out."""
     try:
-        space = combinations(question.model, question.cluster, question.wish)
+        space = combinations(question.model, question.cluster, question.fixed)
     except InputError:
         return []
     return [combination for combination in space if combination.settings.engine == "deepspeed"]
@@ -52,8 +52,8 @@ def best_like(winner: Candidate, question: Question) -> Candidate | None:
     """Find what would be recommended, or None when nothing fits. With a ``winner`` in fp32 states so has this: others
     train differently."""
     precise = not winner.settings.bf16_optimizer_states
-    wish = question.wish._replace(low_states=False) if precise else question.wish
-    space = space_of(question._replace(wish=wish))
+    fixed = question.fixed._replace(low_states=False) if precise else question.fixed
+    space = space_of(question._replace(fixed=fixed))
     return choose(ranked(fitting(question.model, question.cluster, space, question.tools)))
 
 

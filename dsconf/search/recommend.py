@@ -14,6 +14,7 @@ from dsconf.read_job import stated_cluster
 from dsconf.request import RecommendWords
 from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate, CostModels, evaluate, examine, real_models
+from dsconf.search.constraints import read_constraints
 from dsconf.search.explain.changes import improvements
 from dsconf.search.explain.headroom import headroom
 from dsconf.search.explain.limits import limits
@@ -24,7 +25,6 @@ from dsconf.search.explain.winner import why
 from dsconf.search.question import Question
 from dsconf.search.rank import Decision, decide, pareto, ranked
 from dsconf.search.space import combinations
-from dsconf.search.wish import read_wish
 from dsconf.word import read, worded
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ def read_asked(
     question = Question(
         cluster=stated_cluster(gpus, word),
         model=shape,
-        wish=read_wish(word, shape)._replace(stage=word["stage"], low_states=low_states),
+        fixed=read_constraints(word, shape)._replace(stage=word["stage"], low_states=low_states),
         node_size=word["gpus_per_node"],
         tools=tools or real_models(),
         with_lora=lambda rank: read_model(params, model, rank),
@@ -110,8 +110,8 @@ def answer(question: Question, target: str, alternatives: bool = True) -> Recomm
 
     Without ``alternatives`` it does not ask what other numbers of GPUs or another change would do.
     """
-    model, cluster, wish, tools = question.model, question.cluster, question.wish, question.tools
-    examined = examine(model, cluster, combinations(model, cluster, wish), tools)
+    model, cluster, fixed, tools = question.model, question.cluster, question.fixed, question.tools
+    examined = examine(model, cluster, combinations(model, cluster, fixed), tools)
     candidates = ranked(examined.candidates)
     decision = decide(candidates)
     winner = None if decision is None else decision.winner

@@ -14,8 +14,8 @@ from dsconf.errors import InputError
 from dsconf.model.attention import refuse_flash
 from dsconf.model.spec import Model
 from dsconf.read_job import OFFLOAD_STAGES
+from dsconf.search.constraints import CPU_OPTIMIZERS, OFFLOADS, Constraints
 from dsconf.search.strategies import Strategy, buckets, strategies, unshareable
-from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
 from dsconf.workload import Workload
 
 
@@ -26,43 +26,43 @@ class Combination(NamedTuple):
     workloads: tuple[Workload, ...]
 
 
-def combinations(model: Model, cluster: Cluster, wish: Wish) -> list[Combination]:
-    """List every combination that ``wish`` leaves open.
+def combinations(model: Model, cluster: Cluster, fixed: Constraints) -> list[Combination]:
+    """List every combination that ``fixed`` leaves open.
 
     Raises:
-        InputError: a global batch that cannot be split, a precision that the GPU lacks, or a wish that the
+        InputError: a global batch that cannot be split, a precision that the GPU lacks, or a fixed that the
             stage, the optimizer or a missing NVMe path rules out.
     """
-    precision = choose_precision(cluster, wish.precision)
-    refuse_flash(model, wish.attention, precision, cluster.gpu.has_bf16)
-    pairs = {1: batches(cluster.world_size, wish.seq_len, wish)}
-    found = list(strategies(model, cluster, precision, wish))
+    precision = choose_precision(cluster, fixed.precision)
+    refuse_flash(model, fixed.attention, precision, cluster.gpu.has_bf16)
+    pairs = {1: batches(cluster.world_size, fixed.seq_len, fixed)}
+    found = list(strategies(model, cluster, precision, fixed))
     if not found:
-        raise InputError(_nothing_left(model, wish, cluster))
+        raise InputError(_nothing_left(model, fixed, cluster))
     for degree in {strategy.sequence_parallel for strategy in found} - {1}:
         # The ranks that share a sequence count as one, and hold that part of its tokens.
-        pairs[degree] = batches(cluster.world_size // degree, wish.seq_len // degree, wish)
-    switches = (False, True) if wish.checkpointing is None else (wish.checkpointing,)
+        pairs[degree] = batches(cluster.world_size // degree, fixed.seq_len // degree, fixed)
+    switches = (False, True) if fixed.checkpointing is None else (fixed.checkpointing,)
     # Of settings and workloads that are equal there is one: the caches of the models find it sooner than its equal.
     runs: dict[tuple[int, bool, bool], tuple[Workload, ...]] = {}
     space: list[Combination] = []
     for strategy in found:
-        settings = _settings(model, cluster.nvme_path, precision, wish.optimizer, strategy)
+        settings = _settings(model, cluster.nvme_path, precision, fixed.optimizer, strategy)
         for checkpointing in switches:
             key = (strategy.sequence_parallel, strategy.tiled_loss, checkpointing)
             if key not in runs:
-                runs[key] = _workloads(pairs[strategy.sequence_parallel], wish, strategy, checkpointing)
+                runs[key] = _workloads(pairs[strategy.sequence_parallel], fixed, strategy, checkpointing)
             space.append(Combination(settings, runs[key]))
     return space
 
 
-def plain_settings(model: Model, cluster: Cluster, wish: Wish, stage: int) -> Settings:
-    """Return DeepSpeed at ``stage``, with the offload of ``wish`` where the stage allows it."""
-    precision = choose_precision(cluster, wish.precision)
-    where = wish.offload or "none"
+def plain_settings(model: Model, cluster: Cluster, fixed: Constraints, stage: int) -> Settings:
+    """Return DeepSpeed at ``stage``, with the offload of ``fixed`` where the stage allows it."""
+    precision = choose_precision(cluster, fixed.precision)
+    where = fixed.offload or "none"
     devices = OFFLOADS[where if stage in OFFLOAD_STAGES[where] else "none"][0]
-    strategy = Strategy("deepspeed", stage, *devices, sequence_parallel=wish.sequence_parallel or 1)
-    return _settings(model, cluster.nvme_path, precision, wish.optimizer, strategy)
+    strategy = Strategy("deepspeed", stage, *devices, sequence_parallel=fixed.sequence_parallel or 1)
+    return _settings(model, cluster.nvme_path, precision, fixed.optimizer, strategy)
 
 
 def choose_precision(cluster: Cluster, wanted: str | None) -> str:
@@ -76,22 +76,22 @@ def choose_precision(cluster: Cluster, wanted: str | None) -> str:
     return wanted or ("bf16" if cluster.gpu.has_bf16 else "fp16")
 
 
-def _nothing_left(model: Model, wish: Wish, cluster: Cluster) -> str:
-    if wish.sequence_parallel not in (None, 1):
-        problem = unshareable(wish.sequence_parallel or 1, wish.stage, model, cluster, wish)
-        return f"--sequence-parallel {wish.sequence_parallel}: {problem or 'the other words leave nothing to search'}"
-    if wish.quantize == "8bit" and wish.stage == 3:
+def _nothing_left(model: Model, fixed: Constraints, cluster: Cluster) -> str:
+    if fixed.sequence_parallel not in (None, 1):
+        problem = unshareable(fixed.sequence_parallel or 1, fixed.stage, model, cluster, fixed)
+        return f"--sequence-parallel {fixed.sequence_parallel}: {problem or 'the other words leave nothing to search'}"
+    if fixed.quantize == "8bit" and fixed.stage == 3:
         return "--quantize 8bit cannot be partitioned at stage 3; use --quantize 4bit or --stage 2"
-    if wish.offload == "nvme" and cluster.nvme_path is None:
+    if fixed.offload == "nvme" and cluster.nvme_path is None:
         return "--offload nvme needs --nvme PATH, a path on a fast local disk"
-    if wish.optimizer not in CPU_OPTIMIZERS:
-        return f"--optimizer {wish.optimizer} cannot be offloaded; use one of {', '.join(CPU_OPTIMIZERS)}"
-    if wish.offload == "optimizer+param" and wish.quantize is not None:
-        return f"--offload optimizer+param cannot hold --quantize {wish.quantize} weights; use --offload optimizer"
-    if wish.low_states:
+    if fixed.optimizer not in CPU_OPTIMIZERS:
+        return f"--optimizer {fixed.optimizer} cannot be offloaded; use one of {', '.join(CPU_OPTIMIZERS)}"
+    if fixed.offload == "optimizer+param" and fixed.quantize is not None:
+        return f"--offload optimizer+param cannot hold --quantize {fixed.quantize} weights; use --offload optimizer"
+    if fixed.low_states:
         return "--optimizer-states bf16 needs bf16, ZeRO stage 1 to 3, Adam or AdamW, and no offload"
-    needed = "1, 2 or 3" if wish.offload == "optimizer" else "3"
-    return f"--offload {wish.offload} needs --stage {needed}, not --stage {wish.stage}"
+    needed = "1, 2 or 3" if fixed.offload == "optimizer" else "3"
+    return f"--offload {fixed.offload} needs --stage {needed}, not --stage {fixed.stage}"
 
 
 @lru_cache(maxsize=1024)
@@ -121,20 +121,20 @@ def _settings(model: Model, nvme_path: str | None, precision: str, optimizer: st
 
 
 def _workloads(
-    pairs: list[tuple[int, int]], wish: Wish, strategy: Strategy, checkpointing: bool
+    pairs: list[tuple[int, int]], fixed: Constraints, strategy: Strategy, checkpointing: bool
 ) -> tuple[Workload, ...]:
     return tuple(
         Workload(
-            seq_len=wish.seq_len,
+            seq_len=fixed.seq_len,
             micro_batch=micro,
             accumulation=accumulation,
             checkpointing=checkpointing,
-            attention=wish.attention,
-            quantize=wish.quantize,
-            loss_shards=(wish.loss_shards or 0) if strategy.tiled_loss else None,
-            load_dtype=wish.load_dtype,
-            zero_init=wish.zero_init,
-            allocator=wish.allocator,
+            attention=fixed.attention,
+            quantize=fixed.quantize,
+            loss_shards=(fixed.loss_shards or 0) if strategy.tiled_loss else None,
+            load_dtype=fixed.load_dtype,
+            zero_init=fixed.zero_init,
+            allocator=fixed.allocator,
         )
         for micro, accumulation in pairs
     )
@@ -145,8 +145,8 @@ MOST_TOKENS = 2**18
 get from some 2**14 rows on, so a larger micro-batch buys memory use and no speed."""
 
 
-def batches(world_size: int, seq_len: int, wish: Wish) -> list[tuple[int, int]]:
-    """Return all (micro-batch, accumulation) pairs that ``wish`` leaves open, smallest first.
+def batches(world_size: int, seq_len: int, fixed: Constraints) -> list[tuple[int, int]]:
+    """Return all (micro-batch, accumulation) pairs that ``fixed`` leaves open, smallest first.
 
     ``world_size`` counts ranks that share a sequence as one, and ``seq_len`` is their part of it in tokens. Micro-batch
     × accumulation × world size is the global batch, as DeepSpeed asserts (runtime/config.py:602). Without one the
@@ -155,11 +155,11 @@ def batches(world_size: int, seq_len: int, wish: Wish) -> list[tuple[int, int]]:
     Raises:
         InputError: the global batch cannot be split evenly; the message names the nearest that can.
     """
-    micro_batch, accumulation = wish.micro_batch, wish.accumulation
-    if wish.global_batch is None:
+    micro_batch, accumulation = fixed.micro_batch, fixed.accumulation
+    if fixed.global_batch is None:
         return [(micro, accumulation or 1) for micro in ([micro_batch] if micro_batch else _powers(seq_len))]
-    _check_split(wish.global_batch, world_size, micro_batch)
-    per_rank = wish.global_batch // world_size
+    _check_split(fixed.global_batch, world_size, micro_batch)
+    per_rank = fixed.global_batch // world_size
     pairs = [(micro, per_rank // micro) for micro in ([micro_batch] if micro_batch else _divisors(per_rank))]
     if accumulation is None:
         return pairs
@@ -167,7 +167,7 @@ def batches(world_size: int, seq_len: int, wish: Wish) -> list[tuple[int, int]]:
     if not kept:
         possible = ", ".join(str(steps) for _, steps in reversed(pairs))
         raise InputError(
-            f"--gradient-accumulation-steps {accumulation}: does not make --global-batch-size {wish.global_batch} on "
+            f"--gradient-accumulation-steps {accumulation}: does not make --global-batch-size {fixed.global_batch} on "
             f"{world_size} GPUs; possible: {possible}"
         )
     return kept

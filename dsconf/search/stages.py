@@ -14,9 +14,9 @@ from dsconf.model.spec import Model
 from dsconf.read_job import read_workload, stated_cluster
 from dsconf.request import StagesWords
 from dsconf.search.candidates import Candidate, CostModels, evaluate, real_models, with_batch
+from dsconf.search.constraints import read_constraints
 from dsconf.search.space import batches, choose_precision, plain_settings
 from dsconf.search.volume import sent_bytes
-from dsconf.search.wish import read_wish
 from dsconf.word import read, worded
 from dsconf.workload import Workload
 
@@ -75,17 +75,17 @@ def stages(
     """
     word = read(StagesWords, words)
     shape = read_model(params, model, word["lora_rank"])
-    wish = read_wish(word, shape)
+    fixed = read_constraints(word, shape)
     cluster = stated_cluster(gpus, word)
-    wish = wish._replace(precision=choose_precision(cluster, wish.precision), micro_batch=wish.micro_batch or 1)
-    ranks = wish.sequence_parallel or 1
+    fixed = fixed._replace(precision=choose_precision(cluster, fixed.precision), micro_batch=fixed.micro_batch or 1)
+    ranks = fixed.sequence_parallel or 1
     # The ranks that share a sequence count as one.
-    micro, accumulation = batches(cluster.world_size // ranks, wish.seq_len // ranks, wish)[0]
-    workload = read_workload(word, wish.seq_len, micro, accumulation)
+    micro, accumulation = batches(cluster.world_size // ranks, fixed.seq_len // ranks, fixed)[0]
+    workload = read_workload(word, fixed.seq_len, micro, accumulation)
     tools = tools or real_models()
 
     def row(stage: int) -> StageRow:
-        settings = with_batch(plain_settings(shape, cluster, wish, stage), workload, cluster)
+        settings = with_batch(plain_settings(shape, cluster, fixed, stage), workload, cluster)
         candidate = evaluate(accepted(Job(shape, cluster, settings, workload)), tools)
         return StageRow(stage, SHARDS[stage], candidate, sent_bytes(candidate.job), WHEN[stage])
 

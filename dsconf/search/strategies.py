@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from dsconf.accepted import sharing_problem
 from dsconf.cluster.spec import Cluster
 from dsconf.model.spec import Model
-from dsconf.search.wish import CPU_OPTIMIZERS, OFFLOADS, Wish
+from dsconf.search.constraints import CPU_OPTIMIZERS, OFFLOADS, Constraints
 
 RATIOS = (1.0, 0.8, 0.6, 0.4, 0.2)
 """Parts of the optimizer that stage 3 offloads (twin-flow's ``ratio``, blogs/deepspeed-offloadpp)."""
@@ -38,105 +38,105 @@ class Strategy(NamedTuple):
     """Buckets and sub-groups as small as bandwidth allows."""
 
 
-def strategies(model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Strategy]:
-    """List what ``wish`` leaves open, simplest first."""
-    stages = range(4) if wish.stage is None else (wish.stage,)
-    devices = [pair for name in ([wish.offload] if wish.offload else OFFLOADS) for pair in OFFLOADS[name]]
-    plain = wish.offload in (None, "none") and not wish.low_states and wish.sequence_parallel in (None, 1)
-    plain = plain and wish.loss_shards is None
-    if plain and wish.stage in (None, 0):
+def strategies(model: Model, cluster: Cluster, precision: str, fixed: Constraints) -> Iterator[Strategy]:
+    """List what ``fixed`` leaves open, simplest first."""
+    stages = range(4) if fixed.stage is None else (fixed.stage,)
+    devices = [pair for name in ([fixed.offload] if fixed.offload else OFFLOADS) for pair in OFFLOADS[name]]
+    plain = fixed.offload in (None, "none") and not fixed.low_states and fixed.sequence_parallel in (None, 1)
+    plain = plain and fixed.loss_shards is None
+    if plain and fixed.stage in (None, 0):
         yield Strategy("ddp")
     for stage in stages:
         for optimizer_device, param_device in devices:
-            if _possible(stage, optimizer_device, param_device, cluster, wish):
+            if _possible(stage, optimizer_device, param_device, cluster, fixed):
                 strategy = Strategy("deepspeed", stage, optimizer_device, param_device)
-                yield from _finer(strategy, model, cluster, precision, wish)
+                yield from _finer(strategy, model, cluster, precision, fixed)
 
 
-def _possible(stage: int, optimizer_device: str, param_device: str, cluster: Cluster, wish: Wish) -> bool:
+def _possible(stage: int, optimizer_device: str, param_device: str, cluster: Cluster, fixed: Constraints) -> bool:
     """Offload needs stage 1 and a host optimizer, parameters and NVMe need stage 3 (zero/offload_config.py);
     bitsandbytes' 8-bit weights cannot be partitioned (huggingface.co/docs/peft, quantization with DeepSpeed)."""
-    if wish.quantize == "8bit" and stage == 3:
+    if fixed.quantize == "8bit" and stage == 3:
         return False
     if optimizer_device == "none":
         return True
-    if stage == 0 or wish.optimizer not in CPU_OPTIMIZERS:
+    if stage == 0 or fixed.optimizer not in CPU_OPTIMIZERS:
         return False
     if optimizer_device == "nvme" and (stage < 3 or cluster.nvme_path is None):
         return False
-    return param_device == "none" or (stage == 3 and wish.quantize is None)
+    return param_device == "none" or (stage == 3 and fixed.quantize is None)
 
 
-def _finer(plain: Strategy, model: Model, cluster: Cluster, precision: str, wish: Wish) -> Iterator[Strategy]:
+def _finer(plain: Strategy, model: Model, cluster: Cluster, precision: str, fixed: Constraints) -> Iterator[Strategy]:
     sizes = (False, True) if buckets(model, plain.stage) != buckets(model, plain.stage, lean=True) else (False,)
-    for low_states in _states(plain, precision, wish):
-        for ratio in _ratios(plain, model, cluster, wish):
-            for hpz in _secondary(plain, cluster, wish):
-                for degree, tiled in _shared(plain, model, cluster, wish):
+    for low_states in _states(plain, precision, fixed):
+        for ratio in _ratios(plain, model, cluster, fixed):
+            for hpz in _secondary(plain, cluster, fixed):
+                for degree, tiled in _shared(plain, model, cluster, fixed):
                     finer = plain._replace(ratio=ratio, low_states=low_states, hpz=hpz, sequence_parallel=degree)
                     yield from (finer._replace(tiled_loss=tiled, lean=lean) for lean in sizes)
 
 
-def _states(plain: Strategy, precision: str, wish: Wish) -> tuple[bool, ...]:
+def _states(plain: Strategy, precision: str, fixed: Constraints) -> tuple[bool, ...]:
     """bf16 states need stage 1 and, without DeepSpeedCPUAdam, an optimizer on the GPU (runtime/config.py:702-714)."""
     possible = (
         precision == "bf16"
         and plain.stage > 0
         and plain.optimizer_device == "none"
-        and wish.optimizer in LOW_STATES_OPTIMIZERS
+        and fixed.optimizer in LOW_STATES_OPTIMIZERS
     )
-    if wish.low_states is None:
+    if fixed.low_states is None:
         return (False, True) if possible else (False,)
-    return (wish.low_states,) if possible or not wish.low_states else ()
+    return (fixed.low_states,) if possible or not fixed.low_states else ()
 
 
-def _ratios(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> tuple[float, ...]:
+def _ratios(plain: Strategy, model: Model, cluster: Cluster, fixed: Constraints) -> tuple[float, ...]:
     """Return the parts to offload: the rest of the optimizer stays on the GPU in whole sub-groups, at stage 3 with Adam
     (stage3.py:313-315, 1100-1108)."""
     if plain.stage != 3 or (plain.optimizer_device, plain.param_device) != ("cpu", "none"):
         return (1.0,)
-    if wish.optimizer not in LOW_STATES_OPTIMIZERS:
+    if fixed.optimizer not in LOW_STATES_OPTIMIZERS:
         return (1.0,)
     groups = model.parameters.trainable() // cluster.world_size // int(buckets(model, 3)["sub_group_size"])
     return RATIOS if groups >= len(RATIOS) else (1.0,)
 
 
-def _secondary(plain: Strategy, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
+def _secondary(plain: Strategy, cluster: Cluster, fixed: Constraints) -> tuple[int, ...]:
     """A copy of the parameters in each node saves the gathers of backward between nodes; the world must divide evenly
     (utils/groups.py:925-953)."""
     nearby = cluster.gpus_per_node
-    useful = plain.stage == 3 and cluster.nodes > 1 and nearby > 1 and wish.quantize is None
+    useful = plain.stage == 3 and cluster.nodes > 1 and nearby > 1 and fixed.quantize is None
     if not useful or cluster.world_size % nearby or plain.param_device != "none":
         return (1,)
     return 1, nearby
 
 
-def _shared(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> Iterator[tuple[int, bool]]:
+def _shared(plain: Strategy, model: Model, cluster: Cluster, fixed: Constraints) -> Iterator[tuple[int, bool]]:
     """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences; never
     where an embedding is trained through its tie (``dsconf.accepted``)."""
     tied = model.tied and any(p.trainable for p in model.parameters.before[:1])
-    for degree in _degrees(plain, model, cluster, wish):
-        if wish.loss_shards is not None:
+    for degree in _degrees(plain, model, cluster, fixed):
+        if fixed.loss_shards is not None:
             yield degree, True
             continue
         if degree == 1 or tied:
             yield degree, False
-        if not tied and (degree > 1 or (wish.seq_len >= LONG and plain.stage > 0)):
+        if not tied and (degree > 1 or (fixed.seq_len >= LONG and plain.stage > 0)):
             yield degree, True
 
 
-def _degrees(plain: Strategy, model: Model, cluster: Cluster, wish: Wish) -> tuple[int, ...]:
+def _degrees(plain: Strategy, model: Model, cluster: Cluster, fixed: Constraints) -> tuple[int, ...]:
     """List numbers of ranks of a node that can share a sequence."""
-    if wish.sequence_parallel is not None:
-        wanted: tuple[int, ...] = (wish.sequence_parallel,)
+    if fixed.sequence_parallel is not None:
+        wanted: tuple[int, ...] = (fixed.sequence_parallel,)
     else:
-        wanted = (1, 2, 4, 8) if wish.seq_len >= LONG else (1,)
+        wanted = (1, 2, 4, 8) if fixed.seq_len >= LONG else (1,)
     return tuple(
-        degree for degree in wanted if degree == 1 or not unshareable(degree, plain.stage, model, cluster, wish)
+        degree for degree in wanted if degree == 1 or not unshareable(degree, plain.stage, model, cluster, fixed)
     )
 
 
-def unshareable(degree: int, stage: int | None, model: Model, cluster: Cluster, wish: Wish) -> str | None:
+def unshareable(degree: int, stage: int | None, model: Model, cluster: Cluster, fixed: Constraints) -> str | None:
     """Say why ``degree`` ranks cannot share a sequence, or None."""
     if degree > cluster.gpus_per_node:
         return f"a node has {cluster.gpus_per_node} GPUs"
@@ -144,7 +144,7 @@ def unshareable(degree: int, stage: int | None, model: Model, cluster: Cluster, 
         return "it needs ZeRO stage 1, 2 or 3"
     if model.alibi:
         return f"{model.family} biases its attention scores, which no shared kernel does"
-    return sharing_problem(model, cluster.world_size, wish.seq_len, degree, wish.attention)
+    return sharing_problem(model, cluster.world_size, fixed.seq_len, degree, fixed.attention)
 
 
 REDUCE = 200_000_000

@@ -84,8 +84,8 @@ def sweep(
     """
     sizes = read_sizes(gpus)
     asked = read_asked(params, model, sizes[0], tools, **words)
-    if asked.question.wish.global_batch is not None:
-        check_split(asked.question.wish.global_batch, sizes)
+    if asked.question.fixed.global_batch is not None:
+        check_split(asked.question.fixed.global_batch, sizes)
     rows = []
     for size in sizes:
         found = answer(asked.question.on(size), asked.target, alternatives=False)

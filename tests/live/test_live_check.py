@@ -47,15 +47,15 @@ def test_the_fullest_rank_and_the_warm_iterations_are_reported() -> None:
 
 
 def test_the_prediction_is_of_the_job_that_was_run() -> None:
-    wish = settled(CheckRequest(CONFIG, read_model(model=TINY), 64, Workload(seq_len=32)))
+    request = settled(CheckRequest(CONFIG, read_model(model=TINY), 64, Workload(seq_len=32)))
     rehearsed = ask(FakeRunner(H200, (10**9,)), gpus=64)
-    expected = estimate(make_plan(wish, H200).job, 0)
+    expected = estimate(make_plan(request, H200).job, 0)
     assert rehearsed.ranks == "rehearsed"
     assert rehearsed.predicted.peak_bytes == expected.peak_bytes
     assert rehearsed.predicted.reserved_bytes == expected.reserved_bytes
     assert rehearsed.error_percent == error_percent(expected.peak_bytes, 10**9)
     on_cpu = ask(FakeRunner(CPU), gpus=64)
-    two_ranks = estimate(make_plan(wish, CPU).job)
+    two_ranks = estimate(make_plan(request, CPU).job)
     absent = sum(term.num_bytes for term in two_ranks.peak.terms if term.name in CUDA_ONLY_TERMS)
     assert absent > 0
     assert on_cpu.predicted.peak_bytes == two_ranks.peak_bytes - absent

@@ -12,7 +12,7 @@ from dsconf.live.plan import CheckRequest
 from dsconf.live.processes.launcher import Failure
 from dsconf.live.result import CheckResult
 
-WISH = CheckRequest({}, None, 8, micro_batch=1)
+REQUEST = CheckRequest({}, None, 8, micro_batch=1)
 
 
 class Card:
@@ -22,8 +22,8 @@ class Card:
         self.most, self.device, self.kind = most, device, kind
         self.tried: list[int] = []
 
-    def run(self, wish: CheckRequest) -> CheckResult:
-        micro = wish.micro_batch or 0
+    def run(self, request: CheckRequest) -> CheckResult:
+        micro = request.micro_batch or 0
         self.tried.append(micro)
         ran = micro <= self.most
         failure = None if ran else Failure(self.kind, "out")
@@ -32,7 +32,7 @@ class Card:
 
 def test_by_hand() -> None:
     card = Card(9)
-    result = find_boundary(WISH, card.run)
+    result = find_boundary(REQUEST, card.run)
     assert card.tried == [1, 2, 4, 8, 16, 12, 10, 9]
     assert result.fit is not None
     assert (result.fit.largest, result.fit.failed) == (9, 10)
@@ -52,7 +52,7 @@ def test_by_hand() -> None:
 @given(most=st.integers(0, 3000), start=st.integers(1, 64))
 def test_the_boundary_is_exact_from_wherever_it_starts(most: int, start: int) -> None:
     card = Card(most)
-    result = find_boundary(WISH._replace(micro_batch=start), card.run)
+    result = find_boundary(REQUEST._replace(micro_batch=start), card.run)
     assert result.fit is not None
     assert (result.fit.largest, result.fit.failed) == (most, most + 1)
     assert result.ran == (most > 0)
@@ -61,13 +61,13 @@ def test_the_boundary_is_exact_from_wherever_it_starts(most: int, start: int) ->
 
 def test_a_card_that_never_fills_ends_the_search() -> None:
     card = Card(10**9)
-    result = find_boundary(WISH, card.run)
+    result = find_boundary(REQUEST, card.run)
     assert result.fit is not None
     assert (result.fit.largest, result.fit.failed) == (MOST, None)
 
 
 def test_another_failure_is_no_boundary() -> None:
-    result = find_boundary(WISH, Card(3, kind="exception").run)
+    result = find_boundary(REQUEST, Card(3, kind="exception").run)
     assert result.failure is not None
     assert result.failure.kind == "exception"
     assert result.fit is not None
@@ -76,4 +76,4 @@ def test_another_failure_is_no_boundary() -> None:
 
 def test_without_a_card_there_is_nothing_to_fill() -> None:
     with pytest.raises(UnavailableError, match="--fit"):
-        find_boundary(WISH, Card(3, device="CPU").run)
+        find_boundary(REQUEST, Card(3, device="CPU").run)

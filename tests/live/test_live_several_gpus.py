@@ -17,7 +17,7 @@ from live_fakes import VERSIONS, FakeRunner, iteration
 
 from benchmarks.memory import accuracy
 from benchmarks.several_gpus import collectives, store
-from benchmarks.several_gpus.cases import Case, cases, measure, wish
+from benchmarks.several_gpus.cases import Case, cases, measure, request_of
 from benchmarks.several_gpus.machine import in_a_row, same_kind
 from benchmarks.several_gpus.store import Records, Row
 from benchmarks.several_gpus.summary import apart, missed, nccl_mib, summary
@@ -72,7 +72,7 @@ class EightGpus(FakeRunner):
 
 
 def eight(peaks: list[int], outside: int, rehearse: int | None = None) -> list[Row]:
-    wanted = wish(STAGE_3, 3, on_cpu=False, rehearse=rehearse)
+    wanted = request_of(STAGE_3, 3, on_cpu=False, rehearse=rehearse)
     return measure(STAGE_3, wanted, in_a_row(H200_X8), 60, no_progress, EightGpus(peaks, outside))
 
 
@@ -93,7 +93,7 @@ def test_at_least_24_cases_of_all_that_was_asked_for_fit_80_gb_cards() -> None:
 
 
 def eight_rows(case: Case, rehearse: int) -> list[Row]:
-    wanted = wish(case, 3, on_cpu=False, rehearse=rehearse)
+    wanted = request_of(case, 3, on_cpu=False, rehearse=rehearse)
     return measure(case, wanted, in_a_row(H200_X8), 60, no_progress, EightGpus([100], 900))
 
 
@@ -215,7 +215,7 @@ def test_on_a_gpu_a_rank_that_is_not_the_first_is_rehearsed(setting: str) -> Non
     machine = describe()
     known = in_a_row(machine) | {"gpus_per_node": 2}
     case = next(one for one in cases([2]) if one.setting.name == setting)
-    [row] = measure(case, wish(case, 3, on_cpu=False, rehearse=1), known, 350, no_progress, SubprocessRunner())
+    [row] = measure(case, request_of(case, 3, on_cpu=False, rehearse=1), known, 350, no_progress, SubprocessRunner())
     assert "error" not in row, row
     assert abs(accuracy.result_of(row).error) < 5
     assert row["measured"]["outside_mib"] > 100

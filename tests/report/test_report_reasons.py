@@ -20,11 +20,11 @@ from dsconf.memory.estimate import Estimate
 from dsconf.report.reasons import TABLE, sentence, sentences
 from dsconf.report.reasons.phrases import compared, compared_with, phrase, speed_difference
 from dsconf.search.answer import Recommendation
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.reason import Reason
 from dsconf.search.question import Question
 from dsconf.search.recommend import answer
 from dsconf.search.sweep import conclusions, sweep
-from dsconf.search.wish import Wish
 from dsconf.units import GIB, MIB, TIB
 
 REPO = Path(__file__).resolve().parents[2]
@@ -545,7 +545,9 @@ def test_bitsandbytes_takes_what_the_sentence_says() -> None:
 def test_a_row_says_what_a_candidate_misses() -> None:
     model = fake_model(16384, 384)
     for host, ending in ((None, " TiB too much on each host (of 4.00 TiB, --host-memory)"), (4 * TIB, "on each host")):
-        question = Question(model, fake_cluster(8, host=host), Wish(offload="optimizer"), 8, FAKES, lambda rank: model)
+        question = Question(
+            model, fake_cluster(8, host=host), Constraints(offload="optimizer"), 8, FAKES, lambda rank: model
+        )
         found = answer(question, "deepspeed", alternatives=False)
         assert phrase(next(c for c in found.candidates if c.host_short_bytes), None).endswith(ending)
 
@@ -602,26 +604,28 @@ def _with_fakes() -> Iterator[Recommendation]:
     """Answers that take a memory or a link of a certain size."""
     small, large = fake_model(1024, 8), fake_model(4096, 32)
 
-    def ask(model: Any, cluster: Any, wish: Wish, tools: Any = FAKES) -> Recommendation:
-        return answer(Question(model, cluster, wish, 8, tools, lambda rank: model), "deepspeed")
+    def ask(model: Any, cluster: Any, fixed: Constraints, tools: Any = FAKES) -> Recommendation:
+        return answer(Question(model, cluster, fixed, 8, tools, lambda rank: model), "deepspeed")
 
     def starting(job: Job) -> Estimate:
         found = FAKES.estimate(job)
         return replace(found, init_peak_bytes=found.peak_bytes + GIB)
 
-    yield ask(small, fake_cluster(8), Wish(), FAKES._replace(estimate=starting))
+    yield ask(small, fake_cluster(8), Constraints(), FAKES._replace(estimate=starting))
     slow = fake_cluster(8)
     for link, batch in ((1e8, 16), (4e8, 64)):
-        yield ask(small, replace(slow, gpu=replace(slow.gpu, link_bandwidth=link)), Wish(global_batch=batch))
-    alone = ask(small, fake_cluster(1), Wish(micro_batch=1)).recommended
+        yield ask(small, replace(slow, gpu=replace(slow.gpu, link_bandwidth=link)), Constraints(global_batch=batch))
+    alone = ask(small, fake_cluster(1), Constraints(micro_batch=1)).recommended
     assert alone is not None
     halved = replace(slow, gpu=replace(slow.gpu, link_bandwidth=2 * small.num_params / alone.step.seconds))
-    yield ask(small, halved, Wish(micro_batch=1))
-    wish = Wish(offload="none", checkpointing=True, micro_batch=1)
-    roomy = ask(small, fake_cluster(1), wish).recommended
+    yield ask(small, halved, Constraints(micro_batch=1))
+    fixed = Constraints(offload="none", checkpointing=True, micro_batch=1)
+    roomy = ask(small, fake_cluster(1), fixed).recommended
     assert roomy is not None
-    yield ask(small, fake_cluster(1, roomy.estimate.process_bytes), wish)
-    yield ask(large, fake_cluster(1, 24 * GIB), Wish(seq_len=2**16, offload="none", checkpointing=True, micro_batch=1))
+    yield ask(small, fake_cluster(1, roomy.estimate.process_bytes), fixed)
+    yield ask(
+        large, fake_cluster(1, 24 * GIB), Constraints(seq_len=2**16, offload="none", checkpointing=True, micro_batch=1)
+    )
 
 
 @pytest.fixture(scope="module")

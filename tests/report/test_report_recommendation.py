@@ -16,9 +16,9 @@ from dsconf.report.as_json import document, estimate_json, recommendation_json
 from dsconf.report.model import model_sentence
 from dsconf.report.recommendation import check_sentence, cluster_sentence, recommendation_text
 from dsconf.search.answer import Recommendation
+from dsconf.search.constraints import Constraints
 from dsconf.search.question import Question
 from dsconf.search.recommend import answer
-from dsconf.search.wish import Wish
 from dsconf.units import GIB
 
 SMALL = fake_model(2048, 16)
@@ -26,12 +26,12 @@ SMALL = fake_model(2048, 16)
 
 @pytest.fixture(scope="module")
 def found() -> Recommendation:
-    return answer(Question(SMALL, fake_cluster(8), Wish(), 8, FAKES, lambda rank: SMALL), "deepspeed")
+    return answer(Question(SMALL, fake_cluster(8), Constraints(), 8, FAKES, lambda rank: SMALL), "deepspeed")
 
 
 @pytest.fixture(scope="module")
 def nothing() -> Recommendation:
-    question = Question(SMALL, fake_cluster(8, GIB), Wish(offload="none"), 8, FAKES, lambda rank: SMALL)
+    question = Question(SMALL, fake_cluster(8, GIB), Constraints(offload="none"), 8, FAKES, lambda rank: SMALL)
     return answer(question, "deepspeed")
 
 
@@ -102,8 +102,8 @@ def test_several_nodes_and_the_host_are_named() -> None:
 
 
 def test_what_offload_rests_on_is_said() -> None:
-    wish = Wish(offload="optimizer")
-    found = answer(Question(SMALL, fake_cluster(8), wish, 8, FAKES, lambda rank: SMALL), "deepspeed", False)
+    fixed = Constraints(offload="optimizer")
+    found = answer(Question(SMALL, fake_cluster(8), fixed, 8, FAKES, lambda rank: SMALL), "deepspeed", False)
     hosts = (
         "64 CPU cores a node (assumed, --cpu-cores)",
         "300 GB/s of host memory bandwidth a node (assumed, --host-bandwidth)",

@@ -14,9 +14,9 @@ from dsconf.config.render import render
 from dsconf.config.resolve import resolve
 from dsconf.config.validate import validate
 from dsconf.search.candidates import Candidate
+from dsconf.search.constraints import CPU_OPTIMIZERS, OPTIMIZERS, Constraints
 from dsconf.search.question import Question
 from dsconf.search.recommend import answer
-from dsconf.search.wish import CPU_OPTIMIZERS, OPTIMIZERS, Wish
 from dsconf.units import GIB
 
 JOBS = 200
@@ -31,7 +31,7 @@ def random_candidate(seed: int) -> Candidate:
     offloads = ["none", "optimizer"] if stage and optimizer in CPU_OPTIMIZERS else ["none"]
     if stage == 3 and optimizer in CPU_OPTIMIZERS:
         offloads += ["optimizer+param", "nvme"]
-    wish = Wish(
+    fixed = Constraints(
         seq_len=dice.choice([128, 2048, 100_000]),
         global_batch=gpus * dice.randint(1, 200) if dice.random() < 0.5 else None,
         precision=dice.choice([None, "bf16", "fp16", "fp32"]),
@@ -42,7 +42,7 @@ def random_candidate(seed: int) -> Candidate:
     )
     model = fake_model(128 * dice.randint(1, 128), dice.randint(1, 120), dice.choice([512, 32_000, 256_000]))
     cluster = fake_cluster(gpus, 10**5 * GIB, nvme="/nvme")
-    found = answer(Question(model, cluster, wish, 8, FAKES, lambda rank: model), "deepspeed", False).candidates
+    found = answer(Question(model, cluster, fixed, 8, FAKES, lambda rank: model), "deepspeed", False).candidates
     return dice.choice([candidate for candidate in found if candidate.settings.engine == "deepspeed"])
 
 

@@ -15,13 +15,13 @@ from dsconf.config.render import render
 from dsconf.errors import InputError
 from dsconf.search.answer import Recommendation
 from dsconf.search.candidates import Candidate
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.changes import Change, _more_memory, _scaled
 from dsconf.search.explain.scaling import Scale
 from dsconf.search.names import name
 from dsconf.search.question import Question
 from dsconf.search.rank import combination
 from dsconf.search.recommend import answer
-from dsconf.search.wish import Wish
 from dsconf.units import GIB
 
 CARD = {"params": "8B", "gpus": 8, "gpu": "h100-80gb"}
@@ -133,7 +133,7 @@ def test_without_offload_from_how_many_gpus_on() -> None:
 def test_a_faster_link_is_brought_up_where_the_step_waits_for_it() -> None:
     slow = fake_cluster(8)
     model = fake_model(2048, 16)
-    question = Question(model, slow, Wish(micro_batch=1), 8, FAKES, lambda rank: model)
+    question = Question(model, slow, Constraints(micro_batch=1), 8, FAKES, lambda rank: model)
     kinds = {one.kind for one in answer(question, "deepspeed").changes}
     assert "link_in_node" in kinds
     assert "nvlink" not in kinds
@@ -149,9 +149,9 @@ def test_a_faster_link_is_brought_up_where_the_step_waits_for_it() -> None:
 
 def test_more_host_memory_is_named_where_it_would_be_faster() -> None:
     model = fake_model(2048, 16)
-    wish = Wish(micro_batch=1, stage=3)
+    fixed = Constraints(micro_batch=1, stage=3)
     cluster = fake_cluster(8, host=64 * GIB)
-    winner = answer(Question(model, cluster, wish, 8, FAKES, lambda rank: model), "deepspeed").recommended
+    winner = answer(Question(model, cluster, fixed, 8, FAKES, lambda rank: model), "deepspeed").recommended
     assert winner is not None
     quick = winner.step._replace(tokens_per_second=1.5 * winner.tokens_per_second)
     far = winner._replace(fits="no", host_short_bytes=9 * GIB, step=quick)

@@ -13,31 +13,31 @@ from dsconf.memory.estimate import estimate, never_fits
 from dsconf.memory.fit import host_shortfall_bytes, verdict
 from dsconf.model.read import read_model
 from dsconf.search.candidates import examine, fitting, real_models
+from dsconf.search.constraints import Constraints
 from dsconf.search.space import combinations
-from dsconf.search.wish import Wish
 from dsconf.workload import Workload
 
 QUESTIONS = [
-    ("70B", 1, {}, Wish()),
-    ("70B", 4, {"host_memory": "1TiB"}, Wish()),
-    ("70B", 16, {}, Wish(global_batch=64)),
-    ("7B", 2, {"gpu_memory": "24GiB", "nvme": "/nvme"}, Wish(seq_len=4096)),
-    ("13B", 8, {"gpu_memory": "16GiB", "host_memory": "256GiB"}, Wish(optimizer="muon")),
-    ("1B", 8, {"gpu_memory": "8GiB"}, Wish(optimizer="adagrad", global_batch=96)),
+    ("70B", 1, {}, Constraints()),
+    ("70B", 4, {"host_memory": "1TiB"}, Constraints()),
+    ("70B", 16, {}, Constraints(global_batch=64)),
+    ("7B", 2, {"gpu_memory": "24GiB", "nvme": "/nvme"}, Constraints(seq_len=4096)),
+    ("13B", 8, {"gpu_memory": "16GiB", "host_memory": "256GiB"}, Constraints(optimizer="muon")),
+    ("1B", 8, {"gpu_memory": "8GiB"}, Constraints(optimizer="adagrad", global_batch=96)),
 ]
 
 
-@pytest.mark.parametrize(("params", "gpus", "cluster", "wish"), QUESTIONS)
-def test_it_is_what_a_whole_search_finds_to_fit(params, gpus, cluster, wish):
+@pytest.mark.parametrize(("params", "gpus", "cluster", "fixed"), QUESTIONS)
+def test_it_is_what_a_whole_search_finds_to_fit(params, gpus, cluster, fixed):
     model, there = read_model(params), read_cluster(gpus, **cluster)
-    space = combinations(model, there, wish)
+    space = combinations(model, there, fixed)
     found = examine(model, there, space, real_models()).candidates
     assert fitting(model, there, space, real_models()) == [one for one in found if one.fits != "no"]
 
 
 def test_steps_of_what_does_not_fit_are_not_timed_and_what_never_fits_is_not_estimated():
     model, there = read_model("70B"), read_cluster(4)
-    space = combinations(model, there, Wish())
+    space = combinations(model, there, Constraints())
     asked, timed = [], []
     tools = real_models()
     counting = tools._replace(

@@ -14,9 +14,9 @@ from search_said import figures
 import dsconf
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, evaluate
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.headroom import STEP, _last, headroom, longest_sequence
 from dsconf.search.space import plain_settings
-from dsconf.search.wish import Wish
 from dsconf.units import GIB
 from dsconf.workload import Workload
 
@@ -25,7 +25,7 @@ MODEL = replace(fake_model(2048, 16), positions=2**20)
 
 def candidate(memory: int, workload: Workload, positions: int = 2**20) -> Candidate:
     cluster, model = fake_cluster(8, memory), replace(MODEL, positions=positions)
-    return evaluate(Job(model, cluster, plain_settings(model, cluster, Wish(), 3), workload), FAKES)
+    return evaluate(Job(model, cluster, plain_settings(model, cluster, Constraints(), 3), workload), FAKES)
 
 
 def by_hand(memory: int, micro_batch: int) -> int:

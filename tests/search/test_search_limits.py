@@ -14,16 +14,18 @@ from dsconf.cluster.read import read_cluster
 from dsconf.job import Job
 from dsconf.resources import text
 from dsconf.search.candidates import Candidate, evaluate
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.limits import TWICE, limits, with_nvlink
 from dsconf.search.space import plain_settings
-from dsconf.search.wish import Wish
 from dsconf.speed.step_time import step_time
 from dsconf.workload import Workload
 
 
 def candidate(gpus: int, seq_len: int) -> Candidate:
     model, cluster = fake_model(2048, 16), fake_cluster(gpus)
-    return evaluate(Job(model, cluster, plain_settings(model, cluster, Wish(), 3), Workload(seq_len=seq_len)), FAKES)
+    return evaluate(
+        Job(model, cluster, plain_settings(model, cluster, Constraints(), 3), Workload(seq_len=seq_len)), FAKES
+    )
 
 
 def test_each_resource_twice_as_fast_halves_its_part() -> None:

@@ -12,9 +12,9 @@ from dsconf import recommend
 from dsconf.cluster.spec import Cluster
 from dsconf.job import Job
 from dsconf.search.candidates import Candidate, evaluate
+from dsconf.search.constraints import Constraints
 from dsconf.search.rank import choose, exceeds_likely_host, likely_host_bytes, ranked
 from dsconf.search.space import plain_settings
-from dsconf.search.wish import Wish
 from dsconf.units import GIB
 from dsconf.workload import Workload
 
@@ -27,7 +27,7 @@ def made(
     """A candidate that fits, with ``rate`` tokens a second and ``host`` bytes of host memory in each node."""
     cluster = cluster or fake_cluster(8)
     settings = replace(
-        plain_settings(MODEL, cluster, Wish(), 3),
+        plain_settings(MODEL, cluster, Constraints(), 3),
         offload_optimizer="cpu" if offload else "none",
         bf16_optimizer_states=low,
     )

@@ -18,12 +18,12 @@ from dsconf.job import Job
 from dsconf.memory.estimate import Estimate
 from dsconf.model.spec import Model
 from dsconf.search.answer import Recommendation
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.reason import shortage
 from dsconf.search.question import Question
 from dsconf.search.rank import EQUAL, best_of_each, combination
 from dsconf.search.recommend import answer
 from dsconf.search.space import combinations
-from dsconf.search.wish import Wish
 from dsconf.units import GIB, TIB
 
 LARGE = fake_model(8192, 80)
@@ -33,11 +33,11 @@ SMALL = fake_model(2048, 16)
 def ask(
     model: Model,
     cluster: Cluster,
-    wish: Wish = Wish(),  # noqa: B008
+    fixed: Constraints = Constraints(),  # noqa: B008
     adapters: Model | None = None,
     alternatives: bool = True,
 ) -> Recommendation:
-    question = Question(model, cluster, wish, 8, FAKES, lambda rank: adapters or model)
+    question = Question(model, cluster, fixed, 8, FAKES, lambda rank: adapters or model)
     return answer(question, "deepspeed", alternatives)
 
 
@@ -80,13 +80,13 @@ def test_what_is_recommended_fits_and_more_memory_never_hurts(
 @given(gpus=st.sampled_from([1, 8, 64]), share=st.integers(1, 60), memory=st.sampled_from([24, 80]))
 def test_nothing_is_cut_unsaid(gpus: int, share: int, memory: int) -> None:
     """Every candidate of the space is examined or counted as ruled out, and none that is ruled out would fit."""
-    cluster, wish = fake_cluster(gpus, memory * GIB), Wish(global_batch=gpus * share)
-    found = ask(SMALL, cluster, wish, alternatives=False)
+    cluster, fixed = fake_cluster(gpus, memory * GIB), Constraints(global_batch=gpus * share)
+    found = ask(SMALL, cluster, fixed, alternatives=False)
     space = [
-        (settings, workload) for settings, workloads in combinations(SMALL, cluster, wish) for workload in workloads
+        (settings, workload) for settings, workloads in combinations(SMALL, cluster, fixed) for workload in workloads
     ]
     assert found.examined + found.ruled_out == len(space)
-    everything = ask(SMALL, fake_cluster(gpus, 10**6 * GIB), wish, alternatives=False)
+    everything = ask(SMALL, fake_cluster(gpus, 10**6 * GIB), fixed, alternatives=False)
     assert everything.ruled_out == 0
     fitting = [c for c in everything.candidates if c.estimate.process_bytes <= memory * GIB]
     assert len(fitting) == sum(c.fits != "no" for c in found.candidates)
@@ -107,10 +107,10 @@ def test_of_equally_fast_candidates_the_simplest_wins() -> None:
         return FakeStep(step.seconds / quicker, step.parts, step.tokens_per_second * quicker)
 
     tools = FAKES._replace(step_time=step_time)  # type: ignore[arg-type]
-    wish = Wish(micro_batch=1, checkpointing=True)
+    fixed = Constraints(micro_batch=1, checkpointing=True)
     model, cluster = fake_model(4096, 32), fake_cluster(8, 40 * GIB, 8 * TIB)
     cluster = replace(cluster, gpu=replace(cluster.gpu, link_bandwidth=1e15))
-    found = answer(Question(model, cluster, wish, 8, tools, lambda rank: model), "deepspeed")
+    found = answer(Question(model, cluster, fixed, 8, tools, lambda rank: model), "deepspeed")
     assert found.recommended is not None
     assert found.candidates[0].settings.stage == 3
     assert found.recommended.settings.stage == 1
@@ -145,28 +145,28 @@ def test_too_small_a_host_is_a_clear_no_with_what_it_would_take() -> None:
 
 
 def test_the_fewest_gpus_named_are_the_fewest() -> None:
-    found = ask(LARGE, fake_cluster(8), Wish(offload="none"))
+    found = ask(LARGE, fake_cluster(8), Constraints(offload="none"))
     assert found.recommended is None
     gpus = figures(found.why, "fits_on_more_gpus")["config"]["gpus"]
-    assert ask(LARGE, fake_cluster(gpus), Wish(offload="none")).recommended is not None
-    assert ask(LARGE, fake_cluster(gpus - 8), Wish(offload="none")).recommended is None
+    assert ask(LARGE, fake_cluster(gpus), Constraints(offload="none")).recommended is not None
+    assert ask(LARGE, fake_cluster(gpus - 8), Constraints(offload="none")).recommended is None
 
 
 def test_every_remedy_works_when_taken() -> None:
-    wish = Wish(seq_len=65536, offload="none", checkpointing=False, micro_batch=4)
+    fixed = Constraints(seq_len=65536, offload="none", checkpointing=False, micro_batch=4)
     adapters = fake_model(256, 2)
     cluster = fake_cluster(8, 40 * GIB)
-    found = ask(fake_model(4096, 32), cluster, wish, adapters)
+    found = ask(fake_model(4096, 32), cluster, fixed, adapters)
     assert found.recommended is None
     seq_len = figures(found.why, "fits_with_shorter_sequences")["seq_len"]
-    assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=seq_len)).recommended is not None
-    assert ask(fake_model(4096, 32), cluster, wish._replace(seq_len=2 * seq_len)).recommended is None
-    assert ("fits_with_lora" in codes(found.why)) == (ask(adapters, cluster, wish).recommended is not None)
+    assert ask(fake_model(4096, 32), cluster, fixed._replace(seq_len=seq_len)).recommended is not None
+    assert ask(fake_model(4096, 32), cluster, fixed._replace(seq_len=2 * seq_len)).recommended is None
+    assert ("fits_with_lora" in codes(found.why)) == (ask(adapters, cluster, fixed).recommended is not None)
     assert figures(found.why, "more_gpus_do_not_help") == {"gpus": 16384}
 
 
 def test_what_fills_the_gpu_is_named_only_where_the_gpu_is_too_small() -> None:
-    small = ask(LARGE, fake_cluster(8), Wish(offload="none"))
+    small = ask(LARGE, fake_cluster(8), Constraints(offload="none"))
     nearest = next(candidate for candidate in small.candidates if candidate.settings.engine == "deepspeed")
     assert small.why[0].figures["fullest"]["peak_bytes"] == nearest.estimate.peak_bytes
     assert small.why[0].figures["fullest"]["term"]["name"] == "states"
@@ -179,7 +179,7 @@ def test_initialisation_is_named_where_it_holds_more_than_the_step() -> None:
         return replace(found, init_peak_bytes=found.peak_bytes + 2 * GIB)
 
     tools = FAKES._replace(estimate=estimate)
-    found = answer(Question(SMALL, fake_cluster(8), Wish(), 8, tools, lambda rank: SMALL), "deepspeed")
+    found = answer(Question(SMALL, fake_cluster(8), Constraints(), 8, tools, lambda rank: SMALL), "deepspeed")
     assert found.recommended is not None
     assert found.why[1].code == "fullest_at_start"
     assert found.why[1].figures["peak_bytes"] == found.recommended.estimate.peak_bytes
@@ -187,7 +187,7 @@ def test_initialisation_is_named_where_it_holds_more_than_the_step() -> None:
 
 
 def test_an_impossible_job_says_that_nothing_helps() -> None:
-    found = ask(fake_model(2**17, 200), fake_cluster(1, 2 * GIB), Wish(offload="none", stage=0))
+    found = ask(fake_model(2**17, 200), fake_cluster(1, 2 * GIB), Constraints(offload="none", stage=0))
     assert found.recommended is None
     assert found.why[1].code == "no_single_change"
     with pytest.raises(DoesNotFitError, match="nothing fits"):
@@ -197,24 +197,24 @@ def test_an_impossible_job_says_that_nothing_helps() -> None:
 def test_where_one_change_is_too_little_two_are_named_and_work() -> None:
     """Activations of 64 Ki tokens fit on no number of GPUs, and states of 6.6 B parameters on no single one."""
     model, cluster = fake_model(4096, 32), fake_cluster(1, 24 * GIB)
-    wish = Wish(seq_len=2**16, offload="none", checkpointing=True, micro_batch=1)
-    found = ask(model, cluster, wish)
+    fixed = Constraints(seq_len=2**16, offload="none", checkpointing=True, micro_batch=1)
+    found = ask(model, cluster, fixed)
     assert found.recommended is None
     assert found.why[1].code == "no_single_change"
     larger = next(pair for pair in pairs(found) if pair["gpus"] is not None)
     assert not larger["unrestricted"]
-    shorter = wish._replace(seq_len=larger["seq_len"])
+    shorter = fixed._replace(seq_len=larger["seq_len"])
     assert ask(model, fake_cluster(larger["gpus"], 24 * GIB), shorter).recommended is not None
     lifted = next(pair for pair in pairs(found) if pair["unrestricted"])
-    assert ask(model, cluster, Wish(seq_len=lifted["seq_len"])).recommended is not None
+    assert ask(model, cluster, Constraints(seq_len=lifted["seq_len"])).recommended is not None
 
 
 def test_lifted_restrictions_on_more_gpus_are_named_where_neither_helps_alone() -> None:
     """Stage 0 holds 16 bytes of each of 65 B parameters on any number of GPUs, and one GPU does so at any stage."""
-    found = ask(LARGE, fake_cluster(1, 80 * GIB, 64 * GIB), Wish(stage=0))
+    found = ask(LARGE, fake_cluster(1, 80 * GIB, 64 * GIB), Constraints(stage=0))
     gpus = next(pair["gpus"] for pair in pairs(found) if pair["unrestricted"] and pair["gpus"] is not None)
     assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB)).recommended is not None
-    assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB), Wish(stage=0)).recommended is None
+    assert ask(LARGE, fake_cluster(gpus, 80 * GIB, 64 * GIB), Constraints(stage=0)).recommended is None
 
 
 def test_a_small_model_is_told_that_plain_ddp_does() -> None:
@@ -249,15 +249,15 @@ def test_the_table_has_each_combination_once() -> None:
 
 def test_tight_is_recommended_only_where_nothing_has_headroom() -> None:
     """Offload ruled out on one GPU, every candidate holds 16 bytes a parameter and the same activations."""
-    wish = Wish(offload="none", checkpointing=True, micro_batch=1)
-    needed = ask(SMALL, fake_cluster(1), wish).candidates[0].estimate.process_bytes
-    tight = ask(SMALL, fake_cluster(1, needed), wish)
+    fixed = Constraints(offload="none", checkpointing=True, micro_batch=1)
+    needed = ask(SMALL, fake_cluster(1), fixed).candidates[0].estimate.process_bytes
+    tight = ask(SMALL, fake_cluster(1, needed), fixed)
     assert tight.recommended is not None
     assert tight.recommended.fits == "tight"
     assert tight.why[0].figures["resort"] == "tight"
     assert figures(tight.notes, "little_headroom")["process_bytes"] == needed
-    assert ask(SMALL, fake_cluster(1, needed - 1), wish).recommended is None
-    roomy = ask(SMALL, fake_cluster(1, needed * 2), wish)
+    assert ask(SMALL, fake_cluster(1, needed - 1), fixed).recommended is None
+    roomy = ask(SMALL, fake_cluster(1, needed * 2), fixed)
     assert roomy.recommended is not None
     assert roomy.recommended.fits == "yes"
 
@@ -272,9 +272,9 @@ def test_a_config_that_the_schema_refuses_is_never_shown(monkeypatch: pytest.Mon
 
 def test_more_gpus_fill_the_node_first() -> None:
     """16 bytes of 6.6 B parameters at stage 3: 98 GiB on one GPU, 24.5 on each of four."""
-    model, wish = fake_model(4096, 32), Wish(offload="none", checkpointing=True, micro_batch=1, stage=3)
+    model, fixed = fake_model(4096, 32), Constraints(offload="none", checkpointing=True, micro_batch=1, stage=3)
     for memory, gpus in ((40, 4), (14, 16)):
-        larger = figures(ask(model, fake_cluster(1, memory * GIB), wish).why, "fits_on_more_gpus")
+        larger = figures(ask(model, fake_cluster(1, memory * GIB), fixed).why, "fits_on_more_gpus")
         assert larger["config"]["gpus"] == gpus
 
 
@@ -286,7 +286,7 @@ def test_a_drive_is_a_remedy_where_the_host_is_too_small() -> None:
     assert driven["nvme_bytes_per_node"] == pytest.approx(1.06 * TIB, rel=0.01)
     assert driven["host_bytes_per_node"] == 0
     assert ask(LARGE, fake_cluster(8, host=64 * GIB, nvme="/disk")).recommended is not None
-    elsewhere = ask(LARGE, fake_cluster(8, host=64 * GIB), Wish(offload="optimizer"))
+    elsewhere = ask(LARGE, fake_cluster(8, host=64 * GIB), Constraints(offload="optimizer"))
     assert elsewhere.recommended is None
     assert "fits_with_nvme" not in codes(elsewhere.why), "the person wants the optimizer in host memory"
 
@@ -306,22 +306,22 @@ def test_the_figures_of_a_drive_are_those_of_the_config_that_is_named() -> None:
 
 def test_a_drive_and_a_shorter_sample_are_named_where_neither_is_enough() -> None:
     """64 Ki tokens fit on no number of GPUs, and the states of 6.6 B parameters neither on the GPU nor on the host."""
-    model, wish = fake_model(4096, 32), Wish(seq_len=2**16, checkpointing=True, micro_batch=1, stage=3)
+    model, fixed = fake_model(4096, 32), Constraints(seq_len=2**16, checkpointing=True, micro_batch=1, stage=3)
     cluster = fake_cluster(1, 24 * GIB, 8 * GIB)
-    found = ask(model, cluster, wish)
+    found = ask(model, cluster, fixed)
     assert figures(found.why[1:2], "no_single_change") == {"gpus": 16384, "nvme": True, "seq_len": 128}
     driven_pair = next(pair for pair in pairs(found) if pair["nvme"])
     assert driven_pair["config"]["nvme_bytes_per_node"] > 0
     seq_len = driven_pair["seq_len"]
     driven = replace(cluster, nvme_path="/disk")
-    assert ask(model, driven, wish._replace(seq_len=seq_len)).recommended is not None
-    assert ask(model, driven, wish._replace(seq_len=2 * seq_len)).recommended is None
-    assert ask(model, cluster, wish._replace(seq_len=seq_len)).recommended is None
+    assert ask(model, driven, fixed._replace(seq_len=seq_len)).recommended is not None
+    assert ask(model, driven, fixed._replace(seq_len=2 * seq_len)).recommended is None
+    assert ask(model, cluster, fixed._replace(seq_len=seq_len)).recommended is None
 
 
 def test_restrictions_that_are_too_many_together_are_lifted_together() -> None:
     """Stage 0 holds everything on each GPU, and no stage does without offload: either is too much by itself."""
-    found = ask(LARGE, fake_cluster(8), Wish(stage=0, offload="none"))
+    found = ask(LARGE, fake_cluster(8), Constraints(stage=0, offload="none"))
     assert codes(found.why) == ["nothing_fits", "no_single_change", "fits_without_restrictions"]
     assert found.why[2].figures["config"]["name"].startswith("ZeRO stage ")
     assert ask(LARGE, fake_cluster(8)).recommended is not None
@@ -374,11 +374,13 @@ def test_a_host_that_nobody_sells_is_not_taken_to_be_there() -> None:
 
 def test_the_limit_of_an_unstated_host_is_in_the_row() -> None:
     """A model of 16 TiB of offloaded states, 8 GPUs to a node."""
-    found = ask(fake_model(16384, 384), fake_cluster(8), Wish(offload="optimizer"), alternatives=False)
+    found = ask(fake_model(16384, 384), fake_cluster(8), Constraints(offload="optimizer"), alternatives=False)
     assert found.recommended is None
     short = next(shortage(c) for c in found.candidates if c.host_short_bytes)
     assert (short["host_limit_bytes"], short["host_stated"]) == (4 * TIB, False)
-    stated = ask(fake_model(16384, 384), fake_cluster(8, host=4 * TIB), Wish(offload="optimizer"), alternatives=False)
+    stated = ask(
+        fake_model(16384, 384), fake_cluster(8, host=4 * TIB), Constraints(offload="optimizer"), alternatives=False
+    )
     assert next(shortage(c) for c in stated.candidates if c.host_short_bytes)["host_stated"]
 
 

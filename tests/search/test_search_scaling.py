@@ -10,18 +10,18 @@ from search_said import codes, figures
 
 from dsconf.cluster.spec import Cluster
 from dsconf.search.answer import Recommendation
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.scaling import Scale, scaling_notes, sizes
 from dsconf.search.question import Question
 from dsconf.search.recommend import answer
-from dsconf.search.wish import Wish
 
 SMALL = fake_model(1024, 8)
 
 
-def ask(gpus: int, link: float = 4e11, wish: Wish = Wish()) -> Recommendation:  # noqa: B008
+def ask(gpus: int, link: float = 4e11, fixed: Constraints = Constraints()) -> Recommendation:  # noqa: B008
     cluster = fake_cluster(gpus)
     slow: Cluster = replace(cluster, gpu=replace(cluster.gpu, link_bandwidth=link))
-    return answer(Question(SMALL, slow, wish, 8, FAKES, lambda rank: SMALL), "deepspeed")
+    return answer(Question(SMALL, slow, fixed, 8, FAKES, lambda rank: SMALL), "deepspeed")
 
 
 @pytest.mark.parametrize(
@@ -63,10 +63,10 @@ def test_a_single_gpu_that_is_as_fast_is_named() -> None:
 
 def test_gpus_that_wait_for_each_other_are_said_to() -> None:
     """A link at which the two numbers for each parameter that stage 0 sends take as long as computing."""
-    wish = Wish(micro_batch=1)
-    alone = ask(1, wish=wish).recommended
+    fixed = Constraints(micro_batch=1)
+    alone = ask(1, fixed=fixed).recommended
     assert alone is not None
-    notes = ask(8, link=2 * SMALL.num_params / alone.step.seconds, wish=wish).notes
+    notes = ask(8, link=2 * SMALL.num_params / alone.step.seconds, fixed=fixed).notes
     said = figures(notes, "each_gpu_gives_less")
     assert (said["gpus"], said["fewer"]) == (8, 1)
     assert said["gain"] == pytest.approx(-0.5)
@@ -75,7 +75,7 @@ def test_gpus_that_wait_for_each_other_are_said_to() -> None:
 
 def test_more_gpus_than_the_global_batch_has_work_for_do_not_help() -> None:
     """At a global batch of 16, 16 GPUs have a sequence each; communication takes nearly all of the step."""
-    said = figures(ask(8, link=1e8, wish=Wish(global_batch=16)).notes, "more_gpus_bring_nothing")
+    said = figures(ask(8, link=1e8, fixed=Constraints(global_batch=16)).notes, "more_gpus_bring_nothing")
     assert said["gpus"] == 16
     assert said["gain"] <= 0.03
     assert said["waits"]["share"] > 0.9
@@ -83,7 +83,7 @@ def test_more_gpus_than_the_global_batch_has_work_for_do_not_help() -> None:
 
 
 def test_numbers_that_cannot_share_the_global_batch_are_left_out() -> None:
-    assert [scale.gpus for scale in ask(4, wish=Wish(global_batch=4)).scales] == [1, 2]
+    assert [scale.gpus for scale in ask(4, fixed=Constraints(global_batch=4)).scales] == [1, 2]
 
 
 def test_one_node_more_of_many_is_measured_by_its_own_share() -> None:

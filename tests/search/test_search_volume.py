@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from search_fakes import fake_cluster, fake_model
 
 from dsconf.job import Job
+from dsconf.search.constraints import Constraints
 from dsconf.search.space import plain_settings
 from dsconf.search.volume import sent_bytes
-from dsconf.search.wish import Wish
 from dsconf.workload import Workload
 
 MODEL = fake_model(8192, 80, 8000)
@@ -39,5 +39,5 @@ def slow(stage: int, accumulation: int, ranks: int) -> int:
 @given(stage=st.integers(0, 3), accumulation=st.integers(1, 6), ranks=st.sampled_from([1, 2, 4, 8, 64]))
 def test_against_the_slow_way(stage: int, accumulation: int, ranks: int) -> None:
     cluster = fake_cluster(ranks)
-    job = Job(MODEL, cluster, plain_settings(MODEL, cluster, Wish(), stage), Workload(accumulation=accumulation))
+    job = Job(MODEL, cluster, plain_settings(MODEL, cluster, Constraints(), stage), Workload(accumulation=accumulation))
     assert sent_bytes(job) == pytest.approx(slow(stage, accumulation, ranks), rel=1e-9, abs=40 * ranks * accumulation)

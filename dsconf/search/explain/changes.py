@@ -85,17 +85,17 @@ def _without_offload(winner: Candidate, candidates: Sequence[Candidate], questio
     """Find the best without offload that fits as well, or how many GPUs it would take."""
     if not winner.offloads:
         return
-    wish = question.wish._replace(offload="none", low_states=question.wish.low_states or False)
-    if question.wish.offload is None:
+    fixed = question.fixed._replace(offload="none", low_states=question.fixed.low_states or False)
+    if question.fixed.offload is None:
         ours = (c for c in candidates if c.settings.engine == "deepspeed" and same_states(c, winner))
         here = next((c for c in ours if c.fits == winner.fits and not c.offloads), None)
     else:
-        here = best_like(winner, question._replace(wish=wish))
+        here = best_like(winner, question._replace(fixed=fixed))
     if here is not None:
         why = reason("without_offload", config=facts(here), gain=gained(here, winner))
         yield _change("offload", why, here, winner)
         return
-    larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
+    larger = more_gpus(question._replace(fixed=fixed._replace(global_batch=None)))
     if larger is not None:
         # Of whole nodes the fewest were looked for; within a node only twice as many, and twice as many again.
         fewest = larger.job.cluster.world_size > question.node_size
@@ -104,7 +104,7 @@ def _without_offload(winner: Candidate, candidates: Sequence[Candidate], questio
 
 def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
     """Try more micro-batches a step, where nobody fixed the global batch."""
-    if question.wish.global_batch is not None:
+    if question.fixed.global_batch is not None:
         return
     workload = replace(winner.workload, accumulation=winner.workload.accumulation * ACCUMULATION)
     cluster = winner.job.cluster
@@ -112,8 +112,8 @@ def _accumulated(winner: Candidate, question: Question) -> Iterator[Change]:
     same = evaluate(job, question.tools)
     more, other = same, None
     if same.fits != winner.fits:
-        wish = question.wish._replace(global_batch=same.global_batch, micro_batch=None)
-        other = best_like(winner, question._replace(wish=wish))
+        fixed = question.fixed._replace(global_batch=same.global_batch, micro_batch=None)
+        other = best_like(winner, question._replace(fixed=fixed))
         if other is None:
             return
         more = other

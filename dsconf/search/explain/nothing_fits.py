@@ -8,12 +8,12 @@ from typing import Any
 
 from dsconf.errors import InputError
 from dsconf.search.candidates import Candidate, fitting
+from dsconf.search.constraints import Constraints
 from dsconf.search.explain.headroom import longest_sequence
 from dsconf.search.explain.reason import Reason, facts, reason, shortage
 from dsconf.search.explain.winner import largest_term
 from dsconf.search.question import MOST_GPUS, Question, first_that_fits, fits_somehow, more_gpus, rounds_unasked
 from dsconf.search.space import combinations
-from dsconf.search.wish import Wish
 
 LORA_RANK = 16
 SHORTEST = 128
@@ -45,24 +45,24 @@ def _fullest(nearest: Candidate) -> dict[str, Any] | None:
     return {"peak_bytes": estimate.peak_bytes, "term": largest_term(nearest)}
 
 
-def _fits(code: str, candidate: Candidate, wish: Wish, **figures: Any) -> Reason:
+def _fits(code: str, candidate: Candidate, fixed: Constraints, **figures: Any) -> Reason:
     """Name a change that makes the job fit, and what it would then be."""
-    return reason(code, **figures, config=facts(candidate), rounds=rounds_unasked(candidate, wish.low_states))
+    return reason(code, **figures, config=facts(candidate), rounds=rounds_unasked(candidate, fixed.low_states))
 
 
 def _remedies(question: Question) -> Iterator[Reason]:
-    wish = question.wish
+    fixed = question.fixed
     yield from _unrestricted(question)
     yield from _more_host_memory(question)
     driven = _driven(question)
     if driven is not None:
         yield reason("fits_with_nvme", config=facts(driven))
-    larger = more_gpus(question._replace(wish=wish._replace(global_batch=None)))
+    larger = more_gpus(question._replace(fixed=fixed._replace(global_batch=None)))
     if larger is not None:
-        yield _fits("fits_on_more_gpus", larger, wish)
+        yield _fits("fits_on_more_gpus", larger, fixed)
     adapted = None if question.model.lora_rank else _with_lora(question)
     if adapted is not None:
-        yield _fits("fits_with_lora", adapted, wish, rank=LORA_RANK)
+        yield _fits("fits_with_lora", adapted, fixed, rank=LORA_RANK)
     yield from _shorter(question)
 
 
@@ -75,30 +75,30 @@ def _with_lora(question: Question) -> Candidate | None:
 
 def _unrestricted(question: Question) -> Iterator[Reason]:
     """Drop one restriction of the person's at a time."""
-    wish = question.wish
+    fixed = question.fixed
     restrictions = (
-        ("offload", wish.offload, wish._replace(offload=None)),
-        ("activation_checkpointing", wish.checkpointing, wish._replace(checkpointing=None)),
-        ("stage", wish.stage, wish._replace(stage=None)),
-        ("micro_batch_size", wish.micro_batch, wish._replace(micro_batch=None)),
+        ("offload", fixed.offload, fixed._replace(offload=None)),
+        ("activation_checkpointing", fixed.checkpointing, fixed._replace(checkpointing=None)),
+        ("stage", fixed.stage, fixed._replace(stage=None)),
+        ("micro_batch_size", fixed.micro_batch, fixed._replace(micro_batch=None)),
     )
     for option, value, freed in restrictions:
         if value is None:
             continue
-        candidate = first_that_fits(question._replace(wish=freed))
+        candidate = first_that_fits(question._replace(fixed=freed))
         if candidate is not None:
-            yield _fits("fits_without_option", candidate, wish, option=option, value=value)
+            yield _fits("fits_without_option", candidate, fixed, option=option, value=value)
 
 
 def _more_host_memory(question: Question) -> Iterator[Reason]:
     unlimited = replace(question.cluster, host_memory_bytes=UNLIMITED)
     if not fits_somehow(question._replace(cluster=unlimited)):
         return
-    space = combinations(question.model, unlimited, question.wish)
+    space = combinations(question.model, unlimited, question.fixed)
     candidates = fitting(question.model, unlimited, space, question.tools)
     if candidates:
         least = min(candidates, key=lambda candidate: candidate.estimate.host_bytes_per_node)
-        yield _fits("fits_with_host_memory", least, question.wish)
+        yield _fits("fits_with_host_memory", least, question.fixed)
 
 
 def _driven(question: Question) -> Candidate | None:
@@ -110,16 +110,16 @@ def _driven(question: Question) -> Candidate | None:
 
 def _drive_is_open(question: Question) -> bool:
     """Tell whether nobody gave a path, and ``--offload`` leaves NVMe to the search."""
-    return question.cluster.nvme_path is None and question.wish.offload in (None, "nvme")
+    return question.cluster.nvme_path is None and question.fixed.offload in (None, "nvme")
 
 
 def _shorter(question: Question) -> Iterator[Reason]:
-    seq_len = question.wish.seq_len // 2
+    seq_len = question.fixed.seq_len // 2
     while seq_len >= SHORTEST:
-        candidate = first_that_fits(question._replace(wish=question.wish._replace(seq_len=seq_len)))
+        candidate = first_that_fits(question._replace(fixed=question.fixed._replace(seq_len=seq_len)))
         if candidate is not None:
             longest = longest_sequence(candidate, question.tools, below=2 * seq_len)
-            yield _fits("fits_with_shorter_sequences", candidate, question.wish, seq_len=longest)
+            yield _fits("fits_with_shorter_sequences", candidate, question.fixed, seq_len=longest)
             return
         seq_len //= 2
 
@@ -130,26 +130,31 @@ def _two_changes(question: Question) -> Iterator[Reason]:
 
     More GPUs and a drive are not tried together: both take away the same states.
     """
-    wish = question.wish
-    free = Wish(wish.seq_len, precision=wish.precision, optimizer=wish.optimizer, attention=wish.attention)
-    free = free._replace(quantize=wish.quantize)
-    if free != wish:
-        lifted = question._replace(wish=free)
+    fixed = question.fixed
+    free = Constraints(
+        fixed.seq_len,
+        precision=fixed.precision,
+        optimizer=fixed.optimizer,
+        attention=fixed.attention,
+    )
+    free = free._replace(quantize=fixed.quantize)
+    if free != fixed:
+        lifted = question._replace(fixed=free)
         alone = first_that_fits(lifted)
         if alone is not None:
-            yield _fits("fits_without_restrictions", alone, wish)
+            yield _fits("fits_without_restrictions", alone, fixed)
             return
-        yield from _two(more_gpus(lifted), wish, unrestricted=True, larger=True)
-        yield from _two(_driven(lifted), wish, unrestricted=True, nvme=True)
-    seq_len = wish.seq_len // 2
+        yield from _two(more_gpus(lifted), fixed, unrestricted=True, larger=True)
+        yield from _two(_driven(lifted), fixed, unrestricted=True, nvme=True)
+    seq_len = fixed.seq_len // 2
     while seq_len >= SHORTEST:
-        shorter = question._replace(wish=wish._replace(seq_len=seq_len))
-        lifted = question._replace(wish=free._replace(seq_len=seq_len))
-        larger = question._replace(wish=shorter.wish._replace(global_batch=None))
+        shorter = question._replace(fixed=fixed._replace(seq_len=seq_len))
+        lifted = question._replace(fixed=free._replace(seq_len=seq_len))
+        larger = question._replace(fixed=shorter.fixed._replace(global_batch=None))
         tried = [
-            *_two(first_that_fits(lifted), wish, seq_len, unrestricted=True),
-            *_two(_driven(shorter), wish, seq_len, nvme=True),
-            *_two(more_gpus(larger), wish, seq_len, larger=True),
+            *_two(first_that_fits(lifted), fixed, seq_len, unrestricted=True),
+            *_two(_driven(shorter), fixed, seq_len, nvme=True),
+            *_two(more_gpus(larger), fixed, seq_len, larger=True),
         ]
         yield from tried
         if tried:
@@ -159,7 +164,7 @@ def _two_changes(question: Question) -> Iterator[Reason]:
 
 def _two(
     candidate: Candidate | None,
-    wish: Wish,
+    fixed: Constraints,
     seq_len: int | None = None,
     *,
     unrestricted: bool = False,
@@ -170,4 +175,4 @@ def _two(
     if candidate is not None:
         gpus = candidate.job.cluster.world_size if larger else None
         changes = {"seq_len": seq_len, "unrestricted": unrestricted, "nvme": nvme, "gpus": gpus}
-        yield _fits("fits_with_two_changes", candidate, wish, **changes)
+        yield _fits("fits_with_two_changes", candidate, fixed, **changes)

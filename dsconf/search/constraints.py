@@ -22,7 +22,7 @@ CPU_OPTIMIZERS = ("adam", "adamw", "lion")
 """Optimizers that DeepSpeed runs on the host (engine.py:2342-2346 refuses the others under offload)."""
 
 
-class Wish(NamedTuple):
+class Constraints(NamedTuple):
     """What the person fixed; None leaves it to the search. Batch sizes are in sequences."""
 
     seq_len: int = 2048
@@ -51,14 +51,14 @@ class SearchWords(ConfigWords, GlobalBatchWords, RunWords, total=False):
     """The words that every search takes."""
 
 
-def read_wish(word: SearchWords, model: Model) -> Wish:
+def read_constraints(word: SearchWords, model: Model) -> Constraints:
     """Return what ``word``, which has been read, fixes of the training of ``model``.
 
     Raises:
         InputError: a sequence longer than the model has positions for, quantized weights without adapters.
     """
     require_adapters(word["quantize"], word["lora_rank"])
-    return Wish(
+    return Constraints(
         seq_len=sequence_length(word["seq_len"], model),
         global_batch=word["global_batch_size"],
         micro_batch=word["micro_batch_size"],
