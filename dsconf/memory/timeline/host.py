@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 from dsconf.memory.allocator import pinned_block
+from dsconf.memory.terms import PINNED
 from dsconf.memory.timeline.common import Frame
 from dsconf.memory.timeline.resident import Terms
 from dsconf.memory.zero.slices import Slice, owned
@@ -79,16 +80,23 @@ def _nothing(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
 def _optimizer_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
     """Master and moments pageable, gradients pinned by sub-group (stage3.py:791, 888, 1157)."""
     settings, width = frame.settings, frame.width
-    here = shard.groups[len(on_gpu(settings, shard)) :]
-    elements, why = sum([elements for elements, _ in here]), f"elements of {len(here)} sub-groups"
-    pinned = settings.offload_optimizer_pinned
-    gradients = [frame.bytes.in_pinned_memory(width.master, elements, why, pinned=pinned) for elements, _ in here]
+    first = len(on_gpu(settings, shard))
+    elements, blocks = _sub_groups_from(frame.model, frame.world_size, settings.sub_group_size, first, width.master)
+    why = f"elements of {len(shard.groups) - first} sub-groups"
+    rest = blocks - width.master * elements if settings.offload_optimizer_pinned else 0
     return [
         ("master weights", frame.bytes.product(width.master, elements, why)),
         ("optimizer states", frame.bytes.product(width.state, elements, why)),
-        ("gradients", frame.bytes.together(*gradients)),
+        ("gradients", frame.bytes.total((width.master, elements, why), (1, rest, PINNED))),
         ("16-bit gradients", gradients_in_one_block(frame, shard)),
     ]
+
+
+@lru_cache(maxsize=1024)
+def _sub_groups_from(model: Model, world_size: int, sub_group_size: int, first: int, width: int) -> tuple[int, int]:
+    """Return elements of the sub-groups from number ``first`` on, and bytes of a pinned block for each of them."""
+    here = [elements for elements, _ in shards(model, world_size, sub_group_size).groups[first:]]
+    return sum(here), sum([pinned_block(width * elements) for elements in here])
 
 
 def _optimizer_on_nvme(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
