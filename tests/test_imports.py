@@ -52,7 +52,7 @@ ALLOWED: dict[str, set[str]] = {
     "search": JOBS | DOOR | {"read_job", "launch", "memory", "speed"},
     "live": JOBS | DOOR | {"read_job", "api", "memory", "speed"},
     "api": JOBS | DOOR | {"read_job", "memory"},
-    "report": JOBS | {"memory", "speed", "search", "live"},
+    "report": JOBS | {"read_job", "memory", "speed", "search", "live"},
     "cli": JOBS | DOOR | {"read_job", "api", "memory", "speed", "search", "live", "report"},
     "__main__": {"cli"},
     "__init__": {"api", "search", "live", "errors"},

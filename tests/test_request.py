@@ -172,6 +172,8 @@ def test_recommend_keeps_to_an_accumulation() -> None:
 def test_stages_offload_where_they_can_and_share_sequences() -> None:
     rows = stages(params="7B", gpus=8, gpu="h100-80gb", offload="optimizer").rows
     assert [row.candidate.settings.offload_optimizer for row in rows] == ["none", "cpu", "cpu", "cpu"]
+    shown = run("stages", "--params", "7B", "--gpus", "8", "--gpu", "h100-80gb", "--offload", "optimizer").stdout
+    assert "Offload: optimizer, at the stages that allow it: 1, 2, 3" in shown
     shared = stages(params="7B", gpus=8, gpu="h100-80gb", seq_len=32768, sequence_parallel=4).rows
     whole = stages(params="7B", gpus=8, gpu="h100-80gb", seq_len=32768).rows
     assert shared[3].candidate.estimate.peak_bytes < whole[3].candidate.estimate.peak_bytes

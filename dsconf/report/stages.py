@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from dsconf.config.settings import Settings
+from dsconf.read_job import offload_of
 from dsconf.report.as_json import cluster_json, estimate_json, model_json
 from dsconf.report.table import as_gib, as_rate, table
 from dsconf.search.stages import StageComparison, StageRow
@@ -38,6 +39,10 @@ def _lines(found: StageComparison, shape: str, gpus: str) -> Iterator[str]:
         f"Step: {workload.micro_batch} × {workload.seq_len} tokens a GPU, accumulation {workload.accumulation}, "
         f"{recompute} activation checkpointing, {found.rows[0].candidate.settings.precision}"
     )
+    offloads = [row for row in found.rows if row.candidate.offloads]
+    if offloads:
+        where = ", ".join(str(row.stage) for row in offloads)
+        yield f"Offload: {offload_of(offloads[-1].candidate.settings)}, at the stages that allow it: {where}"
     yield ""
     yield table(HEADERS, [_row(row) for row in found.rows], (1, 6))
     yield from _settings(found)
@@ -114,6 +119,7 @@ def stages_json(found: StageComparison) -> dict[str, Any]:
                 "shards": row.shards,
                 "estimate": estimate_json(row.candidate.estimate, found.model, row.candidate.fits),
                 "fits": row.candidate.fits,
+                "offload": offload_of(row.candidate.settings),
                 "sent_bytes": row.sent_bytes,
                 "settings": settings_json(row.candidate.settings),
                 "step_seconds": row.candidate.step.seconds,
