@@ -122,3 +122,10 @@ def test_changelog_form() -> None:
     assert dates == sorted(dates, reverse=True)
     assert {line.removeprefix("### ") for line in lines if line.startswith("### ")} <= SECTIONS
     assert not any(line.startswith("####") for line in lines)
+
+
+def test_contributing_names_files_that_are_there() -> None:
+    text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    named = {name for name in re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)`", text)}
+    assert len(named) > 30
+    assert {name for name in named if not any((REPO / root / name).is_file() for root in ("", "dsconf"))} == set()
