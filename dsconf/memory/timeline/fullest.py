@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from dsconf.memory.timeline import stage_1_and_2
-from dsconf.memory.timeline.common import Frame, Step, heights_of
+from dsconf.memory.timeline.common import Frame, Place, Step, heights_of
 from dsconf.memory.timeline.resident import resident
 from dsconf.memory.zero.fullest_rank import Sharing, fullest_rank_candidates
 from dsconf.memory.zero.wrapper import reduces_in_hooks
@@ -49,23 +49,30 @@ def _rises_of_all(frame: Frame, accumulating: bool, sharded_loss: bool) -> Rises
     if settings.optimizer == "muon" and not offloaded:
         stays = [sum([size for _, size in resident(frame, rank).terms]) for rank in ranks]
         beyond = tuple([size - stays[0] for size in stays])
-    kept: dict[tuple[int, int], list[tuple[int, int, int]]] = {}
+    highest: dict[Place, tuple[int, int]] = {}
     for number, rank in enumerate(ranks):
-        for (part, level, event), size, _, _ in stage_1_and_2.rises(frame, accumulating, sharded_loss, rank):
-            kept.setdefault((part, event), []).append((level, size + beyond[number], number))
-    found = [
-        (part, level, event, size, number)
-        for (part, event), others in kept.items()
-        for level, size, number in _none_higher(others)
-    ]
-    return RisesOfAll(ranks, beyond, tuple(sorted(found, key=lambda rise: rise[-1])))
+        for place, size, _, _ in stage_1_and_2.rises(frame, accumulating, sharded_loss, rank):
+            if size + beyond[number] > highest.get(place, (-1, 0))[0]:
+                highest[place] = size + beyond[number], number
+    return RisesOfAll(ranks, beyond, _none_higher(highest))
 
 
-def _none_higher(rises: list[tuple[int, int, int]]) -> list[tuple[int, int, int]]:
-    """Return those of one hook that can be the highest, or the first of the highest, whatever a layer keeps."""
-    kept: list[tuple[int, int, int]] = []
-    rises.sort(key=lambda rise: (-rise[0], -rise[1], rise[2]))
-    for level, size, number in rises:
-        if not any(other >= size and first <= number for _, other, first in kept):
-            kept.append((level, size, number))
-    return kept
+def _none_higher(highest: dict[Place, tuple[int, int]]) -> tuple[tuple[int, int, int, int, int], ...]:
+    """Return those that can be the highest of one hook, or the first of the highest, whatever a layer keeps."""
+    kept: dict[tuple[int, int], list[tuple[int, int]]] = {}
+    found = []
+    for (part, level, event), (size, number) in sorted(highest.items(), key=_from_the_top):
+        above = kept.setdefault((part, event), [])
+        if not above or not any(other >= size and first <= number for other, first in above):
+            above.append((size, number))
+            found.append((part, level, event, size, number))
+    found.sort(key=_number)
+    return tuple(found)
+
+
+def _from_the_top(item: tuple[Place, tuple[int, int]]) -> int:
+    return -item[0].level
+
+
+def _number(rise: tuple[int, int, int, int, int]) -> int:
+    return rise[-1]

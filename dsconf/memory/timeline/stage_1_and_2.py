@@ -228,14 +228,13 @@ def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
     inside, before_the_embedding = -1, False
     flat = keeps_flat_fp32_gradients(frame.settings)
     for reduction, copied, exists, piece in reductions_in_hooks(bucketing(frame), rank):
-        place = place_of_hook(reduction.layer, reduction.event, layers)
-        newest = newest_gradient(frame, reduction)
+        place, newest, copy = _reduced(frame, reduction, copied)
         sizes = Reducing(
             earlier_gradients=early,
             reduce_bucket=bucket,
             newest_gradient=newest,
-            reduce_copy=reduce_copy(frame, copied, reduction.filled),
-            fp32_slice=fp32_slice(frame, piece),
+            reduce_copy=copy,
+            fp32_slice=fp32_slice(frame, piece) if flat else nothing,
             # The flat slice is there before the first gradients are reduced, and each is cast for it (1290-1326).
             own_gradients=own if exists or (flat and piece) else nothing,
         )
@@ -254,6 +253,14 @@ def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
     return [*found, rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), at_embedding)]
 
 
+@lru_cache(maxsize=8192)
+def _reduced(frame: Frame, reduction: BucketReduction, copied: int) -> tuple[Place, int, int]:
+    """Return what is the same for all ranks: where it is, the newest gradient, and the copies of the bucket."""
+    place = place_of_hook(reduction.layer, reduction.event, frame.model.layers)
+    return place, newest_gradient(frame, reduction), reduce_copy(frame, copied, reduction.filled)
+
+
+@lru_cache(maxsize=1024)
 def bucketing(frame: Frame) -> Bucketing:
     """Return how gradients are put into buckets."""
     settings = frame.settings
@@ -292,8 +299,8 @@ def _cast(frame: Frame) -> int:
 
 
 def fp32_slice(frame: Frame, piece: int) -> int:
-    """Return a piece of a gradient cast for the flat fp32 slice, where the collective has not cast it (1290-1326)."""
-    if not keeps_flat_fp32_gradients(frame.settings) or _cast(frame):
+    """Return a piece of a gradient cast for the flat fp32 slice, which a cast for the collective spares (1290-1326)."""
+    if _cast(frame):
         return frame.bytes.total()
     return frame.bytes.product(
         4, piece, "elements of the largest piece of a gradient that this rank owns in the bucket"

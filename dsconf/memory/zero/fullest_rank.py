@@ -59,7 +59,9 @@ def fullest_rank_candidates(sharing: Sharing) -> tuple[int, ...]:
 def _candidates(sharing: Sharing) -> tuple[int, ...]:
     buckets = sharing.buckets
     owners = _owners(sharing._replace(buckets=buckets._replace(size=0, spans_owners=False, is_cast=False)))
-    found = {0, *_exceeded_by_none(sharing, owners)}
+    found = {0}
+    if not sharing.offloaded or buckets.flat_fp32_slice:
+        found |= _exceeded_by_none(sharing, owners)
     if sharing.counts_pieces:
         found |= _largest_pieces(sharing, owners)
     return tuple(sorted(found, key=lambda rank: (rank > 0, -rank if sharing.in_hooks else rank)))
@@ -198,7 +200,9 @@ def _buckets(sharing: Sharing) -> Iterable[tuple[int, tuple[int, ...], Iterable[
     numbers = _numbers_in_order(buckets.model)
     for bucket in buckets_in_hooks(buckets):
         made, several = bucket.reduction, bucket.stop > bucket.start + 1
-        sizes = (made.outside, made.copied, made.filled, made.unreduced_elements, several)
+        sizes: tuple[int, ...] = (made.outside + made.unreduced_elements,)
+        if buckets.flat_fp32_slice:  # else what is flattened or cast is so for all ranks
+            sizes += (made.copied, made.filled, several)
         yield bucket.place, sizes, numbers[bucket.start : bucket.stop]
 
 

@@ -112,7 +112,8 @@ class Bucket(NamedTuple):
     reduction: BucketReduction
 
 
-def reductions_in_hooks(buckets: Bucketing, rank: int) -> list[SeenByRank]:
+@lru_cache(maxsize=1024)
+def reductions_in_hooks(buckets: Bucketing, rank: int) -> tuple[SeenByRank, ...]:
     """Return the reductions of a backward that can be the highest for ``rank`` (1414-1480, 1590-1726).
 
     Of two at one place the earlier one, in a layer higher up, has more activations beside it.
@@ -139,7 +140,7 @@ def reductions_in_hooks(buckets: Bucketing, rank: int) -> list[SeenByRank]:
         else:
             best.setdefault(key, []).append(SeenByRank(reduction, copied, exists, largest))
         exists = exists or largest > 0
-    return [seen for found in best.values() for seen in found]
+    return tuple([seen for found in best.values() for seen in found])
 
 
 def buckets_in_hooks(buckets: Bucketing) -> tuple[Bucket, ...]:
@@ -204,7 +205,7 @@ class StageOneBucket(NamedTuple):
     filled: int
     """Elements in the bucket."""
     largest_own_piece: int = 0
-    """As in ``BucketReduction``."""
+    """As in ``SeenByRank``, where all pieces are asked for."""
 
 
 class AfterBackward(NamedTuple):
@@ -215,6 +216,7 @@ class AfterBackward(NamedTuple):
     """Those with gradients of this rank, whose buffer the first of them makes, as long as the pieces get larger."""
 
 
+@lru_cache(maxsize=1024)
 def reductions_after_backward(buckets: Bucketing, rank: int, *, all_pieces: bool) -> AfterBackward:
     """Return stage 1's reductions (958-980); without ``all_pieces`` of this rank's no more than the first."""
     known = hooks(buckets.model)
@@ -224,11 +226,13 @@ def reductions_after_backward(buckets: Bucketing, rank: int, *, all_pieces: bool
     largest: dict[int, int] = {}
     for parameter in range(max(0, bisect_right(known.offsets, start) - 1), len(known.offsets)):
         numel, offset = known.registered[parameter]
-        number = bisect_right(begins, offset) - 1
-        if offset >= stop or (largest and not all_pieces and number not in largest):
+        if offset >= stop:
             break
         piece = min(offset + numel, stop) - max(offset, start)
         if piece > 0:
+            number = bisect_right(begins, offset) - 1
+            if not all_pieces:
+                return AfterBackward(every[0], (every[number],))
             largest[number] = max(largest.get(number, 0), piece)
     own: list[StageOneBucket] = []
     for number, piece in largest.items():
