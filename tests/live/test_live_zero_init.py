@@ -35,7 +35,6 @@ CONFIG: dict[str, Any] = {
 }
 
 
-@pytest.mark.newest
 @pytest.mark.launch
 @pytest.mark.timeout(200)
 def test_a_factory_may_import_as_late_as_it_is_called(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
