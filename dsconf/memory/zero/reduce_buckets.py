@@ -112,7 +112,8 @@ class Bucket(NamedTuple):
     reduction: BucketReduction
 
 
-def reductions_in_hooks(buckets: Bucketing, rank: int) -> list[SeenByRank]:
+@lru_cache(maxsize=1024)
+def reductions_in_hooks(buckets: Bucketing, rank: int) -> tuple[SeenByRank, ...]:
     """Return the reductions of a backward that can be the highest for ``rank`` (1414-1480, 1590-1726).
 
     Of two at one place the earlier one, in a layer higher up, has more activations beside it.
@@ -139,7 +140,7 @@ def reductions_in_hooks(buckets: Bucketing, rank: int) -> list[SeenByRank]:
         else:
             best.setdefault(key, []).append(SeenByRank(reduction, copied, exists, largest))
         exists = exists or largest > 0
-    return [seen for found in best.values() for seen in found]
+    return tuple([seen for found in best.values() for seen in found])
 
 
 def buckets_in_hooks(buckets: Bucketing) -> tuple[Bucket, ...]:
