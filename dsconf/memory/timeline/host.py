@@ -96,7 +96,9 @@ def _optimizer_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
 def _sub_groups_from(model: Model, world_size: int, sub_group_size: int, first: int, width: int) -> tuple[int, int]:
     """Return elements of the sub-groups from number ``first`` on, and bytes of a pinned block for each of them."""
     here = [elements for elements, _ in shards(model, world_size, sub_group_size).groups[first:]]
-    return sum(here), sum([pinned_block(width * elements) for elements in here])
+    # Of hundreds of sub-groups most are alike, as layers are.
+    blocks = {elements: pinned_block(width * elements) for elements in set(here)}
+    return sum(here), sum([blocks[elements] for elements in here])
 
 
 def _optimizer_on_nvme(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
