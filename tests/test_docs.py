@@ -126,6 +126,6 @@ def test_changelog_form() -> None:
 
 def test_contributing_names_files_that_are_there() -> None:
     text = (REPO / "CONTRIBUTING.md").read_text(encoding="utf-8")
-    named = {name for name in re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)`", text)}
+    named = set(re.findall(r"`((?:[\w-]+/)*[\w-]+\.py)`", text))
     assert len(named) > 30
     assert {name for name in named if not any((REPO / root / name).is_file() for root in ("", "dsconf"))} == set()
