@@ -126,7 +126,7 @@ def test_explain_shows_a_term_of_the_host() -> None:
     text = run(*LLAMA, "--offload", "optimizer", "--explain", "gradients").stdout
     assert text.startswith(f"gradients, host memory of each process: {2**30:,} bytes")
     assert f"{8 * 2**30 / 1_235_814_400:.1f} bytes a parameter" in text
-    assert "rounded up to a power of two" in text
+    assert "bytes of rounding pinned memory up to a power of two" in text
     assert "bytes a parameter" not in run(*LLAMA, "--offload", "optimizer", "--explain", "process").stdout
     assert "host memory" not in run(*LLAMA, "--explain", "parameters").stdout
 
