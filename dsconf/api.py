@@ -76,8 +76,8 @@ def read_asked(gpus: int | None, target: str | None, **words: Unpack[ValidateWor
     word = read(ValidateWords, words)
     asked = checked_options(ValidationOptions(target, gpus, word["deepspeed_version"], word["resume_gpus"]))
     params, model = word["params"], word["model"]
-    known, values = words_of(JobWords), cast("dict[str, Any]", dict(word))
-    about_job = cast("JobWords", {name: values[name] for name in known if name in values})
+    known = words_of(JobWords)
+    about_job = cast("JobWords", {name: value for name, value in words.items() if name in known})
     if params is None and model is None:
         given = next((name for name, value in about_job.items() if value not in (None, known[name].default)), None)
         if given is not None:

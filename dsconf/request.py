@@ -59,7 +59,7 @@ def _optimizer(option: str, value: Any) -> str:
 
 def _rank(option: str, value: Any) -> int | None:
     """Read a rank's number, or None for the fullest."""
-    if value == FULLEST:
+    if value is None or value == FULLEST:
         return None
     try:
         return int(value)
@@ -68,10 +68,10 @@ def _rank(option: str, value: Any) -> int | None:
 
 
 def _shards(option: str, value: Any) -> int | None:
-    """Read None, 0 (``auto``, and what has been read already) or a number of shards."""
+    """Read None, 0 (``auto``) or a number of shards."""
     if value is False:
         return None
-    if value is True or value in ("auto", 0):
+    if value is True or value == "auto":
         return 0
     try:
         shards = int(value)

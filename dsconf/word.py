@@ -74,7 +74,9 @@ def read(kind: type[Words], words: Mapping[str, Any], defaults: Mapping[str, Any
             raise TypeError(f"unexpected keyword argument {name!r}{nearest(name, tuple(known))}")
     values: dict[str, Any] = {}
     for name, word in known.items():
-        value = words.get(name)
-        value = word.default if value is None else value
-        values[name] = value if value is None or word.read is None else word.read(option_of(name, word), value)
+        value = words.get(name, word.default)
+        if value is None and word.read is None:
+            value = word.default
+        stays = word.read is None or (value is None and word.default is None)
+        values[name] = value if stays or word.read is None else word.read(option_of(name, word), value)
     return cast("Words", values)

@@ -102,10 +102,10 @@ def test_a_misspelt_word_of_python_names_the_nearest() -> None:
 
 def test_what_has_been_read_can_be_read_again() -> None:
     """The command line reads its options, and the function behind it reads what it is given."""
-    said = {"tiled_loss": "auto", "stage": "3", "seq_len": "4096", "offload": "param", "optimizer": "AdamW"}
+    said = {"stage": "3", "seq_len": "4096", "offload": "param", "optimizer": "AdamW"}
     once = read(request.JobWords, said)
     assert read(request.JobWords, once) == once
-    assert (once["tiled_loss"], once["stage"], once["seq_len"]) == (0, 3, 4096)
+    assert (once["stage"], once["seq_len"]) == (3, 4096)
     assert (once["offload"], once["optimizer"]) == ("optimizer+param", "adamw")
 
 

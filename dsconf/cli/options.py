@@ -23,7 +23,9 @@ class _Read(click.ParamType[Any]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         if self._word.read is None or not isinstance(value, str):
             return value
-        return self._word.read(self._option, value)
+        read = self._word.read(self._option, value)
+        # What stands for a number that is found out later is left for the function that takes the word.
+        return value if self._word.alone is not None else read
 
     def get_metavar(self, param: click.Parameter, ctx: click.Context) -> str | None:
         return f"[{'|'.join(self._word.choices)}]" if self._word.choices else None

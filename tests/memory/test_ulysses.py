@@ -240,7 +240,7 @@ def test_what_cannot_be_shared_is_said() -> None:
 def test_a_config_and_the_option_must_agree() -> None:
     config = {"train_micro_batch_size_per_gpu": 1, "sequence_parallel_size": 2, "zero_optimization": {"stage": 2}}
     assert refusal(config=config, sequence_parallel=4).startswith(
-        "--sequence-parallel: 4, but the config's sequence_parallel_size is 2; leave the option out"
+        "--sequence-parallel: 4, but the config says 2; leave the option out"
     )
     words: dict[str, Any] = {"model": LLAMA, "gpus": 8, "seq_len": 2048}
     silent = {key: value for key, value in config.items() if key != "sequence_parallel_size"}
@@ -252,7 +252,7 @@ def test_a_config_and_the_option_must_agree() -> None:
 def test_families_that_deepspeed_cannot_register() -> None:
     gpt2 = {"model_type": "gpt2", "n_embd": 256, "n_layer": 2, "n_head": 8, "vocab_size": 512, "n_positions": 4096}
     assert refusal(model=gpt2, sequence_parallel=2).endswith(
-        "num_key_value_heads of the model's config, which gpt2 has not"
+        "num_key_value_heads from the model's config, which gpt2's does not define"
     )
     assert "gpt2" in WITHOUT_KV_HEADS
     experts = LLAMA | {"model_type": "mixtral", "num_local_experts": 4, "num_experts_per_tok": 2}
