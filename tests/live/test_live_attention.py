@@ -135,6 +135,6 @@ def test_gemma2_trains_with_the_kernel_that_is_installed(monkeypatch: pytest.Mon
     assert result.failure is None
     assert result.order is not None
     refused = sdpa_is_gone("gemma2", transformers.__version__)
-    assert result.order.attention == ("eager" if refused else "sdpa")
+    assert result.order.workload.attention == ("eager" if refused else "sdpa")
     assert (NO_SDPA.format(transformers.__version__) in result.notes) == refused
     assert result.error_percent == pytest.approx(0, abs=1)

@@ -45,4 +45,4 @@ def test_a_factory_may_import_as_late_as_it_is_called(tmp_path: Path, monkeypatc
     result = check(CONFIG, module="late:model", zero_init=True, gpus=2, steps=1)
     assert result.failure is None
     assert result.order is not None
-    assert result.order.zero_init
+    assert result.order.workload.zero_init
