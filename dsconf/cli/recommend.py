@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 def command(
     output: Path | None, slurm: bool, comments: bool, force: bool, check: bool, output_format: str, **words: Any
 ) -> int:
-    """Choose the fastest config that fits, and write it.
+    """Choose the fastest config that fits; -o writes it.
 
     \b
     Example: dsconf recommend --params 70B --gpus 8 --gpu-memory 80GiB -o run
@@ -48,21 +48,20 @@ def command(
         return run_sweep(writing, check, output_format, words)
     folder = output or Path()
     path = writing.config(folder)
-    if output is not None:
-        writing.refuse_early([folder])
     from dsconf.search.recommend import recommend
 
     found = recommend(**words)
-    files = []
-    if found.recommended is not None and (output is not None or output_format == "table"):
-        files = writing.write({folder: found})[folder]
+    written, refused = writing.attempt({folder: found} if found.recommended is not None else {})
+    files = written.get(folder, [])
     if output_format == "table":
-        _print_table(found, words["params"] is not None, path, files)
-    checked = _check(found, words) if check and found.recommended else None
+        _print_table(found, words["params"] is not None, path, files if output is not None else None)
+    checked = _check(found, words) if check and found.recommended and refused is None else None
     if output_format == "json":
         _print_json(found, path, files, checked)
     elif checked is not None:
         _print_check(checked)
+    if refused is not None:
+        raise refused
     return _exit_code(found, checked)
 
 
@@ -98,7 +97,7 @@ def _print_json(found: Recommendation, path: Path, files: list[str], checked: Ch
     click.echo(document(answer if checked is None else answer | {"check": checked.to_json()}))
 
 
-def _print_table(found: Recommendation, sized: bool, path: Path, files: list[str]) -> None:
+def _print_table(found: Recommendation, sized: bool, path: Path, files: list[str] | None) -> None:
     from dsconf.report.model import model_sentence
     from dsconf.report.recommendation import recommendation_text
 

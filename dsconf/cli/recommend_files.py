@@ -33,13 +33,13 @@ file_options = combine(
         type=_Folder(path_type=Path),
         metavar="DIR",
         help="Write a folder that can be launched: ds_config.json, launch.sh and what they need "
-        "[default: ds_config.json alone, into the current folder; with --format json nothing].",
+        "[default: nothing is written].",
     ),
     click.option("--slurm", is_flag=True, help="With -o: a script for sbatch, slurm.sh, as well."),
     click.option(
         "--comments",
         is_flag=True,
-        help="Write ds_config.hjson, with a comment on each value, in place of ds_config.json; DeepSpeed reads both.",
+        help="With -o: ds_config.hjson, a comment on each value, in place of ds_config.json; DeepSpeed reads both.",
     ),
     click.option("--force", is_flag=True, help="Replace files that exist."),
 )
@@ -58,7 +58,8 @@ class Writing(NamedTuple):
         """Refuse what cannot be meant.
 
         Raises:
-            InputError: --slurm without a folder, comments for a loader that takes none, a name no script can hold.
+            InputError: --slurm or --comments without a folder, comments for a loader that takes none, a name no script
+                can hold.
         """
         from dsconf.search.folder import refuse_comments
 
@@ -66,6 +67,8 @@ class Writing(NamedTuple):
             raise InputError("--slurm writes slurm.sh into a folder: name it with -o DIR")
         if self.comments:
             refuse_comments(self.target)
+            if self.output is None:
+                raise InputError("--comments writes ds_config.hjson into a folder: name it with -o DIR")
         if self.output is not None and not str(self.output).isprintable():
             raise InputError(f"-o: {str(self.output)!r} has characters that cannot stand in a script")
 
@@ -75,19 +78,17 @@ class Writing(NamedTuple):
 
         return folder / config_name(self.comments)
 
-    def refuse_early(self, folders: Iterable[Path]) -> None:
-        """Look for what no writing could replace in ``folders``, before any work.
+    def attempt(self, wanted: Mapping[Path, Recommendation]) -> tuple[dict[Path, list[str]], InputError | None]:
+        """Write, where -o says so, and return the paths by folder, or why nothing could be written.
 
-        Raises:
-            InputError: no folder or no permission to write in it, or a folder that has the name of a file.
+        A question that took a search is answered all the same.
         """
-        from dsconf.report.files import check_writable, refuse_folder
-        from dsconf.search.folder import folder_names
-
-        for folder in folders:
-            check_writable(folder)
-            for name in folder_names(self.target, slurm=self.slurm, comments=self.comments):
-                refuse_folder(folder / name)
+        if self.output is None:
+            return {}, None
+        try:
+            return self.write(wanted), None
+        except InputError as refused:
+            return {}, refused
 
     def write(self, wanted: Mapping[Path, Recommendation]) -> dict[Path, list[str]]:
         """Write every file of every folder, or none; a file that holds the same may stay. Returns the paths by folder.
@@ -103,18 +104,14 @@ class Writing(NamedTuple):
         together = {path: text for files in texts.values() for path, text in files.items()}
         self._refuse(together)
         write_together(together)
-        if self.output is not None:
-            self._tell_left(texts)
+        self._tell_left(texts)
         return {folder: [str(path) for path in files] for folder, files in texts.items()}
 
     def _texts(self, folder: Path, found: Recommendation) -> dict[Path, str]:
-        """Without -o the config alone."""
         from dsconf.report.reasons import sentences
-        from dsconf.search.folder import config_file, folder_files
+        from dsconf.search.folder import folder_files
 
         reasons = sentences((*found.why, *found.notes)) if self.comments else []
-        if self.output is None:
-            return {self.config(folder): config_file(found, comments=self.comments, reasons=reasons)}
         files = folder_files(found, str(folder), slurm=self.slurm, comments=self.comments, reasons=reasons)
         return {folder / name: text for name, text in files.items()}
 

@@ -24,13 +24,9 @@ def run_sweep(writing: Writing, check: bool, output_format: str, words: dict[str
     if check:
         raise InputError("--check proves one config: give it a single number of --gpus")
     folders = {size: (writing.output or Path()) / f"{size}-gpus" for size in read_sizes(words["gpus"])}
-    if writing.output is not None:
-        writing.refuse_early(folders.values())
     found = sweep(**words)
-    files: dict[int, list[str]] = {}
-    if writing.output is not None:
-        written = writing.write({folders[row.gpus]: row.found for row in found.fitting})
-        files = {row.gpus: written[folders[row.gpus]] for row in found.fitting}
+    written, refused = writing.attempt({folders[row.gpus]: row.found for row in found.fitting})
+    files = {row.gpus: written[folders[row.gpus]] for row in found.fitting if written}
     shown = {size: str(writing.config(folder)) for size, folder in folders.items()}
     if output_format == "json":
         from dsconf.report.as_json import document
@@ -43,4 +39,6 @@ def run_sweep(writing: Writing, check: bool, output_format: str, words: dict[str
 
         shape = model_sentence(found.rows[0].found.model, sized=words["params"] is not None)
         click.echo(sweep_text(found, shape, files, shown))
+    if refused is not None:
+        raise refused
     return 0 if found.fitting else 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+from functools import cache, partial
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -91,6 +91,7 @@ def environment(**options: Any) -> Environment:
     )
 
 
+@cache
 def text_environment() -> Environment:
     """Make the Jinja2 environment of every other file: values are written as they are, and a line that only steers the
     template leaves no line.

@@ -10,15 +10,8 @@ from dsconf.launch.plan import Launch
 
 LAUNCH, SLURM, HOSTFILE = "launch.sh", "slurm.sh", "hostfile"
 ACCELERATE, TRAINING_ARGUMENTS = "accelerate.yaml", "training_args.json"
-OF_TARGET = {"deepspeed": (), "hf": (TRAINING_ARGUMENTS,), "accelerate": (ACCELERATE,)}
-"""The files beside ``launch.sh`` that each loader of the config reads as well."""
 EVERY = (LAUNCH, SLURM, HOSTFILE, ACCELERATE, TRAINING_ARGUMENTS)
 """Every file name that a launch may have."""
-
-
-def usual_names(target: str, slurm: bool) -> tuple[str, ...]:
-    """List the names of the files that a launch for ``target`` always has, whatever the job turns out to be."""
-    return (LAUNCH, *OF_TARGET[target], *((SLURM,) if slurm else ()))
 
 
 def launch_files(

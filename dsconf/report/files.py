@@ -59,7 +59,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_together(files: Mapping[Path, str | bytes]) -> None:
-    """``write_whole`` for several files: when one cannot be written, those that were are as before.
+    """``write_whole`` for several files: when one cannot be written, files and folders are as before.
 
     Raises:
         InputError: a folder cannot be created or written.
@@ -67,6 +67,7 @@ def write_together(files: Mapping[Path, str | bytes]) -> None:
     # The process's number keeps two runs apart; tempfile would cost 4 ms of a 0.2 s command to import.
     real = {path: path.resolve() if path.is_symlink() else path for path in files}
     beside = {path: real[path].with_name(f".{path.name}.{os.getpid()}") for path in files}
+    missing = {folder for path in real.values() for folder in path.parents if not folder.exists()}
     before: dict[Path, bytes | None] = {}
     done = False
     try:
@@ -85,6 +86,10 @@ def write_together(files: Mapping[Path, str | bytes]) -> None:
         for path in beside.values():
             with suppress(OSError):
                 path.unlink()
+        if not done:
+            for folder in sorted(missing, key=lambda folder: len(folder.parts), reverse=True):
+                with suppress(OSError):
+                    folder.rmdir()
 
 
 def _write_beside(path: Path, beside: Path, content: bytes) -> None:

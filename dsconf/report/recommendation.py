@@ -35,15 +35,16 @@ MISSING = 4
 """Rows of what does not fit; twice as many where nothing does."""
 
 
-def recommendation_text(found: Recommendation, shape: str, files: Sequence[str], config: str) -> str:
+def recommendation_text(found: Recommendation, shape: str, files: Sequence[str] | None, config: str) -> str:
     """Write everything ``recommend`` prints: facts, table, reasons, files, launch lines.
 
-    ``shape`` is the sentence on the model; ``config`` the path that the launch lines name.
+    ``shape`` is the sentence on the model; ``files`` those that were written, None where none were asked for;
+    ``config`` the path that the launch lines name.
     """
     return "\n".join(_lines(found, shape, files, config))
 
 
-def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str) -> Iterator[str]:
+def _lines(found: Recommendation, shape: str, files: Sequence[str] | None, config: str) -> Iterator[str]:
     yield shape
     yield cluster_sentence(found.cluster, found.recommended is not None and found.recommended.offloads > 0)
     yield ""
@@ -70,8 +71,9 @@ def _lines(found: Recommendation, shape: str, files: Sequence[str], config: str)
     yield from _front(found)
     if found.recommended is not None:
         yield ""
-        yield from (f"Wrote {file}" for file in files)
-        yield from ("Launch:", *(f"  {line}" for line in found.launch_with(config)))
+        yield from (f"Wrote {file}" for file in files or ())
+        yield "Launch:" if files is not None else "Launch, once -o DIR has written the files:"
+        yield from (f"  {line}" for line in found.launch_with(config))
 
 
 def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidate]:

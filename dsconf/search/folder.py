@@ -15,13 +15,6 @@ def config_name(comments: bool) -> str:
     return "ds_config.hjson" if comments else "ds_config.json"
 
 
-def folder_names(target: str, *, slurm: bool, comments: bool) -> tuple[str, ...]:
-    """List the files that ``folder_files`` always has, whatever is recommended."""
-    from dsconf.launch.folder import usual_names
-
-    return (config_name(comments), *usual_names(target, slurm))
-
-
 def every_name() -> tuple[str, ...]:
     """List every name that a written folder may have, whatever it is for."""
     from dsconf.launch.folder import EVERY

@@ -40,16 +40,25 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_first_command_of_the_readme(here: Path) -> None:
-    result = run("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB")
+    result = run("--params", "70B", "--gpus", "8", "--gpu-memory", "80GiB", "-o", "first")
     assert result.exit_code == 0, result.output
     assert result.stderr == ""
     assert "optimizer" in result.stdout
     assert "of host memory in each node: give --host-memory to check" in result.stdout
-    assert "Wrote ds_config.json" in result.stdout
-    assert "deepspeed --num_gpus 8 train.py --deepspeed --deepspeed_config ds_config.json" in result.stdout
-    config = json.loads((here / "ds_config.json").read_text())
+    assert "Wrote first/ds_config.json" in result.stdout
+    assert "deepspeed --num_gpus 8 train.py --deepspeed --deepspeed_config first/ds_config.json" in result.stdout
+    config = json.loads((here / "first" / "ds_config.json").read_text())
     assert config["zero_optimization"]["offload_optimizer"]["device"] == "cpu"
-    assert [file.name for file in here.iterdir()] == ["ds_config.json"]
+
+
+def test_nothing_is_written_without_a_folder_and_a_second_question_is_answered_too(here: Path) -> None:
+    for gpus in ("2", "16"):
+        result = run("--params", "125M", "--gpus", gpus, "--gpu-memory", "24GiB")
+        assert result.exit_code == 0, result.output
+        assert "Recommended: " in result.stdout
+        assert "Launch, once -o DIR has written the files:" in result.stdout
+        assert "Wrote" not in result.stdout
+        assert list(here.iterdir()) == []
 
 
 def test_a_full_70b_with_adam_never_fits_eight_80_gb_gpus_without_offload() -> None:
@@ -144,8 +153,6 @@ BAD = [
     (["--params", "7B", "--gpus", "8", "--offload", "nvme"], "--offload nvme needs --nvme PATH"),
     (["--params", "7B", "--gpus", "8", "--price", "2"], "--price needs --tokens"),
     (["--params", "7B", "--gpus", "8", "--gpu", "v100-32gb", "--precision", "bf16"], "use --precision fp16"),
-    (["--params", "7B", "--gpus", "8", "-o", "file"], "cannot write to file: file is not a folder"),
-    (["--params", "7B", "--gpus", "8", "-o", "full"], "ds_config.json already exists; use --force"),
     (["--params", "7B", "--gpus", "8", "--gpu-memory", "24"], "--gpu-memory: 24 is 24 bytes; did you mean 24GiB?"),
     (["--params", "7B", "--gpus", "8", "--host-memory", "1024"], "1024 is 1024 bytes; did you mean 1024GiB?"),
     (["--params", "7B", "--gpus", "8", "--nvme", ""], "--nvme: '' is not a path"),
@@ -171,18 +178,32 @@ def test_a_mistake_is_one_line_and_exit_2(words: list[str], told: str, here: Pat
 
 
 def test_an_existing_config_is_replaced_only_by_force(here: Path) -> None:
-    words = ("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB")
-    (here / "ds_config.json").write_text("mine")
+    words, path = ("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB", "-o", "run"), here / "run/ds_config.json"
+    path.parent.mkdir()
+    path.write_text("mine")
     refused = run(*words)
     assert refused.exit_code == 2
-    assert refused.stdout == ""
-    assert (here / "ds_config.json").read_text() == "mine"
+    assert "Recommended: " in refused.stdout, "what was asked is answered; the writing alone is refused"
+    assert "Wrote" not in refused.stdout
+    told = "run/ds_config.json already exists; use --force to replace it, or -o DIR to write elsewhere"
+    assert refused.stderr == f"dsconf: {told}\n"
+    assert path.read_text() == "mine"
+    as_json = run(*words, "--format", "json")
+    assert (as_json.exit_code, as_json.stderr) == (2, refused.stderr)
+    assert json.loads(as_json.stdout)["files"] == []
     assert run(*words, "--force").exit_code == 0
-    written = (here / "ds_config.json").read_text()
+    written = path.read_text()
     assert json.loads(written)["train_batch_size"] > 0
     again = run(*words)
     assert again.exit_code == 0, "the same answer may be given twice"
-    assert (here / "ds_config.json").read_text() == written
+    assert path.read_text() == written
+
+
+def test_a_file_where_the_folder_should_be_leaves_the_answer(here: Path) -> None:
+    (here / "file").write_text("")
+    result = run("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB", "-o", "file")
+    assert (result.exit_code, result.stderr) == (2, "dsconf: cannot write to file: file is not a folder\n")
+    assert "Recommended: " in result.stdout
 
 
 def test_nothing_is_written_when_the_disk_is_full(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -190,9 +211,10 @@ def test_nothing_is_written_when_the_disk_is_full(here: Path, monkeypatch: pytes
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    result = run("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB")
+    result = run("--params", "125M", "--gpus", "2", "--gpu-memory", "24GiB", "-o", "a/b")
     assert result.exit_code == 2
-    assert result.stderr == "dsconf: cannot write ds_config.json: No space left on device\n"
+    assert result.stderr == "dsconf: cannot write a/b/ds_config.json: No space left on device\n"
+    assert "Recommended: " in result.stdout
     assert list(here.iterdir()) == []
 
 

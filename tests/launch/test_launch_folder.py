@@ -13,7 +13,7 @@ import pytest
 from launch_jobs import called, launch, parsed, write_folder
 
 from dsconf.config.render import accelerate_yaml
-from dsconf.launch.folder import launch_files, usual_names
+from dsconf.launch.folder import launch_files
 from dsconf.launch.plan import launch_of
 
 TARGETS = ("deepspeed", "hf", "accelerate")
@@ -46,7 +46,6 @@ def test_which_files_there_are() -> None:
     for target in TARGETS:
         several = launch_files(launch(target, 16), "run", "ds_config.json", slurm=True)
         assert set(several) - names[target] - {"slurm.sh"} == ({"hostfile"} if target == "deepspeed" else set())
-        assert set(usual_names(target, slurm=True)) <= set(several)
     assert "accelerate.yaml" not in launch_files(launch("accelerate", 12), "run", "ds_config.json")
 
 
