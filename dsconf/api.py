@@ -121,7 +121,8 @@ def _copied_weights(case: Case, job: Job) -> int:
 
 
 def _with_copy(job: Job, found: Estimate, copied: int) -> tuple[Estimate, str]:
-    """``found`` where the step, whose activations are gone, also holds ``copied`` bytes; and the phase of its peak."""
+    """Return ``found`` where the step, whose activations are gone, also holds ``copied`` bytes; and the phase of its
+    peak."""
     from dsconf.memory.timeline.reserved import reserved
 
     in_step = found.between_steps_bytes + copied

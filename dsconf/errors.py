@@ -37,7 +37,7 @@ def closest(word: str, known: list[str] | tuple[str, ...]) -> str | None:
 
 
 def one_of(option: str, word: str, words: Sequence[str]) -> str:
-    """``word``, which must be one of ``words``.
+    """Return ``word``, which must be one of ``words``.
 
     Raises:
         InputError: it is not; the message names the option, the words and the nearest of them.

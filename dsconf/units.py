@@ -177,7 +177,7 @@ def gib(num_bytes: int) -> float:
 
 
 def format_bytes(num_bytes: int) -> str:
-    """``num_bytes`` with the unit a person would choose: ``3.14 GiB``, ``66.0 MiB``, ``1.50 TiB``."""
+    """Write ``num_bytes`` with the unit a person would choose: ``3.14 GiB``, ``66.0 MiB``, ``1.50 TiB``."""
     size = abs(num_bytes)
     for unit, name, digits in ((TIB, "TiB", 2), (GIB, "GiB", 2), (MIB, "MiB", 1), (KIB, "KiB", 1)):
         if size >= unit:
@@ -193,7 +193,7 @@ def format_seconds(seconds: float) -> str:
 
 
 def format_count(count: float) -> str:
-    """``count`` in decimal units: ``70.6B``, ``125M``, ``12.3k``."""
+    """Write ``count`` in decimal units: ``70.6B``, ``125M``, ``12.3k``."""
     for unit, name in ((10**12, "T"), (10**9, "B"), (10**6, "M"), (10**3, "k")):
         if abs(count) >= unit:
             return f"{count / unit:.3g}{name}"

@@ -84,7 +84,7 @@ def _check(found: Recommendation, words: dict[str, Any]) -> CheckResult:
 
 
 def _exit_code(found: Recommendation, checked: CheckResult | None) -> int:
-    """1 where nothing fits or the step failed."""
+    """Return 1 where nothing fits or the step failed."""
     if found.recommended is None:
         return 1
     return 0 if checked is None else checked.exit_code

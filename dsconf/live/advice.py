@@ -20,7 +20,7 @@ NO_GPU = ("No CUDA GPUs are available", "no CUDA-capable device")
 
 
 def explained(failure: Failure | None, predicted: Prediction | None, plan: RunPlan | None) -> Failure | None:
-    """``failure`` with what can be done about it; ``predicted`` and ``plan`` where it came so far."""
+    """Return ``failure`` with what can be done about it; ``predicted`` and ``plan`` where it came so far."""
     if failure is None:
         return None
     if failure.kind == "missing" and "pip install" not in failure.message:

@@ -168,7 +168,7 @@ def _on_cpu(request: CheckRequest, config: dict[str, Any], probe: Probe) -> RunP
 
 
 def _fit(request: CheckRequest) -> tuple[CheckRequest, list[str]]:
-    """``request`` at a size that a CPU trains in seconds, and what had to shrink."""
+    """Return ``request`` at a size that a CPU trains in seconds, and what had to shrink."""
     from dsconf.model.read import read_model
 
     scaled = []

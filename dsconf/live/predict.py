@@ -32,7 +32,7 @@ class Prediction(NamedTuple):
 
 
 def of_estimate(found: Estimate, device: str) -> Prediction:
-    """``found`` without what ``device`` does not have: the CPU knows no caching allocator and no cuBLAS."""
+    """Return ``found`` without what ``device`` does not have: the CPU knows no caching allocator and no cuBLAS."""
     on_cpu = device == "cpu"
     absent = CUDA_ONLY_TERMS if on_cpu else ()
     phases: dict[str, dict[str, int]] = {}
@@ -67,7 +67,7 @@ def predict(plan: RunPlan, journalled: Mapping[str, Any] | None) -> Prediction:
 
 
 def comparable(plan: RunPlan) -> bool:
-    """False on a CPU with offload: what is offloaded and what is not lie in the same memory there."""
+    """Say no on a CPU with offload: what is offloaded and what is not lie in the same memory there."""
     from dsconf.config.resolve import resolve
 
     settings = resolve(plan.order.ds_config, plan.order.world_size, "deepspeed")

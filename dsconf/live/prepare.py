@@ -55,7 +55,7 @@ def launchable(config: Mapping[str, Any], hidden: int) -> dict[str, Any]:
 
 
 def _fill_precision(config: dict[str, Any]) -> None:
-    """bf16 before fp16 where both are left open."""
+    """Fill in bf16 before fp16 where both are left open."""
     taken = any(_section(config, name).get("enabled") is True for name in ("bf16", "bfloat16", "fp16"))
     for name in ("bf16", "bfloat16", "fp16"):
         if _section(config, name).get("enabled") == "auto":
@@ -82,7 +82,7 @@ def _fill_stage3(zero: Any, hidden: int) -> None:
 
 
 def _filled(block: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """``block`` with every "auto" replaced, or left out so that DeepSpeed's default holds."""
+    """Return ``block`` with every "auto" replaced, or left out so that DeepSpeed's default holds."""
     ready: dict[str, Any] = {}
     for key, value in block.items():
         place = f"{path}{key}"

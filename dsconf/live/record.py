@@ -13,7 +13,7 @@ from dsconf.units import MIB
 
 
 def writable(option: str, place: str | Path, *, new: bool = False) -> Path:
-    """``place`` as an absolute path, looked at before a run of minutes ends in an error.
+    """Return ``place`` as an absolute path, looked at before a run of minutes ends in an error.
 
     Raises:
         InputError: a folder, in a folder that does not exist, or (``new``) there already.
@@ -29,7 +29,7 @@ def writable(option: str, place: str | Path, *, new: bool = False) -> Path:
 
 
 def append(place: Path, result: CheckResult, progress: Callable[[str], None]) -> CheckResult:
-    """``result`` written as one more line of ``place``, where it is a measurement of a GPU's memory."""
+    """Write ``result`` as one more line of ``place``, where it is a measurement of a GPU's memory."""
     if not result.ran or result.order is None or result.order.device != "cuda" or result.order.module:
         progress(f"not recorded in {place.name}: only a run on a GPU that went to its end is, of a model by its config")
         return result

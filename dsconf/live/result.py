@@ -177,7 +177,7 @@ def _peak(iterations: list[dict[str, Any]]) -> int | None:
 
 
 def figures(iterations: list[dict[str, Any]], init_bytes: int | None = None) -> Figures:
-    """Peaks over all iterations; the step time is the median of those after the first, which warms up."""
+    """Return peaks over all iterations; the step time is the median of those after the first, which warms up."""
     from statistics import median
 
     later = [event["step_seconds"] for event in iterations[1:] or iterations]

@@ -26,7 +26,7 @@ WIDTHS = (
 
 
 def small_hf_config(model: Model) -> dict[str, Any]:
-    """``model.hf_config`` with layers, heads, widths, vocabulary and experts capped in proportion.
+    """Return ``model.hf_config`` with layers, heads, widths, vocabulary and experts capped in proportion.
 
     Special tokens and per-dimension rope factors are dropped: they no longer fit the smaller sizes.
     """
@@ -49,7 +49,7 @@ def _heads(model: Model) -> tuple[int, int, int]:
 
 
 def _shrunk_width(model: Model, width: int) -> int:
-    """``width`` in proportion to the heads, a multiple of 8."""
+    """Return ``width`` in proportion to the heads, a multiple of 8."""
     heads, _, head_dim = _heads(model)
     small = width * heads * head_dim // (model.heads * model.head_dim)
     return max(8, small // 8 * 8)

@@ -28,7 +28,8 @@ def host_shortfall_bytes(estimate: Estimate, cluster: Cluster) -> int:
 
 
 def verdict(estimate: Estimate, gpu: Gpu) -> str:
-    """``yes`` with headroom, ``tight`` where only the bare peak of initialisation and steps fits, else ``no``."""
+    """Return ``yes`` with headroom, ``tight`` where only the bare peak of initialisation and steps fits, else
+    ``no``."""
     if not shortfall_bytes(estimate, gpu):
         return "yes"
     outside = estimate.process_bytes - estimate.reserved_bytes

@@ -35,7 +35,7 @@ _STAYS_LARGE = 0.9
 
 
 def estimate_text(found: Estimate, fits: str | None, job: Job) -> str:
-    """The peak, its terms from the largest down, the other moments, and the host."""
+    """Write the peak, its terms from the largest down, the other moments, and the host."""
     return "\n".join(_lines(found, fits, job))
 
 
@@ -106,7 +106,7 @@ def _divided(found: Estimate, job: Job) -> Iterator[str]:
 
 
 def _sub_groups(job: Job) -> Iterator[str]:
-    """A ratio moves whole sub-groups (stage3.py:1100-1108), so the host's memory goes in steps."""
+    """Say that a ratio moves whole sub-groups (stage3.py:1100-1108), so the host's memory goes in steps."""
     settings = job.settings
     if settings.stage != 3 or settings.offload_optimizer != "cpu" or settings.offload_optimizer_ratio >= 1:
         return
@@ -120,7 +120,7 @@ def _sub_groups(job: Job) -> Iterator[str]:
 
 
 def _logged(found: Estimate) -> str:
-    """The same figures by DeepSpeed's names, whose GB are GiB (runtime/utils.py:839, utils/timer.py:266)."""
+    """Write the same figures by DeepSpeed's names, whose GB are GiB (runtime/utils.py:839, utils/timer.py:266)."""
     return (
         f"In DeepSpeed's log: MA (MemAllocated) {as_gib(found.between_steps_bytes, 2)} GB between two steps, "
         f"Max_MA (MaxMemAllocated) {as_gib(found.peak_bytes, 2)} GB in a step, "
@@ -129,7 +129,7 @@ def _logged(found: Estimate) -> str:
 
 
 def _loading(found: Estimate, job: Job) -> Iterator[str]:
-    """What the host needs before training begins, where that is more."""
+    """Say what the host needs before training begins, where that is more."""
     if found.loading_host_bytes_per_node <= found.host_bytes_per_node:
         return
     processes = min(job.cluster.gpus_per_node, job.cluster.world_size)
@@ -173,7 +173,7 @@ def _explained(term: Term, job: Job) -> Iterator[str]:
 
 
 def _of_offload(found: Estimate, job: Job) -> Iterator[str]:
-    """What offload keeps on all nodes, in bytes of each parameter of the model; nothing without offload."""
+    """Say what offload keeps on all nodes, in bytes of each parameter of the model; nothing without offload."""
     terms = [(name, size) for name, size in found.host_terms if size and name != "process"]
     if not terms:
         return
@@ -188,7 +188,7 @@ def _is_rounded(num_bytes: int) -> bool:
 
 
 def _explained_on_host(found: Estimate, name: str, job: Job) -> Iterator[str]:
-    """Lines on the host's term ``name``, none where there is no such term."""
+    """Write lines on the host's term ``name``, none where there is no such term."""
     size = explain_host(job, found.rank).get(name, 0)
     if not size:
         return

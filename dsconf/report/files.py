@@ -59,7 +59,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
 
 
 def write_together(files: Mapping[Path, str | bytes]) -> None:
-    """``write_whole`` for several files: when one cannot be written, files and folders are as before.
+    """Do as ``write_whole`` for several files: when one cannot be written, files and folders are as before.
 
     Raises:
         InputError: a folder cannot be created or written.
@@ -120,7 +120,7 @@ def _rename(beside: Path, path: Path) -> None:
 
 
 def _put_back(before: Mapping[Path, bytes | None]) -> None:
-    """Files that were replaced get their old content again; those that were new are removed."""
+    """Put back: files that were replaced get their old content again; those that were new are removed."""
     for path, content in before.items():
         if content is None:
             path.unlink()

@@ -92,7 +92,7 @@ def read_asked(
 
 
 def with_cost(found: Recommendation, tokens: int | None, price: float | None) -> Recommendation:
-    """``found`` with what training the winner on ``tokens`` takes; unchanged without them, or when nothing fits.
+    """Return ``found`` with what training the winner on ``tokens`` takes; unchanged without them, or when nothing fits.
 
     Raises:
         InputError: tokens or price that are not positive.
@@ -106,7 +106,7 @@ def with_cost(found: Recommendation, tokens: int | None, price: float | None) ->
 
 
 def answer(question: Question, target: str, alternatives: bool = True) -> Recommendation:
-    """Examines the whole space of ``question`` and says why the best is the best, or why nothing fits.
+    """Examine the whole space of ``question`` and say why the best is the best, or why nothing fits.
 
     Without ``alternatives`` it does not ask what other numbers of GPUs or another change would do.
     """

@@ -78,7 +78,8 @@ def _finer(plain: Strategy, model: Model, cluster: Cluster, precision: str, fixe
 
 
 def _states(plain: Strategy, precision: str, fixed: Constraints) -> tuple[bool, ...]:
-    """bf16 states need stage 1 and, without DeepSpeedCPUAdam, an optimizer on the GPU (runtime/config.py:702-714)."""
+    """List the types of states: bf16 states need stage 1 and, without DeepSpeedCPUAdam, an optimizer on the GPU
+    (runtime/config.py:702-714)."""
     possible = (
         precision == "bf16"
         and plain.stage > 0
@@ -102,8 +103,8 @@ def _ratios(plain: Strategy, model: Model, cluster: Cluster, fixed: Constraints)
 
 
 def _secondary(plain: Strategy, cluster: Cluster, fixed: Constraints) -> tuple[int, ...]:
-    """A copy of the parameters in each node saves the gathers of backward between nodes; the world must divide evenly
-    (utils/groups.py:925-953)."""
+    """List the secondary partitions: a copy of the parameters in each node saves the gathers of backward between
+    nodes; the world must divide evenly (utils/groups.py:925-953)."""
     nearby = cluster.gpus_per_node
     useful = plain.stage == 3 and cluster.nodes > 1 and nearby > 1 and fixed.quantize is None
     if not useful or cluster.world_size % nearby or plain.param_device != "none":
@@ -112,8 +113,8 @@ def _secondary(plain: Strategy, cluster: Cluster, fixed: Constraints) -> tuple[i
 
 
 def _shared(plain: Strategy, model: Model, cluster: Cluster, fixed: Constraints) -> Iterator[tuple[int, bool]]:
-    """Ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences; never
-    where an embedding is trained through its tie (``dsconf.accepted``)."""
+    """List ranks that share a sequence, and whether the loss is tiled: always where they do, and for long sequences;
+    never where an embedding is trained through its tie (``dsconf.accepted``)."""
     tied = model.tied and any(p.trainable for p in model.parameters.before[:1])
     for degree in _degrees(plain, model, cluster, fixed):
         if fixed.loss_shards is not None:

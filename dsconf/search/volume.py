@@ -19,22 +19,22 @@ def sent_bytes(job: Job) -> int:
 
 
 def _gradients(job: Job) -> int:
-    """w·P."""
+    """Return w·P."""
     return gradient_width(job.settings) * job.model.parameters.trainable()
 
 
 def _updated(job: Job) -> int:
-    """w·P of the parameters that the optimizer changed."""
+    """Return w·P of the parameters that the optimizer changed."""
     return element_bytes(job.settings) * job.model.parameters.trainable()
 
 
 def _stage_0(job: Job) -> float:
-    """2·w·P: one all-reduce of the gradients, at the accumulation boundary (engine.py:3828-3839)."""
+    """Return 2·w·P: one all-reduce of the gradients, at the accumulation boundary (engine.py:3828-3839)."""
     return 2 * _gradients(job)
 
 
 def _stage_1(job: Job) -> float:
-    """3·w·P: gradients at the boundary, then an all-gather of the updated parameters.
+    """Return 3·w·P: gradients at the boundary, then an all-gather of the updated parameters.
 
     The ZeRO paper needs 2·w·P; DeepSpeed reduces a bucket that several ranks own by an all-reduce
     (stage_1_and_2.py:1516-1543, ``use_multi_rank_bucket_allreduce``).
@@ -43,7 +43,7 @@ def _stage_1(job: Job) -> float:
 
 
 def _stage_2(job: Job) -> float:
-    """(2·G + 1)·w·P: as stage 1, but gradients are reduced in every micro-batch (stage_1_and_2.py:2284-2295)."""
+    """Return (2·G + 1)·w·P: as stage 1, but gradients are reduced in every micro-batch (stage_1_and_2.py:2284-2295)."""
     return job.workload.accumulation * 2 * _gradients(job) + _updated(job)
 
 

@@ -111,7 +111,7 @@ def test_complaint_16_a_file_with_every_value() -> None:
     https://github.com/deepspeedai/DeepSpeed/issues/1270
     """
     line = "dsconf recommend --model meta-llama/Llama-3.2-1B --gpus 2 --gpu a100-80gb --stage 3"
-    written = ask(f"{line} --activation-checkpointing --micro-batch-size 1").files["ds_config.json"]
+    written = ask(f"{line} --activation-checkpointing --micro-batch-size 1 -o .").files["ds_config.json"]
     assert '"auto"' not in written
     assert {"train_batch_size": 2, "train_micro_batch_size_per_gpu": 1}.items() <= json.loads(written).items()
 
@@ -149,7 +149,7 @@ def test_complaint_18_a_bucket_that_is_no_whole_number() -> None:
     fixed = json.loads(ask("dsconf validate ds_config.json --fix", config).files["ds_config.json"])
     assert fixed["zero_optimization"]["stage3_prefetch_bucket_size"] == 15_099_494
     line = "dsconf recommend --model meta-llama/Llama-2-7b-hf --gpus 8 --gpu a100-80gb --stage 3 --micro-batch-size 1"
-    block = json.loads(ask(line).files["ds_config.json"])["zero_optimization"]
+    block = json.loads(ask(f"{line} -o .").files["ds_config.json"])["zero_optimization"]
     assert all(isinstance(value, int) for key, value in block.items() if key.endswith("bucket_size"))
     assert isinstance(block["stage3_prefetch_bucket_size"], int)
 
@@ -228,7 +228,7 @@ def test_complaint_33_buckets_larger_than_the_model() -> None:
     found = findings(line, zero(2, FP16, ADAMW, reduce_bucket_size=int(2e8), overlap_comm=True))["DS701"]
     assert found["message"].startswith("a bucket of 200000000 elements for a model of 5")
     line = "dsconf recommend --params 60M --gpus 2 --gpu rtx-4090 --stage 2 --micro-batch-size 1"
-    block = json.loads(ask(line).files["ds_config.json"])["zero_optimization"]
+    block = json.loads(ask(f"{line} -o .").files["ds_config.json"])["zero_optimization"]
     assert block["reduce_bucket_size"] <= 60_000_000
 
 

@@ -54,7 +54,7 @@ class Height(NamedTuple):
 
 
 def highest(heights: Iterable[Height]) -> int:
-    """Bytes of the highest of ``heights``, 0 without any."""
+    """Return the bytes of the highest of ``heights``, 0 without any."""
     return max((height.total for height in heights), default=0)
 
 
@@ -73,7 +73,7 @@ class Node(NamedTuple):
     column_sum: ColumnSum | None = None
 
     def heights(self, replayed: bool, grads_kept: bool) -> tuple[Height, Height]:
-        """In the node itself, and while its parameter's gradient is summed; as ``Played.heights``."""
+        """Return the bytes: in the node itself, and while its parameter's gradient is summed; as ``Played.heights``."""
         base = self.live + (self.kept_grads if grads_kept else 0)
         reduction = self.reduction - (self.used if replayed else 0)
         return Height(base + self.workspace), Height(base + reduction, self.column_sum)
@@ -96,12 +96,13 @@ class Backward:
         self._live = sum(saved.values())
 
     def receive(self, tensor: int) -> int:
-        """A new gradient buffer for ``tensor``, whose only gradient it is so far."""
+        """Make a new gradient buffer for ``tensor``, whose only gradient it is so far."""
         self.pending[tensor] = self._new(tensor)
         return self.pending[tensor]
 
     def run(self, op: Op, saves: set[int]) -> None:
-        """One node: make the gradients, note the height, release what it used, add up, hand parameter gradients on."""
+        """Run one node: make the gradients, note the height, release what it used, add up, hand parameter gradients
+        on."""
         incoming = [self.pending.pop(output) for output in (op.output, *op.others) if output in self.pending]
         new = sum(size for _, size in op.params)
         made = new if op.in_place_grad else new + sum(self._sizes[i] for i in op.inputs)
@@ -132,12 +133,12 @@ class Backward:
         return len(self._buffers) - 1
 
     def share(self, buffer: int) -> int:
-        """One more holder of ``buffer``; returns it."""
+        """Add one more holder of ``buffer``; return it."""
         self._holders[buffer] += 1
         return buffer
 
     def _accumulate(self, tensor: int, buffer: int, beside: int) -> None:
-        """Adds ``buffer`` to the gradient of ``tensor``; ``beside``: the parameter gradients made with it."""
+        """Add ``buffer`` to the gradient of ``tensor``; ``beside``: the parameter gradients made with it."""
         older = self.pending.get(tensor)
         if older is None:
             self.pending[tensor] = buffer

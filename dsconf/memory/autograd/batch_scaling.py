@@ -37,7 +37,7 @@ class BatchScaling(NamedTuple):
     """Number of a peak, and one more line that it can lie on."""
 
     def at(self, batch: int) -> list[int]:
-        """Bytes of each peak for a micro-batch of ``batch`` sequences."""
+        """Return the bytes of each peak for a micro-batch of ``batch`` sequences."""
         scratch = [0]
         scratch += [ColumnSum(rows.slope * batch + rows.start, columns).scratch for rows, columns in self.column_sums]
         found = [slope * batch + start + scratch[number] for slope, start, number in self.first]
@@ -49,7 +49,7 @@ class BatchScaling(NamedTuple):
 
 
 def batch_scaling(two: PeakPoints, three: PeakPoints) -> BatchScaling:
-    """The lines through the points that there are for two and for three sequences."""
+    """Return the lines through the points that there are for two and for three sequences."""
     sums: dict[ColumnSum, tuple[int, Line]] = {}
     first: list[Line] = []
     others: list[tuple[int, Line]] = []
@@ -73,7 +73,7 @@ def _line(two: int, three: int) -> Line:
 
 
 def _highest(lines: Iterable[Line]) -> tuple[Line, ...]:
-    """Those of ``lines`` that can be the highest from two sequences on."""
+    """Return those of ``lines`` that can be the highest from two sequences on."""
     found: list[Line] = []
     for line in sorted(set(lines), key=lambda line: (2 * line.slope + line.start, line.slope), reverse=True):
         if not any(other.column_sum == line.column_sum and other.slope >= line.slope for other in found):

@@ -49,7 +49,7 @@ class Played(NamedTuple):
     """Whether a variable refers to the last output."""
 
     def heights(self, *, replayed: bool, grads_kept: bool) -> list[Height]:
-        """Of each node of backward.
+        """Return the height of each node of backward.
 
         Args:
             replayed: under checkpointing, where a saved tensor is gone as soon as the node has used it.
@@ -94,7 +94,7 @@ class Tape:
         self._returned: list[int] = []
 
     def tensor(self, num_bytes: int, *, differentiable: bool = True, of: int | None = None) -> int:
-        """A tensor from outside, or with ``of`` a view that shares that tensor's storage."""
+        """Make a tensor from outside, or with ``of`` a view that shares that tensor's storage."""
         self._bytes.append(num_bytes)
         self._root.append(len(self._root) if of is None else self._root[of])
         self._differentiable.append(differentiable)
@@ -116,7 +116,7 @@ class Tape:
         in_place_grad: bool = False,
         params_first: bool = False,
     ) -> int:
-        """One operation; returns its output.
+        """Record one operation; return its output.
 
         Args:
             name: what a person would call it.
@@ -155,26 +155,28 @@ class Tape:
         return output
 
     def size(self, tensor: int) -> int:
-        """Bytes of ``tensor``."""
+        """Return the bytes of ``tensor``."""
         return self._bytes[tensor]
 
     def hold(self, tensor: int) -> None:
-        """Keeps ``tensor`` alive to the end of forward: a variable or an output refers to it."""
+        """Keep ``tensor`` alive to the end of forward: a variable or an output refers to it."""
         self._held.append(tensor)
 
     def also_return(self, tensor: int) -> None:
-        """The module returns ``tensor`` too: a re-entrant checkpoint makes it a gradient of zeros and holds both."""
+        """Note that the module returns ``tensor`` too: a re-entrant checkpoint makes it a gradient of zeros and holds
+        both."""
         self._returned.append(tensor)
 
     def part(self, name: str, whole: int, num_bytes: int) -> int:
-        """A slice of ``whole`` that shares its storage; the slices' gradients are gathered into a whole one."""
+        """Record a slice of ``whole`` that shares its storage; the slices' gradients are gathered into a whole one."""
         piece = self.tensor(num_bytes, of=whole)
         self._differentiable[piece] = self._differentiable[whole]
         self._ops.append(Op(name=name, inputs=(whole,), output=piece, reads=(whole,)))
         return piece
 
     def split(self, name: str, whole: int, sizes: tuple[int, ...]) -> list[int]:
-        """All of ``whole`` in slices that share its storage, by one operation: one gradient of the whole is made."""
+        """Cut all of ``whole`` in slices that share its storage, by one operation: one gradient of the whole is
+        made."""
         pieces = [self.tensor(size, of=whole) for size in sizes]
         for piece in pieces:
             self._differentiable[piece] = self._differentiable[whole]
@@ -183,18 +185,18 @@ class Tape:
         return pieces
 
     def sum_columns(self, output: int, column_sum: ColumnSum | None) -> int:
-        """Says that the last operation sums its parameter's gradient over rows, which adds to ``reduction``."""
+        """Say that the last operation sums its parameter's gradient over rows, which adds to ``reduction``."""
         self._ops[-1] = self._ops[-1]._replace(column_sum=column_sum)
         return output
 
     def save_output(self, output: int) -> int:
-        """Marks the output of the last operation as kept for its own backward; returns it."""
+        """Mark the output of the last operation as kept for its own backward; return it."""
         last = self._ops[-1]
         self._ops[-1] = last._replace(saves=(*last.saves, output))
         return output
 
     def play(self, inputs: list[int], *, held: bool = False, nested: bool = False) -> Played:
-        """Runs the recording.
+        """Run the recording.
 
         Args:
             inputs: tensors from before; the heights of forward count them.
@@ -220,7 +222,7 @@ class Tape:
         )
 
     def keeps(self) -> tuple[tuple[str, int], ...]:
-        """Each operation with the bytes it is the first to keep for backward, in the order forward runs them."""
+        """Yield each operation with the bytes it is the first to keep for backward, in the order forward runs them."""
         seen: set[int] = set()
         kept: list[tuple[str, int]] = []
         for op in self._ops:
@@ -233,7 +235,7 @@ class Tape:
     def _forward(
         self, outside: set[int], ends: dict[int, list[int]], *, keep: bool
     ) -> tuple[dict[int, int], list[int]]:
-        """Bytes of each storage that is kept, and those alive before the first operation and in each."""
+        """Return the bytes of each storage that is kept, and those alive before the first operation and in each."""
         root, sizes = self._root, self._bytes
         saved: dict[int, int] = {}
         live = set(outside)

@@ -20,7 +20,7 @@ from dsconf.model.spec import Model
 
 @lru_cache(maxsize=4096)
 def activations(model: Model, shape: Shape, replay: str) -> Activations:
-    """Activations of ``model``; ``replay``: checkpointing, empty, ``reentrant`` or ``nonreentrant``."""
+    """Return the activations of ``model``; ``replay``: checkpointing, empty, ``reentrant`` or ``nonreentrant``."""
     if model.family == "module":
         from dsconf.memory.trace.module import traced_activations
 
@@ -70,7 +70,7 @@ def _batches_asked_for(model: Model, shape: Shape, replay: str) -> set[int]:
 
 @lru_cache(maxsize=1024)
 def _scaled_activations(model: Model, shape: Shape, replay: str) -> _Scaled | None:
-    """Activations of any batch of several sequences; None where a mean over layers leaves a rest."""
+    """Return the activations of any batch of several sequences; None where a mean over layers leaves a rest."""
     two, three = (_peak_points(model, shape._replace(batch=batch), replay) for batch in (2, 3))
     return _Scaled(batch_scaling(two.peaks, three.peaks), two.parts) if two.even and three.even else None
 
@@ -147,7 +147,7 @@ def _raised(heights: Iterable[Height], by: int) -> list[Height]:
 
 
 def _head_live(head: Played, tied: int) -> tuple[int, ...]:
-    """The tied gradient left out, which a bias's hook of the same operation finds beside it."""
+    """Leave out the tied gradient, which a bias's hook of the same operation finds beside it."""
     found: list[int] = []
     beside = tied
     for g in head.grads:
@@ -222,7 +222,7 @@ def _ends(model: Model, shape: Shape) -> tuple[Played, Played]:
 
 
 def _record_layer(model: Model, shape: Shape) -> tuple[Tape, int]:
-    """A layer and the tensor it is given."""
+    """Record a layer and the tensor it is given."""
     r = LayerRecorder(model, shape, model.parameters.layer)
     record_layer(r, x := r.tape.tensor(shape.tokens * model.hidden * shape.width))
     return r.tape, x
@@ -246,7 +246,7 @@ class Recorded(NamedTuple):
 
 
 def recorded(model: Model, shape: Shape) -> Recorded:
-    """The operations of one layer, and of final norm, output projection and loss."""
+    """Return the operations of one layer, and of final norm, output projection and loss."""
     layer, _ = _record_layer(model, shape._replace(windowed=any(windowed_layers(model))))
     if shape.loss_shards:
         return Recorded(layer.keeps(), tiled_keeps(model, shape))
@@ -255,7 +255,7 @@ def recorded(model: Model, shape: Shape) -> Recorded:
 
 
 def _inside(layer: Played, width: int, replay: str, *, grads_kept: bool) -> list[Height]:
-    """One layer's backward; checkpointed, its second forward too, beside its input and the incoming gradient.
+    """Play one layer's backward; checkpointed, its second forward too, beside its input and the incoming gradient.
 
     The re-entrant kind also holds the second output.
     """

@@ -39,7 +39,8 @@ def _attention(r: LayerRecorder, x: Heads, grouped: bool) -> int:
 
 
 def attend_in_fp32(r: LayerRecorder, x: Heads) -> int:
-    """GPT-J's and GPT-Neo's own attention, which SDPA does not replace: scores and softmax in fp32, from fp32 copies.
+    """Record GPT-J's and GPT-Neo's own attention, which SDPA does not replace: scores and softmax in fp32, from fp32
+    copies.
 
     transformers: GPTJAttention._attn, GPTNeoSelfAttention._attn.
     """
@@ -79,12 +80,12 @@ def _scores(r: LayerRecorder) -> int:
 
 
 def _by_head(r: LayerRecorder, x: int, name: str) -> int:
-    """Each head's rows for a batched product: a copy, unless there is one sequence, whose heads are views."""
+    """Lay out each head's rows for a batched product: a copy, unless there is one sequence, whose heads are views."""
     return x if r.shape.batch == 1 else r.tape.op(f"attention {name} copy", [x], _size(r))
 
 
 def _at_all_heads(r: LayerRecorder, x: Heads, tensor: int, name: str) -> int:
-    """Keys or values of every head: repeated; or the one there is expanded, which for one sequence is a view."""
+    """Return keys or values of every head: repeated; or the one there is expanded, which for one sequence is a view."""
     if x.kv_heads == r.model.heads:
         return _by_head(r, tensor, name)
     if x.repeats and x.kv_heads > 1:
@@ -123,7 +124,8 @@ def _fused(r: LayerRecorder, x: Heads) -> int:
 
 
 def _plain(r: LayerRecorder, x: Heads) -> int:
-    """torch's ``_scaled_dot_product_attention_math``: everything in fp32 and at all heads; the weights are kept."""
+    """Record torch's ``_scaled_dot_product_attention_math``: everything in fp32 and at all heads; the weights are
+    kept."""
     shape, op = r.shape, r.tape.op
     full = 2 * _size(r) if shape.low == 2 else _size(r)
     scores = 4 * _scores(r)
@@ -140,14 +142,15 @@ def _plain(r: LayerRecorder, x: Heads) -> int:
 
 
 def _of_every_head(r: LayerRecorder, one: int, name: str, size: int) -> int:
-    """One head's keys or values expanded to all: a view for one sequence, else a copy for the batched product."""
+    """Return one head's keys or values expanded to all: a view for one sequence, else a copy for the batched
+    product."""
     if r.shape.batch > 1:
         return r.tape.op(f"{name} of every head", [one], size)
     return r.tape.part(f"{name} of every head", one, size)
 
 
 def _eager(r: LayerRecorder, x: Heads) -> int:
-    """``eager_attention_forward``: scores, scale, mask, softmax, downcast, dropout, product."""
+    """Record ``eager_attention_forward``: scores, scale, mask, softmax, downcast, dropout, product."""
     shape, size, elements = r.shape, _size(r), _scores(r)
     scores = elements * shape.low
     op, save_output = r.tape.op, r.tape.save_output
@@ -190,7 +193,8 @@ def _softmax(r: LayerRecorder, masked: int, upcasts: bool) -> int:
 
 
 def _softmax_of_fp32_sum(r: LayerRecorder, raw: int) -> tuple[int, list[int]]:
-    """Falcon's softmax with ALiBi, in the activations' type, and what variables refer to until attention is over."""
+    """Record Falcon's softmax with ALiBi, in the activations' type, and what variables refer to until attention is
+    over."""
     op, elements = r.tape.op, _scores(r)
     scores = elements * r.shape.low
     cast = raw if r.shape.low == 4 else op("attention scores fp32", [raw], 4 * elements)

@@ -64,7 +64,7 @@ def record_embedding(r: LayerRecorder, tokens: int) -> int:
 
 
 def _positions(r: LayerRecorder, tokens: int) -> int | None:
-    """Learned positions: OPT looks them up for every row of the batch, the others once for all rows."""
+    """Record learned positions: OPT looks them up for every row of the batch, the others once for all rows."""
     name, op = _first(r, "transformer.wpe", "model.decoder.embed_positions"), r.tape.op
     if not name:
         return None
@@ -85,12 +85,12 @@ def _first(r: LayerRecorder, *names: str) -> str:
 
 
 def record_head(r: LayerRecorder, x: int) -> tuple[int, int]:
-    """Final norm, output projection, softcap and cross-entropy; returns the loss and the logits."""
+    """Record final norm, output projection, softcap and cross-entropy; return the loss and the logits."""
     return record_projection(r, record_final_norm(r, x), shifted=r.shape.ranks > 1)
 
 
 def record_final_norm(r: LayerRecorder, x: int) -> int:
-    """What the last layer's output passes on the way to the output projection."""
+    """Record what the last layer's output passes on the way to the output projection."""
     name = next((n for n in FINAL_NORMS if r.has(f"{n}.weight")), "")
     if name or r.model.family == "olmo":
         x = r.norm(x, name, r.model.hidden)
@@ -136,7 +136,8 @@ def record_projection(r: LayerRecorder, x: int, *, shifted: bool) -> tuple[int, 
 
 
 def shared_bytes(model: Model, shape: Shape) -> tuple[int, int]:
-    """(kept for backward, alive only in forward): cos and sin, and the attention mask, made once for all layers."""
+    """Return (kept for backward, alive only in forward): cos and sin, and the attention mask, made once for all
+    layers."""
     rotary_width = 4 if model.family == "olmo2" else shape.width
     shared = model.rotary_dim and model.family != "gptj"
     # Ranks that share a sequence are given each row's positions; else one row stands for all.

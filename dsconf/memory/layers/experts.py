@@ -59,7 +59,7 @@ def experts(r: LayerRecorder, x: int) -> int:
 
 
 def _weighted(r: LayerRecorder, x: int, y: int, shared: int) -> int:
-    """Qwen2's shared expert, weighted by a gate of one output."""
+    """Record Qwen2's shared expert, weighted by a gate of one output."""
     gate = r.linear(x, "mlp.shared_expert_gate")
     gate = r.tape.save_output(r.tape.op("shared gate", [gate], r.shape.tokens * r.shape.width))
     weighted = r.tape.op("shared weighting", [shared, gate], r.hidden(r.model.hidden), saves=[shared, gate])

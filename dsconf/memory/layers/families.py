@@ -8,7 +8,7 @@ from dsconf.memory.layers.recorder import JOINS_ROTATED, Heads, LayerRecorder
 
 
 def record_layer(r: LayerRecorder, x: int) -> int:
-    """One decoder layer on ``x`` (tokens × hidden); returns its output."""
+    """Record one decoder layer on ``x`` (tokens × hidden); return its output."""
     return _LAYERS.get(r.model.family, _llama)(r, x)
 
 
@@ -40,7 +40,7 @@ def _separate(r: LayerRecorder, x: int, output: str = "self_attn.o_proj") -> int
 
 
 def _normed(r: LayerRecorder, x: int, name: str, heads: int) -> int:
-    """Queries or keys after the norm they have: over all heads at once, or over each."""
+    """Return queries or keys after the norm they have: over all heads at once, or over each."""
     model = r.model
     if model.family == "olmo2":
         return r.norm(x, f"self_attn.{name}_norm", heads * model.head_dim)
@@ -60,7 +60,7 @@ def _llama(r: LayerRecorder, x: int) -> int:
 
 
 def _gemma2(r: LayerRecorder, x: int) -> int:
-    """A norm before and after attention and feed-forward network."""
+    """Record a layer with a norm before and after attention and feed-forward network."""
     h = r.model.hidden
     y = r.norm(_separate(r, r.norm(x, "input_layernorm", h)), "post_attention_layernorm", h)
     x = r.add(x, y)
@@ -69,7 +69,7 @@ def _gemma2(r: LayerRecorder, x: int) -> int:
 
 
 def _olmo2(r: LayerRecorder, x: int) -> int:
-    """Norms after attention and feed-forward network only."""
+    """Record a layer with norms after attention and feed-forward network only."""
     h = r.model.hidden
     x = r.add(x, r.norm(_separate(r, x), "post_attention_layernorm", h))
     return r.add(x, r.norm(r.gated_mlp(x, "mlp"), "post_feedforward_layernorm", h))
@@ -205,7 +205,7 @@ def _bloom(r: LayerRecorder, x: int) -> int:
 
 
 def _cohere(r: LayerRecorder, x: int) -> int:
-    """One norm, from which attention and feed-forward network both read."""
+    """Record a layer with one norm, from which attention and feed-forward network both read."""
     y = r.norm(x, "input_layernorm", r.model.hidden)
     return r.add(r.add(x, _separate(r, y)), r.gated_mlp(y, "mlp"))
 

@@ -32,49 +32,50 @@ class LayerRecorder:
         self._referred: list[int] = []
 
     def refer(self, *tensors: int) -> None:
-        """Variables keep ``tensors``, and what they were projected from, alive until the next linear layer is done."""
+        """Let variables keep ``tensors``, and what they were projected from, alive until the next linear layer is
+        done."""
         self._referred = [*tensors] if self._projected is None else [self._projected, *tensors]
 
     def own(self, name: str) -> list[tuple[str, int]]:
-        """(name, bytes of the gradient) of the trainable weight and bias called ``name``."""
+        """Return (name, bytes of the gradient) of the trainable weight and bias called ``name``."""
         width = self.shape.width
         found = (self._params.get(f"{name}.{end}") for end in ("weight", "bias"))
         return [(p.name, p.numel * width) for p in found if p is not None and p.trainable]
 
     def own_tensor(self, name: str) -> list[tuple[str, int]]:
-        """(name, bytes of the gradient) of the parameter called exactly ``name``, if it is trained."""
+        """Return (name, bytes of the gradient) of the parameter called exactly ``name``, if it is trained."""
         found = self._params[name]
         width = self.shape.width
         return [(name, found.numel * width)] if found.trainable else []
 
     def has(self, name: str) -> bool:
-        """Whether the layer has a parameter of that name."""
+        """Say whether the layer has a parameter of that name."""
         return name in self._params
 
     def hidden(self, features: int) -> int:
-        """Bytes of one activation of ``features`` elements for each token."""
+        """Return the bytes of one activation of ``features`` elements for each token."""
         return self.shape.tokens * features * self.shape.width
 
     def low(self, x: int) -> int:
-        """Marks ``x`` as what a matrix product made: of 16 bit under autocast."""
+        """Mark ``x`` as what a matrix product made: of 16 bit under autocast."""
         self.low_tensors.add(x)
         return x
 
     def like(self, x: int, y: int) -> int:
-        """``y``, marked as ``low`` where ``x`` is."""
+        """Return ``y``, marked as ``low`` where ``x`` is."""
         return self.low(y) if x in self.low_tensors else y
 
     def size(self, x: int, features: int) -> int:
-        """Bytes of ``features`` elements a token in the type of ``x``."""
+        """Return the bytes of ``features`` elements a token in the type of ``x``."""
         return self.shape.tokens * features * (self.shape.low if x in self.low_tensors else self.shape.width)
 
     def cast(self, x: int, name: str, size: int) -> int:
-        """The 16-bit copy autocast makes of ``x`` for each operation that wants one; ``size`` is the copy's."""
+        """Make the 16-bit copy autocast makes of ``x`` for each operation that wants one; ``size`` is the copy's."""
         kept = not self.shape.autocast or x in self.low_tensors
         return x if kept else self.low(self.tape.op(f"{name} cast", [x], size))
 
     def linear(self, x: int, name: str, rows: int = 0, *, flat: bool = False) -> int:
-        """``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm).
+        """Record ``nn.Linear``: keeps its input where the weight is trained (torch: derivatives.yaml, addmm and mm).
 
         ``flat``: its input has two dimensions, so torch takes no view of it.
         """
@@ -130,7 +131,7 @@ class LayerRecorder:
         return self.low(self.tape.op(f"{name} lora sum", [y, scaled], size, reads=referred, in_place_grad=True))
 
     def layer_norm(self, x: int, name: str, features: int, rows: int = 0) -> int:
-        """``nn.LayerNorm``: keeps its input, and mean and rstd of each row in fp32."""
+        """Record ``nn.LayerNorm``: keeps its input, and mean and rstd of each row in fp32."""
         rows = rows or self.shape.tokens
         size = rows * features * self.shape.width
         return self.tape.op(name, [x], size, saves=[x], params=self.own(name), extra=8 * rows)
@@ -207,7 +208,7 @@ class LayerRecorder:
         return y if width == 4 else op(f"{name} downcast", [y], rows * features * width)
 
     def norm_of_each_head(self, x: int, name: str, heads: int) -> int:
-        """A LayerNorm for each head, joined again (transformers: StableLmLayerNormPerHead.forward)."""
+        """Record a LayerNorm for each head, joined again (transformers: StableLmLayerNormPerHead.forward)."""
         size, rows = self.hidden(heads * self.model.head_dim), self.shape.tokens * heads
         names = [f"{name}.norms.{i}" for i in range(heads)]
         self.visits += names
@@ -246,13 +247,13 @@ class LayerRecorder:
         return self._like(x, y)
 
     def add(self, x: int, y: int) -> int:
-        """A residual sum: keeps nothing, and hands its gradient to both, or a 16-bit copy of it."""
+        """Record a residual sum: keeps nothing, and hands its gradient to both, or a 16-bit copy of it."""
         if self.shape.autocast and y in self.low_tensors and x not in self.low_tensors:
             y = self.tape.part("residual cast", y, self.hidden(self.model.hidden) // 2)
         return self.tape.op("residual", [x, y], self.hidden(self.model.hidden), in_place_grad=True)
 
     def activation(self, x: int, size: int) -> int:
-        """The feed-forward activation: ReLU keeps its output, the others their input (torch's fused kernels)."""
+        """Record the feed-forward activation: ReLU keeps its output, the others their input (torch's fused kernels)."""
         kind = self.model.activation
         self.visits.append("activation")
         if kind in ("gelu_new", "gelu_accurate"):
@@ -299,7 +300,7 @@ class LayerRecorder:
         return self._like(x, op("gelu product", [half, plus], size, saves=[half, plus]))
 
     def gated_mlp(self, x: int, prefix: str) -> int:
-        """``down(act(gate(x)) × up(x))``: keeps gate, its activation, up and their product."""
+        """Record ``down(act(gate(x)) × up(x))``: keeps gate, its activation, up and their product."""
         gate = self.linear(x, f"{prefix}.gate_proj")
         size = self.size(gate, self._params_out(f"{prefix}.gate_proj"))
         active = self.activation(gate, size)
@@ -312,7 +313,7 @@ class LayerRecorder:
         return weight.shape[0]
 
     def plain_mlp(self, x: int, up: str, down: str, *, flat: bool = False) -> int:
-        """``down(act(up(x)))``; ``flat`` as in ``linear``."""
+        """Record ``down(act(up(x)))``; ``flat`` as in ``linear``."""
         x = self.linear(x, up, flat=flat)
         return self.linear(self.activation(x, self.size(x, self.model.mlp)), down)
 

@@ -22,12 +22,12 @@ SHARD_BYTES = 2**30
 
 
 def automatic_shards(tokens: int, vocab: int) -> int:
-    """As many shards of ``tokens`` as leave each at most 1 GiB of fp32 logits."""
+    """Return as many shards of ``tokens`` as leave each at most 1 GiB of fp32 logits."""
     return max(1, -(-4 * tokens * vocab // SHARD_BYTES))
 
 
 def tiled_head(model: Model, shape: Shape) -> Played:
-    """Final norm, output projection and loss; the projection's gradients arrive in forward, before the norm's.
+    """Record final norm, output projection and loss; the projection's gradients arrive in forward, before the norm's.
 
     Beside a shard are what the norm saved, the hidden states and their gradient. Backward starts with that gradient.
     """
@@ -48,7 +48,7 @@ def tiled_head(model: Model, shape: Shape) -> Played:
 
 
 def tiled_keeps(model: Model, shape: Shape) -> tuple[tuple[str, int], ...]:
-    """What is kept from forward to backward, by operation."""
+    """Return what is kept from forward to backward, by operation."""
     norm, _ = _norm(model, shape)
     return (*norm.keeps(), ("gradient of the hidden states", _states(model, shape)))
 
@@ -68,7 +68,7 @@ def _states(model: Model, shape: Shape) -> int:
 
 
 def added_up(head: Played, shape: Shape) -> int:
-    """Bytes of the output projection's gradient so far, beside that of a later shard."""
+    """Return the bytes of the output projection's gradient so far, beside that of a later shard."""
     if shape.loss_shards < 2:
         return 0
     return sum(g.num_bytes for g in head.grads if g.param.startswith(("lm_head.", TIED)))

@@ -19,7 +19,7 @@ POSITION_BYTES = 8
 
 
 def shared_attention(r: LayerRecorder, x: Heads, kernel: Callable[[LayerRecorder, Heads], int]) -> int:
-    """Queries, keys and values exchanged, ``kernel`` over whole sequences, its output exchanged back (231-358).
+    """Record queries, keys and values exchanged, ``kernel`` over whole sequences, its output exchanged back (231-358).
 
     The layer's variables keep what it handed in until its output projection is done, though nothing saves it; those of
     the exchange keep what the kernel was given, and whole position ids, gathered as a list and joined (290-292).
@@ -44,7 +44,7 @@ def shared_attention(r: LayerRecorder, x: Heads, kernel: Callable[[LayerRecorder
 
 
 def _sent(r: LayerRecorder, x: int, name: str, heads: int, all_heads: int) -> int:
-    """Shares of the heads for shares of the tokens; ``heads`` per rank, of ``all_heads`` (178-211).
+    """Exchange shares of the heads for shares of the tokens; ``heads`` per rank, of ``all_heads`` (178-211).
 
     Keys or values of fewer heads than ranks are repeated. The gradient comes back head by head and is put in order for
     the exchange (sequence/layer.py: _dim_zero_all_to_all_backward), and again where a rank has several heads.
@@ -60,7 +60,7 @@ def _sent(r: LayerRecorder, x: int, name: str, heads: int, all_heads: int) -> in
 
 
 def _by_head(r: LayerRecorder, x: int, name: str, heads: int) -> int:
-    """All tokens head by head (309-311): a copy, unless there is one head and one sequence."""
+    """Lay out all tokens head by head (309-311): a copy, unless there is one head and one sequence."""
     if heads * r.shape.batch == 1:
         return x
     y = r.tape.op(f"{name} by head", [x], r.size(x, heads * r.shape.ranks * r.model.head_dim), in_place_grad=True)
@@ -68,7 +68,7 @@ def _by_head(r: LayerRecorder, x: int, name: str, heads: int) -> int:
 
 
 def _received(r: LayerRecorder, out: int, heads: int, variables: list[int]) -> int:
-    """The output with all heads for the rank's own tokens (213-229, 345-358), ready for the output projection.
+    """Return the output with all heads for the rank's own tokens (213-229, 345-358), ready for the output projection.
 
     Copied token by token as the kernel left it head by head; with several sequences also for the exchange and after
     it. The gradients of these copies are views; the exchange back makes one copy in the order of ranks.

@@ -119,7 +119,7 @@ def gradients_in_one_block(frame: Frame, shard: Shards) -> int:
 
 
 def _parameters_on_cpu(frame: Frame, shard: Shards) -> list[tuple[str, int]]:
-    """Every parameter's slice is pinned one by one, then all in one block; torch keeps the blocks
+    """Count every parameter's slice, pinned one by one, then all in one block; torch keeps the blocks
     (partition_parameters.py:1842, stage3.py:1337)."""
     width, elements = frame.width.model, shard.trained + shard.frozen
     block = frame.bytes.in_pinned_memory(width, elements, "elements of this rank's slices, in one block")

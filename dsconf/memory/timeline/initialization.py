@@ -39,7 +39,8 @@ def init_peak(frame: Frame, stays: Resident) -> int:
 
 
 def _zero3(frame: Frame, stays: dict[str, int], bare: int, whole: int) -> int:
-    """Partitions grow while the whole model shrinks; masters are cloned by sub-group (stage3.py:1170-1173, 1304)."""
+    """Return the highest point of stage 3: partitions grow while the whole model shrinks; masters are cloned by
+    sub-group (stage3.py:1170-1173, 1304)."""
     settings, width, workload = frame.settings, frame.width, frame.job.workload
     shard = shards(frame.model, frame.world_size, settings.sub_group_size, settings.optimizer)
     loading = largest_param(frame.model) * width.model

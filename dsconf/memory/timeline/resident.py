@@ -91,7 +91,8 @@ def _share(frame: Frame) -> str:
 
 
 def _zero12(frame: Frame, rank: int) -> Resident:
-    """One flat buffer of parameters on every rank; master and states of its slice (stage_1_and_2.py:441, 534, 560)."""
+    """List one flat buffer of parameters on every rank; master and states of its slice (stage_1_and_2.py:441, 534,
+    560)."""
     settings, width = frame.settings, frame.width
     groups = owned_slices(frame.model, settings.optimizer, frame.world_size, rank)
     flat = [frame.bytes.in_a_block(width.model, g.slice.elements * frame.world_size, _PADDED) for g in groups]
@@ -324,7 +325,7 @@ def _bf16(frame: Frame, rank: int) -> Resident:
 
 
 def _plain(frame: Frame, rank: int) -> Resident:
-    """fp32 at stage 0, or DDP: the optimizer works on the parameters themselves.
+    """List what stays in fp32 at stage 0, or DDP: the optimizer works on the parameters themselves.
 
     Of several states the first finds the room that the gradients' flat copy left; the others take new blocks.
     """

@@ -192,7 +192,8 @@ def _until_reduced(frame: Frame, accumulating: bool, sharded_loss: bool, early: 
 
 
 def _in_the_head(frame: Frame, held: PartitionedRun, number: int) -> Rise:
-    """The hook of the output projection or final norm, the first of which makes the bucket beside all activations.
+    """Return the hook of the output projection or final norm, the first of which makes the bucket beside all
+    activations.
 
     The hook of a bias comes while the weight's gradient of the same operation still waits for its own, which what is
     alive there has among the activations.
@@ -222,7 +223,8 @@ def _without_reductions(frame: Frame, bucket: int) -> list[Rise]:
 
 
 def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
-    """Buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last micro-batch."""
+    """List the moments where buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last
+    micro-batch."""
     layers, bucket, nothing = frame.model.layers, reduce_bucket(frame), frame.bytes.total()
     reducing, copying = [], []
     inside, before_the_embedding = -1, False
@@ -293,7 +295,7 @@ def reduce_copy(frame: Frame, copied: int, filled: int) -> int:
 
 
 def _cast(frame: Frame) -> int:
-    """Bytes an element of the copy in the collective's type, 0 where that is the bucket's."""
+    """Return the bytes an element of the copy in the collective's type, 0 where that is the bucket's."""
     width = frame.width
     return 0 if width.communicate == width.model else width.communicate
 
@@ -317,7 +319,8 @@ def fp64_gradient_for_the_norm(frame: Frame, piece: int) -> int:
 
 
 def _after_backward(frame: Frame, rank: int, own: int) -> list[Rise]:
-    """Every rank flattens the first bucket; those with gradients of this rank make its buffer, or go to the host."""
+    """List the moments of stage 1 after backward: every rank flattens the first bucket; those with gradients of this
+    rank make its buffer, or go to the host."""
     offloaded = frame.settings.offload_optimizer != "none"
     first, own_buckets = reductions_after_backward(bucketing(frame), rank, all_pieces=offloaded)
     bucket = reduce_bucket(frame)
@@ -394,5 +397,6 @@ def fp32_gradient(frame: Frame, group: OwnedSlice) -> tuple[int, bool]:
 
 
 def _is_flat_fp32(frame: Frame, group: OwnedSlice) -> bool:
-    """Muon's group keeps whole gradients even where the others have a flat fp32 slice (1259-1266)."""
+    """Say whether the slice is flat: Muon's group keeps whole gradients even where the others have a flat fp32 slice
+    (1259-1266)."""
     return keeps_flat_fp32_gradients(frame.settings) and not group.muon

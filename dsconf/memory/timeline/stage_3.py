@@ -141,7 +141,7 @@ def _gathered(frame: Frame, checkpointing_kind: str, loss_shards: int) -> tuple[
 
 
 def _around(frame: Frame, elements: int) -> GatheredRun:
-    """``elements`` of gathered weights, and hpZ's second copy beside them."""
+    """Return ``elements`` of gathered weights, and hpZ's second copy beside them."""
     return GatheredRun(gathered_weights(frame, elements), secondary_partition(frame, elements))
 
 

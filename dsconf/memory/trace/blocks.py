@@ -38,13 +38,14 @@ class Split(NamedTuple):
 
 
 def whole(module: nn.Module) -> Split:
-    """All of ``module`` as one block; checkpointed is what its largest list holds."""
+    """Return all of ``module`` as one block; checkpointed is what its largest list holds."""
     found = max(_candidates(module), key=lambda one: one[1], default=None)
     return Split(("",), 1, found[0].checkpointed if found else ("",))
 
 
 def find(module: nn.Module) -> Split:
-    """The list (``ModuleList`` or ``Sequential``) whose repeated blocks hold most parameters, the outer one of equals.
+    """Find the list (``ModuleList`` or ``Sequential``) whose repeated blocks hold most parameters, the outer one of
+    equals.
 
     Without such a list, the one whose members hold most parameters is one block; without any list, all of ``module``.
     """
@@ -55,7 +56,7 @@ def find(module: nn.Module) -> Split:
 
 
 def _candidates(module: nn.Module) -> Iterator[tuple[Split, int]]:
-    """Every list with parameters, split into blocks, and the elements these hold."""
+    """Yield every list with parameters, split into blocks, and the elements these hold."""
     from torch import nn
 
     params = list(module.named_parameters())
@@ -75,7 +76,7 @@ def _candidates(module: nn.Module) -> Iterator[tuple[Split, int]]:
 
 
 def _inside_list(params: Named, prefix: str, members: list[str]) -> dict[str, Named]:
-    """Each member's own parameters, named within it."""
+    """Return each member's own parameters, named within it."""
     found: dict[str, Named] = {member: [] for member in members}
     for full, param in params:
         if full.startswith(prefix):
@@ -122,7 +123,7 @@ class ParamPlace(NamedTuple):
 
 
 def places(module: nn.Module, split: Split) -> dict[str, ParamPlace]:
-    """Every parameter's place, in registration order."""
+    """Return every parameter's place, in registration order."""
     found: dict[str, ParamPlace] = {}
     part = -1
     for full, _ in module.named_parameters():
@@ -143,7 +144,7 @@ def _inside(full: str, split: Split) -> ParamPlace | None:
 
 
 def parameters(module: nn.Module, where: dict[str, ParamPlace], layers: int) -> Parameters:
-    """The module's parameters as the memory model has them."""
+    """Return the module's parameters as the memory model has them."""
     parts: dict[int, list[Param]] = {}
     for full, param in module.named_parameters():
         place = where[full]

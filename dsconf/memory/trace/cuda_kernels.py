@@ -39,7 +39,7 @@ class CudaKernels(TorchFunctionMode):
             setattr(functional, name, _ORIGINAL[name])
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """The replacement where there is one, else the function itself."""
+        """Call the replacement where there is one, else the function itself."""
         kwargs = kwargs or {}
         in_fp32 = getattr(func, "__name__", "") in FP32_UNDER_AUTOCAST and "dtype" not in kwargs
         if in_fp32 and torch.is_autocast_enabled("cpu"):
@@ -63,14 +63,14 @@ def _upcast(values: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _dropout(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:  # noqa: A002
-    """The fused kernel, which keeps a mask of one byte an element (ATen/native/Dropout.cpp)."""
+    """Stand in for the fused kernel, which keeps a mask of one byte an element (ATen/native/Dropout.cpp)."""
     if not training or not 0 < p < 1:
         return _ORIGINAL["dropout"](input, p, training, inplace)
     return _aten.native_dropout(input, p, True)[0]
 
 
 def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Any:  # noqa: A002
-    """The fused kernel of torch 2.9 and later, which keeps the input and one rstd for each row."""
+    """Stand in for the fused kernel of torch 2.9 and later, which keeps the input and one rstd for each row."""
     fused = getattr(_aten, "_fused_rms_norm", None)
     if fused is None or (weight is not None and weight.dtype != input.dtype):
         return _ORIGINAL["rms_norm"](input, normalized_shape, weight, eps)
@@ -78,14 +78,16 @@ def _rms_norm(input: Any, normalized_shape: Any, weight: Any = None, eps: Any = 
 
 
 def _softmax(input: Any, dim: int | None = None, *args: Any, **options: Any) -> Any:  # noqa: A002
-    """fp16 is cast to fp32 inside the kernel, without a copy (ATen/native/SoftMax.cpp: softmax)."""
+    """Stand in for the kernel: fp16 is cast to fp32 inside the kernel, without a copy (ATen/native/SoftMax.cpp:
+    softmax)."""
     if dim is None or input.dtype != torch.float16 or options.get("dtype") != torch.float32:
         return _ORIGINAL["softmax"](input, dim, *args, **options)
     return _aten._softmax(input, dim, True)
 
 
 def _rand(*size: Any, **options: Any) -> Any:
-    """A lone random number decides whether a layer is dropped; 0.5 stands for it, as fake tensors have no value."""
+    """Return 0.5: a lone random number decides whether a layer is dropped; 0.5 stands for it, as fake tensors have no
+    value."""
     if "size" in options or size not in ((), ((),), ([],), (torch.Size([]),)):
         return torch.rand(*size, **options)
     return torch.tensor(0.5)
@@ -101,7 +103,8 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """``scaled_dot_product_attention`` as on CUDA: FlashAttention-2, memory-efficient, or the plain formula.
+    """Stand in for ``scaled_dot_product_attention`` as on CUDA: FlashAttention-2, memory-efficient, or the plain
+    formula.
 
     The order and the conditions are torch's (aten/src/ATen/native/transformers/cuda/sdp_utils.cpp); the words are those
     of the function it stands for.
@@ -146,14 +149,16 @@ def attention(
 
 
 def _additive(mask: Any, query: Any) -> Any:
-    """A boolean mask is turned into an additive one in every call (convert_boolean_attn_mask)."""
+    """Make the mask additive: a boolean mask is turned into an additive one in every call
+    (convert_boolean_attn_mask)."""
     if mask is None or mask.dtype != torch.bool:
         return mask
     return torch.zeros_like(mask, dtype=query.dtype).masked_fill_(mask.logical_not(), float("-inf"))
 
 
 def _aligned(mask: Any, query: Any, key: Any) -> Any:
-    """Rows of the mask start at multiples of 16 elements, and it is expanded to all heads (preprocess_mask)."""
+    """Align the mask: rows of the mask start at multiples of 16 elements, and it is expanded to all heads
+    (preprocess_mask)."""
     keys = key.size(-2)
     if keys % 16:
         mask = functional.pad(mask, (0, -keys % 16))[..., :keys]
@@ -204,7 +209,8 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
 
 
 def as_on_cuda(func: Any, out: Any) -> Any:
-    """LayerNorm's and GroupNorm's mean and rstd are fp32 on CUDA; on the CPU they have the input's type."""
+    """Give statistics CUDA's type: LayerNorm's and GroupNorm's mean and rstd are fp32 on CUDA; on the CPU they have
+    the input's type."""
     if func not in (_aten.native_layer_norm.default, _aten.native_group_norm.default):
         return out
     y, *statistics = out
@@ -212,7 +218,8 @@ def as_on_cuda(func: Any, out: Any) -> Any:
 
 
 def scratch(func: Any, args: tuple[Any, ...]) -> int:
-    """Bytes a CUDA kernel takes besides its inputs and outputs: backward of attention and softmax, sums over rows."""
+    """Return the bytes a CUDA kernel takes besides its inputs and outputs: backward of attention and softmax, sums
+    over rows."""
     if func in (
         _aten._scaled_dot_product_flash_attention_backward.default,
         _aten._scaled_dot_product_efficient_attention_backward.default,
@@ -229,7 +236,7 @@ def scratch(func: Any, args: tuple[Any, ...]) -> int:
 
 
 def _attention_scratch(query: Any, key: Any) -> int:
-    """fp32 sums of dq, one statistic for each row, and dk, dv of every head where heads share them (mha_bwd)."""
+    """Count fp32 sums of dq, one statistic for each row, and dk, dv of every head where heads share them (mha_bwd)."""
     rows, width = prod(query.shape[:-1]), query.size(-1)
     found: int = 4 * rows
     if query.dtype in _HALF:

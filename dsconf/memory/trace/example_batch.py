@@ -16,7 +16,7 @@ Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
 def arguments(batch: object) -> Arguments:
-    """The arguments that ``batch`` is: a mapping of named ones, a tuple of positional ones, or one tensor.
+    """Return the arguments that ``batch`` is: a mapping of named ones, a tuple of positional ones, or one tensor.
 
     Raises:
         InputError: no tensor among them.
@@ -43,14 +43,15 @@ def sizes(example: Arguments) -> tuple[int, int]:
 
 
 def hides(mask: Any) -> bool:
-    """Whether a padding mask with values in it hides something."""
+    """Say whether a padding mask with values in it hides something."""
     import torch
 
     return isinstance(mask, torch.Tensor) and not mask.is_meta and not bool(mask.all())
 
 
 def token_ids(module: nn.Module, shape: Shape) -> Arguments:
-    """``input_ids`` of ``shape``'s size, and ``labels`` where the module's forward knows them; without values."""
+    """Return ``input_ids`` of ``shape``'s size, and ``labels`` where the module's forward knows them; without
+    values."""
     import inspect
 
     import torch

@@ -33,12 +33,12 @@ class TracePlan(NamedTuple):
 
 
 def storage(tensor: torch.Tensor) -> int:
-    """A number that is the storage's own as long as it lives."""
+    """Return a number that is the storage's own as long as it lives."""
     return int(tensor.untyped_storage()._cdata)
 
 
 def install(module: nn.Module, plan: TracePlan, ledger: Ledger) -> None:
-    """Puts hooks on every module, on the blocks' ends and on the parameters."""
+    """Put hooks on every module, on the blocks' ends and on the parameters."""
     for i, (first, _) in enumerate(plan.blocks):
         module.get_submodule(first).register_forward_pre_hook(_starting(ledger, i), with_kwargs=True)
     for name, child in module.named_modules():
@@ -76,7 +76,7 @@ def _finishing(ledger: Ledger, block: int) -> Callable[..., None]:
 
 
 def _on_gradient(values: Any, ledger: Ledger, part: int) -> None:
-    """Tells the ledger that backward reaches ``part`` when one of ``values`` has its gradient."""
+    """Tell the ledger that backward reaches ``part`` when one of ``values`` has its gradient."""
     for value in tree_leaves(values):
         if isinstance(value, torch.Tensor) and value.requires_grad and not value.is_leaf:
             value.register_hook(_reaching(ledger, part))
@@ -100,7 +100,7 @@ def _arriving(ledger: Ledger, name: str) -> Callable[[torch.Tensor], None]:
 
 
 def _checkpoint(block: nn.Module, reentrant: bool) -> None:
-    """Replaces ``block``'s forward by one that keeps its inputs and runs again in backward."""
+    """Replace ``block``'s forward by one that keeps its inputs and runs again in backward."""
     forward = block.forward
 
     def kept_inputs(*args: Any, **kwargs: Any) -> Any:

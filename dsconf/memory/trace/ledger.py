@@ -81,11 +81,11 @@ class Ledger:
         self._arrivals: list[Arrival] = []
 
     def knows(self, storage: int) -> bool:
-        """Whether that storage is booked."""
+        """Say whether that storage is booked."""
         return storage in self._numbers
 
     def made(self, storage: int, num_bytes: int) -> None:
-        """A new storage."""
+        """Book a new storage."""
         size = -(-num_bytes // SCALAR) * SCALAR
         self._made += 1
         self._numbers[storage] = self._made
@@ -93,11 +93,11 @@ class Ledger:
         self._live += size
 
     def gone(self, storage: int) -> None:
-        """A storage is released."""
+        """Book that a storage is released."""
         self._live -= self._alive.pop(self._numbers.pop(storage)).num_bytes
 
     def ran(self, scratch: int) -> None:
-        """An operation has run that took ``scratch`` bytes besides its outputs."""
+        """Book that an operation has run that took ``scratch`` bytes besides its outputs."""
         height, at = self._live + scratch, self._part + 1
         forward, reduced, grads_kept = self._peaks
         if not self.backward:
@@ -129,12 +129,13 @@ class Ledger:
             self._savers.setdefault(self._numbers[storage], []).append(self._part)
 
     def end_forward(self, outputs: set[int], loss: int) -> None:
-        """The loss is taken; ``outputs`` are the storages of the module's output, ``loss`` that of the loss."""
+        """Book that the loss is taken; ``outputs`` are the storages of the module's output, ``loss`` that of the
+        loss."""
         held = {self._numbers[s] for s in outputs - {loss} if s in self._numbers}
         self._outputs = sum(self._alive[n].num_bytes for n in held if n not in self._savers)
 
     def start_backward(self, loss: int) -> None:
-        """The module's output is gone; what is still alive is kept, except the loss itself."""
+        """Book that the module's output is gone; what is still alive is kept, except the loss itself."""
         for number, one in self._alive.items():
             if number in self._savers or number != self._numbers.get(loss):
                 self._stayed.add(number)
@@ -143,7 +144,8 @@ class Ledger:
         self.backward, self._part = True, self.blocks
 
     def _keeper(self, number: int, maker: int) -> int:
-        """The part that keeps a storage: the first that saves it, and the one that made it if autograd does not."""
+        """Find the part that keeps a storage: the first that saves it, and the one that made it if autograd does
+        not."""
         savers = self._savers.get(number, [maker])
         shared = maker == -1 and len({part for part in savers if 0 <= part < self.blocks}) > 1
         return -1 if shared else savers[0]
@@ -159,7 +161,7 @@ class Ledger:
             self._carried = sum(one.num_bytes for one in early if one.part == self.blocks and one.num_bytes > SCALAR)
 
     def arrived(self, param: str, gradient: int) -> None:
-        """A parameter's gradient (a storage) is complete and is about to be dropped."""
+        """Book that a parameter's gradient (a storage) is complete and is about to be dropped."""
         size = self._alive[self._numbers[gradient]].num_bytes if gradient in self._numbers else 0
         self._arrivals.append(Arrival(param, self._part, self._live - size))
         self._kept_grads += size

@@ -55,7 +55,7 @@ def read_module(
     seq_len: int = 2048,
     precision: str = "bf16",
 ) -> TracedModel:
-    """The model that ``module`` is. It is left as it is, and may lie on any device, ``meta`` included.
+    """Return the model that ``module`` is. It is left as it is, and may lie on any device, ``meta`` included.
 
     Args:
         module: what is trained, weights of any type; frozen parameters stay frozen.
@@ -111,7 +111,7 @@ def _source(module: nn.Module, example: Arguments | None, split: Split) -> Sourc
 
 
 def _in_order(trace: Trace, split: Split) -> bool:
-    """Whether every block ran once, one after the other."""
+    """Say whether every block ran once, one after the other."""
     members = set(split.members)
     return [v.module for v in trace.visits if v.enter and v.module in members] == list(split.members)
 
@@ -159,7 +159,7 @@ def batch_sizes(model: Model, micro_batch_size: int | None, seq_len: int) -> tup
 
 
 def _trace(source: Source, shape: Shape, replay: str) -> Trace:
-    """A run of the module: of ``shape`` only what it depends on, since its attention is the module's own."""
+    """Trace a run of the module: of ``shape`` only what it depends on, since its attention is the module's own."""
     return _run(source, Shape(shape.batch, shape.seq, shape.width, shape.half, "", shape.autocast), replay)
 
 
@@ -188,7 +188,8 @@ def _run(source: Source, shape: Shape, replay: str) -> Trace:
 
 
 def arrivals(model: Model) -> list[tuple[ParamPlace, int, int]]:
-    """Each parameter whose gradient arrives, in that order: its place, the part that makes it, its number there."""
+    """Return each parameter whose gradient arrives, in that order: its place, the part that makes it, its number
+    there."""
     model = _traced(model)
     counts: dict[int, int] = {}
     found: list[tuple[ParamPlace, int, int]] = []
@@ -200,7 +201,7 @@ def arrivals(model: Model) -> list[tuple[ParamPlace, int, int]]:
 
 
 def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
-    """Activations of the module for ``shape`` and ``replay``, as ``activations`` has them."""
+    """Return the activations of the module for ``shape`` and ``replay``, as ``activations`` has them."""
     model = _traced(model)
     trace, layers = _trace(model.source, shape, replay), model.layers
     layer = sum(trace.kept[1:-1]) // layers
@@ -229,7 +230,8 @@ def traced_activations(model: Model, shape: Shape, replay: str) -> Activations:
 
 
 def _heights(trace: Trace, bases: list[int]) -> tuple[list[int], list[int]]:
-    """Peaks of each part's backward over what is kept below it, and over the carried gradient once that is made."""
+    """Return the peaks of each part's backward over what is kept below it, and over the carried gradient once that is
+    made."""
     under = [*(base + trace.carried for base in bases[:-1]), bases[-1]]
     reduced, grads_kept = (
         [max(0, peak - base) for peak, base in zip(peaks, under, strict=True)]
@@ -239,7 +241,7 @@ def _heights(trace: Trace, bases: list[int]) -> tuple[list[int], list[int]]:
 
 
 def _live(trace: Trace, bases: list[int]) -> dict[int, tuple[int, ...]]:
-    """Bytes alive at each hook, by 0 (the most of any block), 1 (after the blocks) and -1 (before them)."""
+    """Return the bytes alive at each hook, by 0 (the most of any block), 1 (after the blocks) and -1 (before them)."""
     events: dict[int, list[int]] = {}
     found: dict[int, list[int]] = {-1: [], 0: [], 1: []}
     for arrival in trace.arrivals:
@@ -255,7 +257,7 @@ def _live(trace: Trace, bases: list[int]) -> dict[int, tuple[int, ...]]:
 
 
 def traced_modules(model: Model, count: int) -> ModuleOrder:
-    """The modules as forward called them, of ``model`` with ``count`` blocks, each like the first."""
+    """Return the modules as forward called them, of ``model`` with ``count`` blocks, each like the first."""
     model = _traced(model)
     params = model.parameters
     first, size, skipped = len(params.before), len(params.layer), model.layers - count

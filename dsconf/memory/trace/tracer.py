@@ -27,7 +27,7 @@ from dsconf.memory.trace.ledger import Ledger, Trace
 
 
 def run(plan: TracePlan) -> Trace:
-    """One forward and backward of ``plan.module``.
+    """Trace one forward and backward of ``plan.module``.
 
     Raises:
         InputError: the module cannot be copied, or fails on the batch.
@@ -51,7 +51,7 @@ def run(plan: TracePlan) -> Trace:
 
 @contextmanager
 def _explained(module: nn.Module) -> Iterator[None]:
-    """One line for whatever the person's own code raises; a trace cannot know which exceptions those are."""
+    """Return one line for whatever the person's own code raises; a trace cannot know which exceptions those are."""
     try:
         yield
     except InputError:
@@ -65,7 +65,7 @@ def _explained(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _full_rows(padded: bool) -> Iterator[None]:
-    """transformers looks into position ids and padding masks, and takes fake ones for packed and padded.
+    """Fill rows: transformers looks into position ids and padding masks, and takes fake ones for packed and padded.
 
     That would add an attention mask, and with it another kernel, which training on rows without padding has not
     (transformers/masking_utils.py).
@@ -85,7 +85,7 @@ def _full_rows(padded: bool) -> Iterator[None]:
 
 
 def _blind(ignores: Callable[..., bool]) -> Callable[..., bool]:
-    """Whether a mask can be left out, for a padding mask that hides nothing."""
+    """Say whether a mask can be left out, for a padding mask that hides nothing."""
 
     def ignored(padding_mask: Any = None, *args: Any, **kwargs: Any) -> bool:
         return ignores(None, *args, **kwargs)
@@ -94,7 +94,7 @@ def _blind(ignores: Callable[..., bool]) -> Callable[..., bool]:
 
 
 def _copied(plan: TracePlan) -> nn.Module:
-    """The module with fake parameters and buffers of the training type, in training mode."""
+    """Return the module with fake parameters and buffers of the training type, in training mode."""
     memo: dict[int, Any] = {}
     for tensor in (*plan.module.parameters(), *plan.module.buffers()):
         dtype = plan.dtype if tensor.is_floating_point() else tensor.dtype
@@ -110,7 +110,7 @@ def _copied(plan: TracePlan) -> nn.Module:
 
 
 def _faked(fake: FakeTensorMode, plan: TracePlan) -> Callable[[Any], Any]:
-    """A batch's tensors without contents, on the CPU; floating-point ones in the training type."""
+    """Return a batch's tensors without contents, on the CPU; floating-point ones in the training type."""
 
     def one(value: Any) -> Any:
         if not isinstance(value, torch.Tensor):
@@ -136,7 +136,7 @@ class _StorageWatch(TorchDispatchMode):
         self._endings: dict[int, Any] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Runs the operation and books what it made."""
+        """Run the operation and book what it made."""
         out = func(*args, **(kwargs or {}))
         if func is torch.ops.prim.device.default:
             return out
@@ -161,7 +161,7 @@ class _StorageWatch(TorchDispatchMode):
 
 
 def _forward(module: nn.Module, args: Any, kwargs: Any, plan: TracePlan, ledger: Ledger) -> torch.Tensor:
-    """The loss; the rest of the module's output is gone on return."""
+    """Return the loss; the rest of the module's output is gone on return."""
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         ledger.save(storage(tensor))
@@ -178,7 +178,8 @@ def _forward(module: nn.Module, args: Any, kwargs: Any, plan: TracePlan, ledger:
 
 
 def _backward(loss: torch.Tensor) -> None:
-    """``torch.autograd.backward`` without its handling of torch-function modes, which switches them off meanwhile.
+    """Do as ``torch.autograd.backward`` without its handling of torch-function modes, which switches them off
+    meanwhile.
 
     Checkpointed modules run their forward again in backward, and it has to take the same kernels.
     """
@@ -193,7 +194,7 @@ def _plain(output: Any) -> Any:
 
 
 def _loss(output: Any) -> torch.Tensor:
-    """The output's ``loss``; the output where it is one number; else the sum of its floating-point tensors."""
+    """Return the output's ``loss``; the output where it is one number; else the sum of its floating-point tensors."""
     loss = getattr(output, "loss", None)
     if loss is None and isinstance(output, dict):
         loss = output.get("loss")

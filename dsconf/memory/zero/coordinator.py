@@ -85,7 +85,8 @@ def _peak_layers(values: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
 
 
 def _simulated(model: Model, limits: Limits) -> int:
-    """Layers worth simulating: gathering reaches over so many, and between the two ends each is like the next."""
+    """Count the layers worth simulating: gathering reaches over so many, and between the two ends each is like the
+    next."""
     layer = sum(p.numel for p in model.parameters.layer)
     reach = max(limits.max_live, limits.reuse, limits.prefetch) // layer + 3
     unlimited = limits.model_persistence >= model.num_params
@@ -93,7 +94,8 @@ def _simulated(model: Model, limits: Limits) -> int:
 
 
 def _extend_to_all_layers(fewer: Gathered, model: Model, limits: Limits) -> Gathered:
-    """The figures of a model of ``fewer`` layers for all: the middle repeats, and small parameters stay gathered."""
+    """Return the figures of a model of ``fewer`` layers for all: the middle repeats, and small parameters stay
+    gathered."""
     missing = model.layers - len(fewer.forward)
     small = missing * sum(p.numel for p in model.parameters.layer if p.numel <= limits.persistence)
 
@@ -188,7 +190,7 @@ class _Coordinator:
         return max(peak, self.live)
 
     def _pop(self, params: tuple[int, ...]) -> None:
-        """Takes what this module needs off the queue, unless an earlier prefetch has."""
+        """Take what this module needs off the queue, unless an earlier prefetch has."""
         wanted = {p for p in params if self.skipped.get(p, -1) < self.step}
         popped: set[int] = set()
         while len(popped) < len(wanted) and self.head < len(self.queue):
@@ -245,14 +247,15 @@ class _Coordinator:
             self.num_available -= self.tree.sizes[p]
 
     def _reused(self, p: int) -> bool:
-        """Whether the next use lies within ``max_reuse_distance`` traversed elements (coordinator.py:654-664)."""
+        """Say whether the next use lies within ``max_reuse_distance`` traversed elements (coordinator.py:654-664)."""
         uses = self.uses[p]
         i = bisect_left(uses, self.step)
         return i < len(uses) and self.traversed[uses[i]] - self.traversed[self.step] < self.limits.reuse
 
 
 def _persistent(sizes: tuple[int, ...], limits: Limits) -> frozenset[int]:
-    """Those of at most ``param_persistence_threshold`` elements, up to the model's limit (parameter_offload.py:317)."""
+    """Pick those of at most ``param_persistence_threshold`` elements, up to the model's limit
+    (parameter_offload.py:317)."""
     kept, total = [], 0
     for i, size in enumerate(sizes):
         if size + total > limits.model_persistence or size > limits.persistence:
@@ -263,7 +266,7 @@ def _persistent(sizes: tuple[int, ...], limits: Limits) -> frozenset[int]:
 
 
 def _reverse(calls: tuple[Call, ...]) -> list[Call]:
-    """The same modules on the way back: entered where they were left."""
+    """Return the same modules on the way back: entered where they were left."""
     return [Call(not enter, layer, params) for enter, layer, params in reversed(calls)]
 
 
@@ -303,7 +306,8 @@ def _trace(tree: ModuleOrder, replay: str, loss_shards: int) -> tuple[list[Call]
 
 
 def _saved_last(layer: tuple[Call, ...], back: list[Call], drops: bool) -> tuple[int, int]:
-    """Calls backward enters before it asks for a saved tensor, and those of the second forward until that is there.
+    """Count the calls backward enters before it asks for a saved tensor, and those of the second forward until that
+    is there.
 
     The last tensor to be saved is that of the last module with weights, or of the dropout after it (``drops``), which
     has a module of its own or belongs to the layer. Modules still open then are not left.

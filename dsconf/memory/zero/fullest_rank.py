@@ -96,7 +96,7 @@ class _Owners(NamedTuple):
 
 @lru_cache(maxsize=64)
 def _owners(sharing: Sharing) -> _Owners:
-    """``sharing`` with buckets of no size: this is the same for all."""
+    """List the ranks that differ; ``sharing`` with buckets of no size: this is the same for all."""
     model, world_size, in_hooks = sharing.buckets.model, sharing.buckets.world_size, sharing.in_hooks
     known = hooks(model)
     ranks = distinct_ranks(known.registered, known.total, world_size)
@@ -172,7 +172,7 @@ def _none_less(figures: Sequence[int], others: Sequence[int]) -> bool:
 
 
 def _largest_pieces(sharing: Sharing, owners: _Owners) -> set[int]:
-    """Ranks of which a bucket holds so much that none has more in one that is as high."""
+    """List the ranks of which a bucket holds so much that none has more in one that is as high."""
     kept: dict[int, list[tuple[int, ...]]] = {}
     found: set[int] = set()
     for place, sizes, numbers in _buckets(sharing):
@@ -191,7 +191,8 @@ def _largest_pieces(sharing: Sharing, owners: _Owners) -> set[int]:
 
 
 def _buckets(sharing: Sharing) -> Iterable[tuple[int, tuple[int, ...], Iterable[int]]]:
-    """Of each bucket, the earlier and so the higher first: its place, what else is larger in it, and its parameters."""
+    """Yield, of each bucket, the earlier and so the higher first: its place, what else is larger in it, and its
+    parameters."""
     buckets, known = sharing.buckets, hooks(sharing.buckets.model)
     if not sharing.in_hooks:
         for start, stop in runs((*known.offsets, known.total), buckets.size):
@@ -208,6 +209,6 @@ def _buckets(sharing: Sharing) -> Iterable[tuple[int, tuple[int, ...], Iterable[
 
 @lru_cache(maxsize=128)
 def _numbers_in_order(model: Model) -> tuple[int, ...]:
-    """Numbers of the parameters in the flat buffer, in the order of their hooks."""
+    """Return the numbers of the parameters in the flat buffer, in the order of their hooks."""
     by_offset = {offset: number for number, offset in enumerate(hooks(model).offsets)}
     return tuple([by_offset[offset] for offset in arrivals(model).offsets])

@@ -17,7 +17,7 @@ from dsconf.model.spec import Model
 
 @lru_cache(maxsize=64)
 def modules(model: Model, count: int) -> ModuleOrder:
-    """The modules of ``model`` with ``count`` layers."""
+    """Return the modules of ``model`` with ``count`` layers."""
     if model.family == "module":
         from dsconf.memory.trace.module import traced_modules
 
@@ -47,7 +47,7 @@ def _leaf(layer: int, params: tuple[int, ...]) -> list[Call]:
 
 
 def _own(numbers: dict[str, int], name: str) -> tuple[int, ...]:
-    """The parameters that the module called ``name`` holds itself."""
+    """Return the parameters that the module called ``name`` holds itself."""
     return tuple(sorted(i for full, i in numbers.items() if full.rpartition(".")[0] == name))
 
 
@@ -56,7 +56,7 @@ def _numbered(template: list[tuple[bool, tuple[int, ...]]], layer: int, offset: 
 
 
 def _layer(model: Model, shape: Shape) -> list[tuple[bool, tuple[int, ...]]]:
-    """One layer's calls: whether it is entered, and its own parameters, counted from the layer's first."""
+    """Return one layer's calls: whether it is entered, and its own parameters, counted from the layer's first."""
     r = LayerRecorder(model, shape, model.parameters.layer)
     record_layer(r, r.tape.tensor(0))
     numbers = {p.name: i for i, p in enumerate(model.parameters.layer)}

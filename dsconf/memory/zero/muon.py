@@ -33,7 +33,7 @@ class ParamGroup(NamedTuple):
 
 
 def by_muon(name: str, param: Param) -> bool:
-    """Whether Muon trains ``param``, by shape and name (deepspeed/__init__.py:369)."""
+    """Say whether Muon trains ``param``, by shape and name (deepspeed/__init__.py:369)."""
     return len(param.shape) >= 2 and not any(word in name.lower() for word in ("embed", "lm_head"))
 
 
@@ -80,7 +80,7 @@ def owned_slices(model: Model, optimizer: str, world_size: int, rank: int) -> tu
 
 @lru_cache(maxsize=128)
 def largest_matrix(model: Model) -> int:
-    """Elements of the largest parameter that Muon trains."""
+    """Return the elements of the largest parameter that Muon trains."""
     return max((max(group.numels) for group in param_groups(model) if group.muon), default=0)
 
 
@@ -105,7 +105,7 @@ class Gathers(NamedTuple):
 
 @lru_cache(maxsize=256)
 def gathers(model: Model, world_size: int, sub_group_size: int, bucket: int, width: int) -> Gathers:
-    """Buffers of ``width`` bytes an element; chunks do not cross sub-groups."""
+    """Yield the buffers of ``width`` bytes an element; chunks do not cross sub-groups."""
     group = next((group for group in param_groups(model) if group.muon), None)
     if group is None or world_size == 1:
         clones = max(group.numels) if group else 0
@@ -135,7 +135,8 @@ def gathers(model: Model, world_size: int, sub_group_size: int, bucket: int, wid
 
 
 def _round(chunk: tuple[int, ...], world_size: int) -> int:
-    """Each rank orthogonalizes one parameter of a round; unequal ones are padded and gathered anew (stage3.py:1738)."""
+    """Count a round: each rank orthogonalizes one parameter of a round; unequal ones are padded and gathered anew
+    (stage3.py:1738)."""
     most = 0
     for at in range(0, len(chunk), world_size):
         some = chunk[at : at + world_size]

@@ -58,7 +58,8 @@ def frozen(model: Model, quantize: str | None, width: int) -> Frozen:
 
 
 def _scales(param: Param, quantize: str | None) -> int:
-    """A maximum for each block of 4-bit weights; one for each row of an 8-bit matrix (bitsandbytes: Int8Params.SCB)."""
+    """Count the scales: a maximum for each block of 4-bit weights; one for each row of an 8-bit matrix (bitsandbytes:
+    Int8Params.SCB)."""
     if quantize == "4bit":
         blocks = -(-param.numel // _BLOCK)
         return blocks + 4 * -(-blocks // _NESTED_BLOCK)

@@ -184,7 +184,8 @@ def partition(total: int, world_size: int) -> int:
 
 
 def _flattened_slices(hook: Hook, bucket: int, part: int) -> int:
-    """A parameter larger than the bucket goes slice by slice; slices are flattened together until they exceed it."""
+    """Return the most that is flattened: a parameter larger than the bucket goes slice by slice; slices are flattened
+    together until they exceed it."""
     largest = gathered = count = 0
     offset, end = hook.offset, hook.offset + hook.numel
     while offset < end:
