@@ -192,8 +192,7 @@ def _until_reduced(frame: Frame, accumulating: bool, sharded_loss: bool, early: 
 
 
 def _in_the_head(frame: Frame, held: PartitionedRun, number: int) -> Rise:
-    """Return the hook of the output projection or final norm, the first of which makes the bucket beside all
-    activations.
+    """Return the hook of the output projection or final norm: the first makes the bucket beside all activations.
 
     The hook of a bias comes while the weight's gradient of the same operation still waits for its own, which what is
     alive there has among the activations.
@@ -223,8 +222,7 @@ def _without_reductions(frame: Frame, bucket: int) -> list[Rise]:
 
 
 def _in_hooks(frame: Frame, rank: int, early: int, own: int) -> list[Rise]:
-    """List the moments where buckets are reduced as they fill; stage 2, and stage 1 with overlap_comm in the last
-    micro-batch."""
+    """List the moments of reducing as buckets fill: stage 2, and stage 1 with overlap_comm in the last micro-batch."""
     layers, bucket, nothing = frame.model.layers, reduce_bucket(frame), frame.bytes.total()
     reducing, copying = [], []
     inside, before_the_embedding = -1, False
@@ -397,6 +395,5 @@ def fp32_gradient(frame: Frame, group: OwnedSlice) -> tuple[int, bool]:
 
 
 def _is_flat_fp32(frame: Frame, group: OwnedSlice) -> bool:
-    """Say whether the slice is flat: Muon's group keeps whole gradients even where the others have a flat fp32 slice
-    (1259-1266)."""
+    """Tell Muon's group, which keeps whole gradients, from the others, which have a flat fp32 slice (1259-1266)."""
     return keeps_flat_fp32_gradients(frame.settings) and not group.muon
