@@ -14,7 +14,7 @@ from dsconf.errors import DsconfError, nearest
 
 # The summaries stand here so that --help need not import the commands.
 COMMANDS = {
-    "recommend": "Choose the fastest config that fits, and write it.",
+    "recommend": "Choose the fastest config that fits; -o writes it.",
     "estimate": "Say what each GPU and each node will hold, byte by byte, and when.",
     "stages": "Compare ZeRO stages 0 to 3 side by side: what each shards, holds and sends.",
     "validate": "Check ds_config files against DeepSpeed's own rules; - reads standard input.",

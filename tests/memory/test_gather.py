@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from model_cases import GPT2, GQA, LLAMA, OPT, SMALL
 from small_models import models, tiny
 
-from dsconf.memory.zero.coordinator import Gathered, Limits, gathered
+import dsconf
+from dsconf.memory.zero.coordinator import Gathered, Limits, gathered, gathered_at_hooks
 from dsconf.memory.zero.module_order import modules
 from dsconf.model.read import read_model
 from dsconf.model.spec import Model
@@ -135,8 +136,42 @@ def test_a_deep_model_is_not_walked_layer_by_layer(layers: int, replay: str, one
     from dsconf.memory.zero.coordinator import _Coordinator
 
     model = tiny(layers=layers)
-    in_full = _Coordinator(modules(model, layers), one, replay, False).run()
+    in_full, at_hooks = _Coordinator(modules(model, layers), one, replay, False).run()
     assert gathered(model, one, replay, False) == in_full
+    inside = [size for layer in gathered_at_hooks(model, one, replay).layers for size in layer]
+    assert inside == at_hooks[1:-2]
+
+
+def test_the_embedding_is_still_gathered_when_its_gradient_arrives() -> None:
+    """Its 40 elements: token ids need no gradient, so the module is left after the gradient's own hook. In a layer each
+    projection has its own weights alone, 24 in the feed-forward network and 16 in attention, each norm its 4."""
+    found = gathered_at_hooks(tiny(), limits(), "")
+    assert found.embedding == 40
+    assert {tuple(sorted(layer)) for layer in found.layers} == {(4, 4, 16, 16, 16, 16, 24, 24, 24)}
+
+
+def test_a_bucket_reduced_beside_the_prefetched_embedding() -> None:
+    """Measured on an H200: Qwen2.5 7B, 32 GPUs, a bucket of 5e8 elements, prefetch 3e8, live 5e8. The bucket of layers
+    3 and 2 is reduced in layer 1, where layer 0 and the embedding are prefetched already: 4513.5 MiB at the peak."""
+    zero = {
+        "stage": 3,
+        "overlap_comm": False,
+        "stage3_prefetch_bucket_size": 3e8,
+        "stage3_max_live_parameters": 5e8,
+        "sub_group_size": 5e7,
+        "offload_optimizer": {"device": "cpu"},
+    }
+    config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": zero}
+    found = dsconf.estimate(
+        model="Qwen/Qwen2.5-7B",
+        gpus=32,
+        config=config,
+        seq_len=256,
+        attention="eager",
+        activation_checkpointing=True,
+        rank=0,
+    )
+    assert found.peak_bytes == pytest.approx(4513.5 * 2**20, rel=0.006)
 
 
 FAMILIES: list[Any] = [

@@ -29,7 +29,15 @@ from dsconf.memory.timeline.common import (
     place_of_hook,
     rise,
 )
-from dsconf.memory.zero.coordinator import Gathered, Limits, PeakLayers, gathered, peak_layers
+from dsconf.memory.zero.coordinator import (
+    AtHooks,
+    Gathered,
+    Limits,
+    PeakLayers,
+    gathered,
+    gathered_at_hooks,
+    peak_layers,
+)
 from dsconf.memory.zero.muon import gathers, newton_schulz_iteration
 from dsconf.memory.zero.optimizer_states import optimizer_temporaries
 from dsconf.memory.zero.subgroups import BucketScatter, Shards, bucket_scatters, on_gpu, shards
@@ -85,12 +93,14 @@ class ShardedStep(NamedTuple):
 def rises(frame: Frame, checkpointing_kind: str, loss_shards: int, sharded_loss: bool) -> tuple[Rise, ...]:
     """Return the moments of any rank."""
     # Another number of shards seldom changes what is gathered.
-    live, tops = _gathered(frame, checkpointing_kind, loss_shards)
-    return _rises(frame, live, tops, loss_shards > 0, sharded_loss)
+    live, tops, at_hooks = _gathered(frame, checkpointing_kind, loss_shards)
+    return _rises(frame, live, tops, at_hooks, loss_shards > 0, sharded_loss)
 
 
 @lru_cache(maxsize=1024)
-def _rises(frame: Frame, live: Gathered, tops: PeakLayers, tiled: bool, sharded_loss: bool) -> tuple[Rise, ...]:
+def _rises(
+    frame: Frame, live: Gathered, tops: PeakLayers, at_hooks: AtHooks, tiled: bool, sharded_loss: bool
+) -> tuple[Rise, ...]:
     layers = frame.model.layers
     at_loss = _around(frame, live.loss)
     second_copy = secondary_partition(frame, live.loss)
@@ -104,10 +114,10 @@ def _rises(frame: Frame, live: Gathered, tops: PeakLayers, tiled: bool, sharded_
     found.append(rise(AT_THE_GRADIENT_OF_THE_LOSS, Place(LOSS_GRADIENT, layers), at_loss))
     for layer, elements in dict([*tops.backward, (layers - 1, live.backward[-1])]).items():
         found.append(rise(in_layer(layer, layers), Place(LAYER, layer, FREED), _around(frame, elements)))
-    for reduction in bucket_scatters(frame.model, frame.settings.reduce_bucket_size, frame.world_size):
+    at_ends = {HEAD_HOOK: live.head, EMBEDDING_HOOK: at_hooks.embedding}
+    for reduction in bucket_scatters(frame.model, frame.settings.reduce_bucket_size, frame.world_size, at_hooks):
         place = place_of_hook(reduction.layer, reduction.event, layers)
-        at_ends = {HEAD_HOOK: live.head, EMBEDDING_HOOK: live.end}
-        elements = at_ends[place.part] if place.part in at_ends else live.backward[place.level]
+        elements = at_ends.get(place.part, reduction.beside)
         sizes = Scattering(
             gathered_weights=gathered_weights(frame, elements),
             secondary_partition=secondary_partition(frame, elements),
@@ -115,17 +125,19 @@ def _rises(frame: Frame, live: Gathered, tops: PeakLayers, tiled: bool, sharded_
             reduce_copy=reduce_copy(frame, reduction, tiled),
         )
         found.append(rise(_REDUCING, place, sizes))
-    found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), GatheredRun(gathered_weights(frame, live.end), 0)))
+    at_embedding = GatheredRun(gathered_weights(frame, at_hooks.embedding), 0)
+    found.append(rise(AT_THE_EMBEDDING, Place(EMBEDDING, 0), at_embedding))
     return (*found, *_optimizer(frame, live))
 
 
-def _gathered(frame: Frame, checkpointing_kind: str, loss_shards: int) -> tuple[Gathered, PeakLayers]:
+def _gathered(frame: Frame, checkpointing_kind: str, loss_shards: int) -> tuple[Gathered, PeakLayers, AtHooks]:
     settings, layers = frame.settings, frame.model.layers
     if frame.world_size == 1 and settings.offload_param == "none":
         # One rank's slice is the parameter: nothing is gathered (partition_parameters.py:61-119).
         none = (0,) * layers
         only = ((layers - 1, 0),)
-        return Gathered(0, none, none, 0, 0, 0), PeakLayers(only, only)
+        each = (0,) * len(frame.model.parameters.layer)
+        return Gathered(0, none, none, 0, 0, 0), PeakLayers(only, only), AtHooks((each,) * layers, 0)
     limits = Limits(
         prefetch=settings.prefetch_bucket_size if not settings.allgather_sequential else 1,
         max_live=settings.max_live_parameters,
@@ -135,9 +147,8 @@ def _gathered(frame: Frame, checkpointing_kind: str, loss_shards: int) -> tuple[
         sequential=settings.allgather_sequential,
         loss_shards=loss_shards,
     )
-    return gathered(frame.model, limits, checkpointing_kind, False), peak_layers(
-        frame.model, limits, checkpointing_kind
-    )
+    asked = (frame.model, limits, checkpointing_kind)
+    return gathered(*asked, first=False), peak_layers(*asked), gathered_at_hooks(*asked)
 
 
 def _around(frame: Frame, elements: int) -> GatheredRun:

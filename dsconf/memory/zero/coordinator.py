@@ -33,6 +33,16 @@ class Gathered(NamedTuple):
     """Small parameters that stay gathered from step to step."""
 
 
+class AtHooks(NamedTuple):
+    """Elements of gathered weights alive, flat launch buffers included, when a parameter's gradient arrives."""
+
+    layers: tuple[tuple[int, ...], ...]
+    """By layer, then by parameter in registration order."""
+    embedding: int
+    """The token embedding's: its input needs no gradient, so nothing releases it before its own arrives
+    (parameter_offload.py:63-90)."""
+
+
 class PeakLayers(NamedTuple):
     """The layers that can be the highest, whatever one layer keeps: (layer, elements), none with fewer elements than a
     later one."""
@@ -54,7 +64,6 @@ class Limits(NamedTuple):
     """Shards whose loss runs backward within forward; 0: the loss of all tokens does not."""
 
 
-@lru_cache(maxsize=512)
 def gathered(model: Model, limits: Limits, replay: str, first: bool) -> Gathered:
     """Return what is gathered through one micro-batch of ``model``.
 
@@ -64,9 +73,30 @@ def gathered(model: Model, limits: Limits, replay: str, first: bool) -> Gathered
         replay: activation checkpointing: empty, ``reentrant`` or ``nonreentrant``.
         first: the trace is still being recorded: no prefetch, no reuse.
     """
+    return _through_a_micro_batch(model, limits, replay, first)[0]
+
+
+def gathered_at_hooks(model: Model, limits: Limits, replay: str) -> AtHooks:
+    """Return what is gathered in the steady state when the gradient of each parameter arrives."""
+    return _through_a_micro_batch(model, limits, replay, False)[1]
+
+
+@lru_cache(maxsize=512)
+def _through_a_micro_batch(model: Model, limits: Limits, replay: str, first: bool) -> tuple[Gathered, AtHooks]:
     count = _simulated(model, limits)
-    simulated = _Coordinator(modules(model, count), limits, replay, first).run()
-    return simulated if count == model.layers else _extend_to_all_layers(simulated, model, limits)
+    most, at_hooks = _Coordinator(modules(model, count), limits, replay, first).run()
+    each = len(model.parameters.layer)
+    start = len(model.parameters.before)
+    by_layer = tuple([tuple(at_hooks[start + each * layer : start + each * (layer + 1)]) for layer in range(count)])
+    embedding = max(at_hooks[:start], default=most.end)
+    if count == model.layers:
+        return most, AtHooks(by_layer, embedding)
+    missing = model.layers - count
+    small = missing * sum(p.numel for p in model.parameters.layer if p.numel <= limits.persistence)
+    half = count // 2
+    layers = (*by_layer[:half], *(by_layer[half],) * missing, *by_layer[half:])
+    layers = tuple([tuple([small + elements for elements in layer]) for layer in layers])
+    return _extend_to_all_layers(most, model, limits), AtHooks(layers, small + embedding)
 
 
 @lru_cache(maxsize=512)
@@ -152,10 +182,12 @@ class _Coordinator:
             self.traversed.append(total)
             step += 1
 
-    def run(self) -> Gathered:
+    def run(self) -> tuple[Gathered, list[int]]:
+        """Play the trace; beside the figures return, by parameter, what is alive when its gradient arrives."""
         layers = len(self.tree.layers)
         forward, backward = [0] * (layers + 2), [0] * (layers + 2)
         loss = 0
+        at_hooks = [0] * len(self.tree.sizes)
         where = forward
         for i, call in enumerate(self.trace):
             if i == self.half:
@@ -164,15 +196,18 @@ class _Coordinator:
             if call.enter:
                 peak = self._enter(call.params)
             elif call.params:
+                for p in call.params:
+                    at_hooks[p] = self.live  # a replayed forward leaves it too, but backward leaves it last
                 self._leave(call.params)
             if peak > where[call.layer]:
                 where[call.layer] = peak
             if self.loss <= i < self.half and peak > loss:
                 loss = peak
         persistent = sum(self.tree.sizes[p] for p in self.persistent)
-        return Gathered(
+        most = Gathered(
             loss, tuple(forward[:layers]), tuple(backward[:layers]), backward[layers], self.live, persistent
         )
+        return most, at_hooks
 
     def _enter(self, params: tuple[int, ...]) -> int:
         peak = 0

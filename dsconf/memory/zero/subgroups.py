@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from dsconf.config.settings import Settings
+from dsconf.memory.zero.coordinator import AtHooks
 from dsconf.memory.zero.gradient_order import hooks
 from dsconf.memory.zero.muon import param_groups
 from dsconf.memory.zero.reduce_buckets import arrivals, runs_in_backward
@@ -88,15 +89,26 @@ class BucketScatter(NamedTuple):
     """Elements in the bucket, where they are."""
     outside: int = 0
     """Of ``copied``, those of a gradient larger than the bucket, which is cast for the collective where it is."""
+    beside: int = 0
+    """Elements of gathered weights beside it, of a reduction in a layer where they are known."""
     hook: str = ""
     """Name of the parameter that no longer fitted, empty at the end of backward."""
 
 
+def _covers(rival: BucketScatter, other: BucketScatter) -> bool:
+    as_much = rival.copied >= other.copied and rival.filled >= other.filled and rival.beside >= other.beside
+    return rival.layer >= other.layer and as_much
+
+
 @lru_cache(maxsize=1024)
-def bucket_scatters(model: Model, bucket: int, world_size: int) -> tuple[BucketScatter, ...]:
-    """Return the reductions of one backward (stage3.py:1583-1646, runtime/comm/coalesced_collectives.py:79-141)."""
+def bucket_scatters(
+    model: Model, bucket: int, world_size: int, at_hooks: AtHooks | None = None
+) -> tuple[BucketScatter, ...]:
+    """Return the reductions of one backward that can be the highest (stage3.py:1583-1646,
+    runtime/comm/coalesced_collectives.py:79-141): with ``at_hooks`` those beside more gathered weights too."""
     found: dict[tuple[int, bool, bool], list[BucketScatter]] = {}
-    seen: dict[tuple[tuple[int, bool, bool], int, int], int] = {}
+    seen: dict[tuple[tuple[int, bool, bool], int, int, int], int] = {}
+    numbers = {p.name: number for number, p in enumerate(model.parameters.layer)}
     order, before, padded = hooks(model).order, arrivals(model).before, _padded(model, world_size)
     for start, stop in runs_in_backward(model, bucket):
         layer, event, unreduced, name = -1, -1, 0, ""
@@ -108,13 +120,17 @@ def bucket_scatters(model: Model, bucket: int, world_size: int) -> tuple[BucketS
         outside = filled if filled > bucket else 0  # too large for the bucket: it waits as its own gradient
         copied += outside
         place = (event, layer < 0, layer == model.layers)
+        beside = 0
+        if at_hooks is not None and 0 <= layer < model.layers:
+            beside = at_hooks.layers[layer][numbers[name.partition(" ")[2]]]
         # Most are like one in a layer higher up, which is a rival already or has one that covers it.
-        if seen.get((place, copied, filled), -2) >= layer:
+        if seen.get((place, copied, filled, beside), -2) >= layer:
             continue
-        seen[place, copied, filled] = layer
+        seen[place, copied, filled, beside] = layer
         rivals = found.setdefault(place, [])
-        if not any(r.layer >= layer and r.copied >= copied and r.filled >= filled for r in rivals):
-            rivals.append(BucketScatter(layer, event, unreduced, copied, filled, outside=outside, hook=name))
+        made = BucketScatter(layer, event, unreduced, copied, filled, outside=outside, beside=beside, hook=name)
+        if not any(_covers(rival, made) for rival in rivals):
+            rivals.append(made)
     return tuple(r for rivals in found.values() for r in rivals)
 
 
