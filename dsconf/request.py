@@ -67,6 +67,9 @@ def _rank(option: str, value: Any) -> int | None:
         raise InputError(f"{option}: {value!r} is neither 'fullest' nor a rank's number") from None
 
 
+MAX_SHARDS = 2**16
+
+
 def _shards(option: str, value: Any) -> int | None:
     """Read None, 0 (``auto``) or a number of shards."""
     if value is False:
@@ -77,8 +80,8 @@ def _shards(option: str, value: Any) -> int | None:
         shards = int(value)
     except ValueError:
         shards = 0
-    if shards <= 0:
-        raise InputError(f"{option}: {value!r} is neither 'auto' nor a number of shards")
+    if not 0 < shards <= MAX_SHARDS:
+        raise InputError(f"{option}: {value!r} is neither 'auto' nor a number of shards from 1 to {MAX_SHARDS}")
     return shards
 
 

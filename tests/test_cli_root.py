@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 import dsconf
-from dsconf.cli import COMMANDS
+from dsconf.cli import COMMANDS, group
 
 DSCONF = [sys.executable, "-m", "dsconf"]
 
@@ -101,13 +104,6 @@ def test_a_mistake_is_one_line_that_names_it(args: list[str], names: str) -> Non
     assert names in _one_line(done)
 
 
-def test_no_command_shows_the_help_and_is_wrong_usage() -> None:
-    done = _run()
-    assert done.returncode == 2
-    assert "Commands:" in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-
-
 @pytest.mark.parametrize(
     "args",
     [
@@ -145,3 +141,67 @@ def test_the_summaries_are_the_commands_own() -> None:
         assert command.name == name
         assert command.help
         assert command.get_short_help_str(limit=200).rstrip(".") == summary.rstrip(".")
+
+
+def test_the_program_alone_prints_its_help() -> None:
+    done = subprocess.run([*DSCONF], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("Usage: dsconf")
+
+
+ESTIMATE = ("estimate", "--params", "8B", "--gpus", "8", "--stage", "2")
+
+
+@pytest.mark.parametrize("closed", [">&-", "2>&-", "<&-"])
+def test_a_closed_stream_is_no_mistake(closed: str) -> None:
+    line = " ".join([*map(shlex.quote, (*DSCONF, *ESTIMATE)), closed])
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_closed_input_is_an_empty_file() -> None:
+    line = " ".join([*map(shlex.quote, DSCONF), "validate", "-", "<&-"])
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=120)
+    assert done.returncode in (1, 2)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "cp1252", "ascii"])
+def test_a_terminal_without_the_signs_gets_question_marks(encoding: str) -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([*DSCONF, *ESTIMATE], capture_output=True, env=environment, timeout=120)
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Host memory of each node" in done.stdout or b"Peak of rank" in done.stdout
+
+
+def test_a_name_that_is_no_utf_8_is_reported_in_every_format(tmp_path: Path) -> None:
+    path = os.fsencode(tmp_path) + b"/x\xff.json"
+    with open(path, "w") as file:
+        file.write("{}")
+    for form in ("text", "json", "sarif"):
+        done = subprocess.run([*DSCONF, "validate", path, "--format", form], capture_output=True, timeout=120)
+        assert b"Traceback" not in done.stderr, form
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("dsconf.read_job.read_job", full)
+    result = CliRunner().invoke(group, list(ESTIMATE), prog_name="dsconf")
+    assert result.exit_code == 3
+    assert result.stderr.count("\n") == 1
+    assert "memory" in result.stderr
+
+
+def test_shards_without_bound_are_refused() -> None:
+    result = CliRunner().invoke(group, [*ESTIMATE, "--tiled-loss", "99999999999"], prog_name="dsconf")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "number of shards from 1 to 65536" in result.stderr
+
+
+def test_a_term_is_explained_in_json_too() -> None:
+    result = CliRunner().invoke(group, [*ESTIMATE, "--explain", "parameters", "--format", "json"], prog_name="dsconf")
+    answer = json.loads(result.stdout)
+    assert answer["term"] == "parameters"
+    assert answer["lines"][0].startswith("parameters: ")

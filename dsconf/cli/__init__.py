@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any
 
 import click
@@ -39,6 +41,9 @@ class LazyGroup(click.Group):
             code = super().main(*args, **kwargs)
         except click.Abort:
             message, code = "stopped", 130
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.ctx.get_help() if error.ctx else "")
+            sys.exit(0)
         except click.UsageError as error:
             message, code = f"{error.format_message()} (see {_help_of(error)})", 2
         except click.ClickException as error:
@@ -47,6 +52,8 @@ class LazyGroup(click.Group):
             message, code = str(error), error.exit_code
         except OSError as error:
             message, code = f"cannot write the result: {error.strerror}", 2
+        except MemoryError:
+            message, code = "the memory of this process ran out; raise its limit, or ask for something smaller", 3
         else:
             sys.exit(code if isinstance(code, int) else 0)
         click.echo(f"dsconf: {message}", err=True)
@@ -79,8 +86,19 @@ def group() -> None:
     """Which DeepSpeed config trains this model on these GPUs fastest without running out of memory?"""
 
 
+def _open_streams() -> None:
+    """Stand in for streams that are closed, and write ``?`` for what the terminal's encoding does not have."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - open to the end
+        elif mode == "w" and isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
 def main() -> None:
-    """Entry point of the ``dsconf`` script."""
+    """Run the ``dsconf`` script."""
+    _open_streams()
     # A command is over before the first collection would pay; without it, importing the libraries is a tenth faster.
     gc.disable()
     group(prog_name="dsconf")

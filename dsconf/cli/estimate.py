@@ -32,7 +32,12 @@ def command(explain: str | None, rank: int | None, output_format: str, **words: 
     if explain is not None:
         from dsconf.report.estimate import explain_text
 
-        click.echo(explain_text(found, explain, job))
+        text = explain_text(found, explain, job)
+        if output_format == "json":
+            from dsconf.report.as_json import document
+
+            text = document({"term": explain, "lines": text.splitlines()})
+        click.echo(text)
     elif output_format == "json":
         from dsconf.report.as_json import document, estimate_json
 

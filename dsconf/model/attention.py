@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from dsconf.errors import InputError
 
@@ -72,16 +73,21 @@ def windowed_layers(model: Model) -> tuple[bool, ...]:
         return (False,) * model.layers
     if config.get("layer_types"):
         return tuple(kind == "sliding_attention" for kind in config["layer_types"])
-    first = int(config.get("max_window_layers", 28))
+    first = _given(config, "max_window_layers", 28)
     if model.family == "gemma2":
         return tuple(i % 2 == 0 for i in layers)
     if model.family == "gemma3_text":
-        return tuple((i + 1) % int(config.get("sliding_window_pattern", 6)) > 0 for i in layers)
+        return tuple((i + 1) % _given(config, "sliding_window_pattern", 6) > 0 for i in layers)
     if model.family in ("qwen2", "qwen3"):
         return tuple(i >= first for i in layers)
     if model.family == "qwen2_moe":
         return tuple(i % 2 == 0 and i < first for i in layers)
     return (True,) * model.layers
+
+
+def _given(config: Mapping[str, Any], key: str, default: int) -> int:
+    value = config.get(key)
+    return default if value is None else int(value)
 
 
 @lru_cache(maxsize=256)

@@ -10,6 +10,9 @@ from dsconf.errors import InputError
 LARGEST_COUNT = 10**9
 """A thousand times the largest size in any published config; keeps nonsense out of the arithmetic."""
 
+MOST_LAYERS = 10_000
+"""Eighty times the deepest published config: layers are walked one by one."""
+
 
 class HfConfig:
     """The keys of one config, with the family's defaults behind them.
@@ -64,6 +67,23 @@ class HfConfig:
         if value > LARGEST_COUNT:
             raise self.error(f"{self.spelled(key)} is {value:.3g}, larger than in any model")
         return value
+
+    def check_layers(self) -> None:
+        """Refuse more layers than any model has, and kinds of layers in a form that says nothing.
+
+        Raises:
+            InputError: such a value.
+        """
+        if self.get("num_hidden_layers") is not None and self.count("num_hidden_layers") > MOST_LAYERS:
+            layers = self.get("num_hidden_layers")
+            raise self.error(f"{self.spelled('num_hidden_layers')} is {layers:.3g}, more than in any model")
+        kinds = self.get("layer_types")
+        if kinds is not None and not (isinstance(kinds, list) and all(isinstance(kind, str) for kind in kinds)):
+            raise self.error(f"layer_types is {kinds!r}, not a list of names")
+        for key in ("max_window_layers", "sliding_window_pattern"):
+            value = self.get(key)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 0):
+                raise self.error(f"{key} is {value!r}, not a whole number")
 
     def optional_count(self, key: str) -> int | None:
         """Read a positive whole number, or None where the key is absent without a default, or null."""

@@ -62,7 +62,9 @@ def read_hf_config(config: Mapping[str, Any], name: str) -> Model:
             "of that size"
         )
     read, defaults, aliases = FAMILIES[family]
-    return read(HfConfig(config, name, defaults, aliases))
+    keys = HfConfig(config, name, defaults, aliases)
+    keys.check_layers()
+    return read(keys)
 
 
 def _of_size(params: str | int) -> Model:

@@ -43,7 +43,7 @@ def refuse_other(path: Path, text: str, force: bool) -> None:
     """
     refuse_folder(path)
     if not force and path.exists() and path.read_bytes() != text.encode():
-        raise InputError(f"{path} already exists; use --force to replace it, or -o DIR to write elsewhere")
+        raise InputError(f"{path} already exists; use --force to replace it, or name another folder with -o")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

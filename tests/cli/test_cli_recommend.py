@@ -185,7 +185,7 @@ def test_an_existing_config_is_replaced_only_by_force(here: Path) -> None:
     assert refused.exit_code == 2
     assert "Recommended: " in refused.stdout, "what was asked is answered; the writing alone is refused"
     assert "Wrote" not in refused.stdout
-    told = "run/ds_config.json already exists; use --force to replace it, or -o DIR to write elsewhere"
+    told = "run/ds_config.json already exists; use --force to replace it, or name another folder with -o"
     assert refused.stderr == f"dsconf: {told}\n"
     assert path.read_text() == "mine"
     as_json = run(*words, "--format", "json")

@@ -88,7 +88,8 @@ def test_one_file_in_the_way_and_none_is_written(name: str, here: Path) -> None:
     result = run(*JOB, "--slurm", "-o", "run")
     assert result.exit_code == 2
     assert (
-        result.stderr == f"dsconf: run/{name} already exists; use --force to replace it, or -o DIR to write elsewhere\n"
+        result.stderr
+        == f"dsconf: run/{name} already exists; use --force to replace it, or name another folder with -o\n"
     )
     assert contents(here) == {f"run/{name}": "mine"}
     assert run(*JOB, "--slurm", "-o", "run", "--force").exit_code == 0

@@ -274,4 +274,6 @@ def test_a_tied_embedding_gets_its_gradient_twice() -> None:
 
 @pytest.mark.parametrize("given", ["many", 0, -1, "0"])
 def test_a_number_of_shards_is_a_number(given: Any) -> None:
-    assert refusal(tiled_loss=given) == f"--tiled-loss: {given!r} is neither 'auto' nor a number of shards"
+    assert (
+        refusal(tiled_loss=given) == f"--tiled-loss: {given!r} is neither 'auto' nor a number of shards from 1 to 65536"
+    )

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dsconf.errors import InputError
+from dsconf.model.attention import windowed_layers
 from dsconf.model.families import FAMILIES
 from dsconf.model.read import read_model
 
@@ -188,3 +189,37 @@ def test_any_config_is_read_or_refused_in_one_line(config: dict[str, Any]) -> No
     except InputError as error:
         refusal = str(error)
     assert "\n" not in refusal
+
+
+QWEN = {
+    "model_type": "qwen2",
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "intermediate_size": 128,
+    "vocab_size": 100,
+    "use_sliding_window": True,
+    "sliding_window": 16,
+}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"num_hidden_layers": 1_000_000_000}, "num_hidden_layers is 1e+09, more than in any model"),
+        ({"layer_types": 5}, "layer_types is 5, not a list of names"),
+        ({"layer_types": [5, 6]}, "layer_types is [5, 6], not a list of names"),
+        ({"max_window_layers": "a"}, "max_window_layers is 'a', not a whole number"),
+        ({"max_window_layers": -1}, "max_window_layers is -1, not a whole number"),
+    ],
+)
+def test_hostile_layers_are_one_line(wrong: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError) as refused:
+        read_model(model=QWEN | wrong)
+    assert told in str(refused.value)
+
+
+def test_a_window_from_no_layer_in_particular_is_the_familys() -> None:
+    without, null = read_model(model=QWEN), read_model(model=QWEN | {"max_window_layers": None})
+    assert windowed_layers(null) == windowed_layers(without)

@@ -69,7 +69,7 @@ def test_an_existing_file_is_refused_unless_forced_or_equal(tmp_path: Path) -> N
     path.write_text("mine")
     refuse_other(path, "other", force=True)
     refuse_other(path, "mine", force=False)
-    with pytest.raises(InputError, match="already exists; use --force to replace it, or -o DIR"):
+    with pytest.raises(InputError, match="already exists; use --force to replace it, or name another folder"):
         refuse_other(path, "other", force=False)
 
 

@@ -153,7 +153,9 @@ def _shape(job: Job, width: int) -> Shape:
     settings, workload = job.settings, job.workload
     seq, shards = workload.seq_len // settings.sequence_parallel, 0
     if workload.loss_shards is not None:
-        shards = workload.loss_shards or automatic_shards(workload.micro_batch * seq, job.model.vocab)
+        tokens = workload.micro_batch * seq
+        # torch.chunk makes no more shards than there are tokens (ulysses_sp.py:1174).
+        shards = min(workload.loss_shards or automatic_shards(tokens, job.model.vocab), tokens)
     return Shape(
         batch=workload.micro_batch,
         seq=seq,
