@@ -50,29 +50,29 @@ def command(
     path = writing.config(folder)
     from dsconf.search.recommend import recommend
 
-    found = recommend(**words)
-    written, refused = writing.attempt({folder: found} if found.recommended is not None else {})
+    recommendation = recommend(**words)
+    written, refused = writing.attempt({folder: recommendation} if recommendation.recommended is not None else {})
     files = written.get(folder, [])
     if output_format == "table":
-        _print_table(found, words["params"] is not None, path, files if output is not None else None)
-    checked = _check(found, words) if check and found.recommended and refused is None else None
+        _print_table(recommendation, words["params"] is not None, path, files if output is not None else None)
+    checked = _check(recommendation, words) if check and recommendation.recommended and refused is None else None
     if output_format == "json":
-        _print_json(found, path, files, checked)
+        _print_json(recommendation, path, files, checked)
     elif checked is not None:
         _print_check(checked)
     if refused is not None:
         raise refused
-    return _exit_code(found, checked)
+    return _exit_code(recommendation, checked)
 
 
-def _check(found: Recommendation, words: dict[str, Any]) -> CheckResult:
+def _check(recommendation: Recommendation, words: dict[str, Any]) -> CheckResult:
     """Run a real step with the winner, as DeepSpeed itself would load it; progress goes to stderr."""
     import json
 
     from dsconf.config.render import render
     from dsconf.live.check import check
 
-    winner = found.recommended
+    winner = recommendation.recommended
     assert winner is not None
     shared = ("params", "model", "gpus", "gpus_per_node", "seq_len", "attention", "lora_rank", "quantize")
     return check(
@@ -83,26 +83,26 @@ def _check(found: Recommendation, words: dict[str, Any]) -> CheckResult:
     )
 
 
-def _exit_code(found: Recommendation, checked: CheckResult | None) -> int:
+def _exit_code(recommendation: Recommendation, checked: CheckResult | None) -> int:
     """Return 1 where nothing fits or the step failed."""
-    if found.recommended is None:
+    if recommendation.recommended is None:
         return 1
     return 0 if checked is None else checked.exit_code
 
 
-def _print_json(found: Recommendation, path: Path, files: list[str], checked: CheckResult | None) -> None:
+def _print_json(recommendation: Recommendation, path: Path, files: list[str], checked: CheckResult | None) -> None:
     from dsconf.report.as_json import document, recommendation_json
 
-    answer = recommendation_json(found, str(path), files)
+    answer = recommendation_json(recommendation, str(path), files)
     click.echo(document(answer if checked is None else answer | {"check": checked.to_json()}))
 
 
-def _print_table(found: Recommendation, sized: bool, path: Path, files: list[str] | None) -> None:
+def _print_table(recommendation: Recommendation, sized: bool, path: Path, files: list[str] | None) -> None:
     from dsconf.report.model import model_sentence
     from dsconf.report.recommendation import recommendation_text
 
-    shape = model_sentence(found.model, sized=sized)
-    click.echo(recommendation_text(found, shape, files, str(path)))
+    shape = model_sentence(recommendation.model, sized=sized)
+    click.echo(recommendation_text(recommendation, shape, files, str(path)))
 
 
 def _print_check(checked: CheckResult) -> None:

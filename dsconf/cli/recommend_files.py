@@ -100,19 +100,19 @@ class Writing(NamedTuple):
         """
         from dsconf.report.files import write_together
 
-        texts = {folder: self._texts(folder, found) for folder, found in wanted.items()}
+        texts = {folder: self._texts(folder, recommendation) for folder, recommendation in wanted.items()}
         together = {path: text for files in texts.values() for path, text in files.items()}
         self._refuse(together)
         write_together(together)
         self._tell_left(texts)
         return {folder: [str(path) for path in files] for folder, files in texts.items()}
 
-    def _texts(self, folder: Path, found: Recommendation) -> dict[Path, str]:
+    def _texts(self, folder: Path, recommendation: Recommendation) -> dict[Path, str]:
         from dsconf.report.reasons import sentences
         from dsconf.search.folder import folder_files
 
-        reasons = sentences((*found.why, *found.notes)) if self.comments else []
-        files = folder_files(found, str(folder), slurm=self.slurm, comments=self.comments, reasons=reasons)
+        reasons = sentences((*recommendation.why, *recommendation.notes)) if self.comments else []
+        files = folder_files(recommendation, str(folder), slurm=self.slurm, comments=self.comments, reasons=reasons)
         return {folder / name: text for name, text in files.items()}
 
     def _tell_left(self, written: Mapping[Path, Iterable[Path]]) -> None:

@@ -35,45 +35,49 @@ MISSING = 4
 """Rows of what does not fit; twice as many where nothing does."""
 
 
-def recommendation_text(found: Recommendation, shape: str, files: Sequence[str] | None, config: str) -> str:
+def recommendation_text(recommendation: Recommendation, shape: str, files: Sequence[str] | None, config: str) -> str:
     """Write everything ``recommend`` prints: facts, table, reasons, files, launch lines.
 
     ``shape`` is the sentence on the model; ``files`` those that were written, None where none were asked for;
     ``config`` the path that the launch lines name.
     """
-    return "\n".join(_lines(found, shape, files, config))
+    return "\n".join(_lines(recommendation, shape, files, config))
 
 
-def _lines(found: Recommendation, shape: str, files: Sequence[str] | None, config: str) -> Iterator[str]:
+def _lines(recommendation: Recommendation, shape: str, files: Sequence[str] | None, config: str) -> Iterator[str]:
     yield shape
-    yield cluster_sentence(found.cluster, found.recommended is not None and found.recommended.offloads > 0)
+    yield cluster_sentence(
+        recommendation.cluster, recommendation.recommended is not None and recommendation.recommended.offloads > 0
+    )
     yield ""
-    rows = best_of_each(found.candidates, found.recommended)
-    shown = _shown(rows, found.recommended)
-    yield table(HEADERS, [_row(candidate, found) for candidate in shown], (0, 1, 2, 9))
-    yield _examined(found)
+    rows = best_of_each(recommendation.candidates, recommendation.recommended)
+    shown = _shown(rows, recommendation.recommended)
+    yield table(HEADERS, [_row(candidate, recommendation) for candidate in shown], (0, 1, 2, 9))
+    yield _examined(recommendation)
     if len(shown) < len(rows):
         left = (
             "those that miss by more, and those with bf16 states, which nothing here needs"
-            if found.recommended
+            if recommendation.recommended
             else "those that miss by more"
         )
         yield f"{len(rows) - len(shown)} more combinations are in the JSON: {left}."
     yield ""
-    changes = [change.reason for change in found.changes]
-    lead = "Recommended: " if found.recommended is not None else ""
-    yield f"{lead}{sentence(found.why[0])}"
-    yield from (f"  {sentence(reason)}" for reason in (*found.why[1:], *found.notes) if reason not in changes)
-    if found.cost is not None:
-        yield f"  {format_count(found.tokens or 0)} tokens: {found.cost.sentence()}."
+    changes = [change.reason for change in recommendation.changes]
+    lead = "Recommended: " if recommendation.recommended is not None else ""
+    yield f"{lead}{sentence(recommendation.why[0])}"
+    yield from (
+        f"  {sentence(reason)}" for reason in (*recommendation.why[1:], *recommendation.notes) if reason not in changes
+    )
+    if recommendation.cost is not None:
+        yield f"  {format_count(recommendation.tokens or 0)} tokens: {recommendation.cost.sentence()}."
     if changes:
         yield from ("", "What one change would do:", *(f"  {text}" for text in sentences(changes)))
-    yield from _front(found)
-    if found.recommended is not None:
+    yield from _front(recommendation)
+    if recommendation.recommended is not None:
         yield ""
         yield from (f"Wrote {file}" for file in files or ())
         yield "Launch:" if files is not None else "Launch, once -o DIR has written the files:"
-        yield from (f"  {line}" for line in found.launch_with(config))
+        yield from (f"  {line}" for line in recommendation.launch_with(config))
 
 
 def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidate]:
@@ -84,19 +88,22 @@ def _shown(rows: Sequence[Candidate], winner: Candidate | None) -> list[Candidat
     return [*(row for row in rows if row.fits != "no"), *missing[: MISSING if winner is not None else 2 * MISSING]]
 
 
-def _front(found: Recommendation) -> Iterator[str]:
+def _front(recommendation: Recommendation) -> Iterator[str]:
     """Show speed against memory, shortened; what is recommended stands among it, simpler where others beat it."""
-    shown, winner = list(spread(found.pareto)), found.recommended
+    shown, winner = list(spread(recommendation.pareto)), recommendation.recommended
     if len(shown) < 2 or winner is None:
         return
     if not any(point is winner for point in shown):
         shown = sorted([*shown, winner], key=lambda candidate: -candidate.tokens_per_second)
-    on_it = any(point is winner for point in found.pareto)
+    on_it = any(point is winner for point in recommendation.pareto)
     number, beside = (len(shown), "") if on_it else (len(shown) - 1, ", and the recommended one")
-    fastest = found.pareto[0].tokens_per_second
-    rows = [[*_row(c, found)[:-4], as_rate(c.tokens_per_second), _share(c, fastest), _mark(c, winner)] for c in shown]
+    fastest = recommendation.pareto[0].tokens_per_second
+    rows = [
+        [*_row(c, recommendation)[:-4], as_rate(c.tokens_per_second), _share(c, fastest), _mark(c, winner)]
+        for c in shown
+    ]
     yield ""
-    among = f"{number} of the {len(found.pareto)} configs that no other beats in both{beside}"
+    among = f"{number} of the {len(recommendation.pareto)} configs that no other beats in both{beside}"
     yield f"Speed against memory, the Pareto front ({among}):"
     yield table((*HEADERS[:-4], "tokens/s", "of the\nfastest", ""), rows, (0, 1, 2, 8))
 
@@ -135,14 +142,14 @@ def check_sentence(checked: CheckResult) -> str:
     return f"{ran}: measured peak {format_bytes(measured)}{compared}{off}."
 
 
-def _examined(found: Recommendation) -> str:
-    best = f"Best micro-batch of each combination; {found.examined} candidates examined"
-    if not found.ruled_out:
+def _examined(recommendation: Recommendation) -> str:
+    best = f"Best micro-batch of each combination; {recommendation.examined} candidates examined"
+    if not recommendation.ruled_out:
         return f"{best}."
-    return f"{best}, {found.ruled_out} larger micro-batches ruled out because a smaller one already fails."
+    return f"{best}, {recommendation.ruled_out} larger micro-batches ruled out because a smaller one already fails."
 
 
-def _row(candidate: Candidate, found: Recommendation) -> list[str]:
+def _row(candidate: Candidate, recommendation: Recommendation) -> list[str]:
     workload, fitting = candidate.workload, candidate.fits != "no"
     return [
         strategy_name(candidate),
@@ -154,5 +161,5 @@ def _row(candidate: Candidate, found: Recommendation) -> list[str]:
         candidate.fits,
         as_rate(candidate.tokens_per_second) if fitting else "-",
         format_seconds(candidate.step.seconds) if fitting else "-",
-        phrase(candidate, found.recommended),
+        phrase(candidate, recommendation.recommended),
     ]

@@ -22,7 +22,7 @@ def every_name() -> tuple[str, ...]:
     return (config_name(False), config_name(True), *EVERY)
 
 
-def config_file(found: Recommendation, *, comments: bool, reasons: Sequence[str] = ()) -> str:
+def config_file(recommendation: Recommendation, *, comments: bool, reasons: Sequence[str] = ()) -> str:
     """Write the recommended config: strict JSON, or HJSON with ``reasons`` at its head and comments on values.
 
     Raises:
@@ -30,13 +30,13 @@ def config_file(found: Recommendation, *, comments: bool, reasons: Sequence[str]
         DoesNotFitError: nothing is recommended.
     """
     if not comments:
-        return found.config_text
+        return recommendation.config_text
     from dsconf.config.commented import commented
 
-    refuse_comments(found.target)
-    config, winner = json.loads(found.config_text), found.recommended
+    refuse_comments(recommendation.target)
+    config, winner = json.loads(recommendation.config_text), recommendation.recommended
     assert winner is not None
-    return commented(config, winner.settings, found.model, found.cluster, winner.workload, reasons)
+    return commented(config, winner.settings, recommendation.model, recommendation.cluster, winner.workload, reasons)
 
 
 def refuse_comments(target: str) -> None:
@@ -51,7 +51,12 @@ def refuse_comments(target: str) -> None:
 
 
 def folder_files(
-    found: Recommendation, folder: str, *, slurm: bool = False, comments: bool = False, reasons: Sequence[str] = ()
+    recommendation: Recommendation,
+    folder: str,
+    *,
+    slurm: bool = False,
+    comments: bool = False,
+    reasons: Sequence[str] = (),
 ) -> dict[str, str]:
     """Map file names to texts of a folder that can be launched, the config first. ``folder`` is its path for scripts.
 
@@ -62,8 +67,8 @@ def folder_files(
     from dsconf.launch.folder import launch_files
 
     name = config_name(comments)
-    files = {name: config_file(found, comments=comments, reasons=reasons)}
-    assert found.recommended is not None
-    hours = found.cost.hours if found.cost is not None else None
-    launch = launch_of_winner(found.recommended, found.target)
+    files = {name: config_file(recommendation, comments=comments, reasons=reasons)}
+    assert recommendation.recommended is not None
+    hours = recommendation.cost.hours if recommendation.cost is not None else None
+    launch = launch_of_winner(recommendation.recommended, recommendation.target)
     return files | launch_files(launch, folder, name, slurm=slurm, hours=hours)
