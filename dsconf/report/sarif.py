@@ -5,6 +5,7 @@ https://docs.oasis-open.org/sarif/sarif/v2.1.0/sarif-v2.1.0.html
 
 from __future__ import annotations
 
+import os
 from pathlib import Path, PurePath
 from typing import Any
 from urllib.parse import quote
@@ -43,7 +44,7 @@ def _rule(page: RulePage) -> dict[str, Any]:
 def _uri(name: str) -> str:
     """Return a file's name as a URI: relative to where the command ran unless it is absolute."""
     path = Path(name)
-    return path.as_uri() if path.is_absolute() else quote(PurePath(name).as_posix())
+    return path.as_uri() if path.is_absolute() else quote(os.fsencode(PurePath(name).as_posix()))
 
 
 def _result(file: FileReport, number: int, finding: Finding, rule: int) -> dict[str, Any]:
